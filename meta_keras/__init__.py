@@ -1,0 +1,39 @@
+"""meta_keras: learn, teach and use learning to learn (元学习) in Keras.
+
+Document D2 describes meta-learning by three functions, and they are the rooms of this library:
+
+    f(x) = phi(x; theta)   meta-knowledge, what is learned          meta_keras.networks
+    g(x) = psi(x; omega)   meta-policy, how it adapts to a task     meta_keras.rules
+    h(x) = rho(x; xi)      meta-task, where tasks come from         meta_keras.tasks
+
+`MetaLearner` joins them.
+"""
+
+from meta_keras.startup import start_tensorflow
+
+start_tensorflow()
+
+from meta_keras import classical, functional, networks, report, rules  # noqa: E402
+from meta_keras.learner import MetaLearner  # noqa: E402
+from meta_keras.report import Score, evaluate  # noqa: E402
+from meta_keras.tasks import ClassPool, Curves, Episode, FewShot, Sinusoids, Tasks, load  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClassPool",
+    "Curves",
+    "Episode",
+    "FewShot",
+    "MetaLearner",
+    "Score",
+    "Sinusoids",
+    "Tasks",
+    "classical",
+    "evaluate",
+    "functional",
+    "load",
+    "networks",
+    "report",
+    "rules",
+]

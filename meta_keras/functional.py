@@ -1,0 +1,134 @@
+"""Run a Keras model with weights that are not its own. The ground floor: imports nothing of ours.
+
+Learning to learn asks what a network *would* answer after a step of training, and then differentiates that
+answer. So the weights after the step must be tensors that a gradient tape can follow, and the network's own
+variables must stay as they are. `PureModel` gives any built Keras model that form.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+# How many random draws a model may make for one task before it meets the draws of the next task.
+DRAWS_PER_TASK = 2**16
+
+
+class Weights(NamedTuple):
+    """Everything that a model computes with, as tensors.
+
+    trainable: the weights that training moves, in the order of `model.trainable_variables`.
+    state: the rest, in the order of `model.non_trainable_variables`: frozen weights, the moving averages of
+        batch normalisation, the states of random generators.
+    """
+
+    trainable: tuple[tf.Tensor, ...]
+    state: tuple[tf.Tensor, ...]
+
+
+class Outcome(NamedTuple):
+    """What a call gives back: the outputs, the weights with the state carried on, and the model's own losses."""
+
+    outputs: Any
+    weights: Weights
+    losses: tuple[tf.Tensor, ...]
+
+
+class PureModel:
+    """A built Keras model as a pure function: weights and inputs in, outputs and new state out.
+
+    The call goes through Keras' own `__call__`, so that mixed precision, masks and training arguments work as
+    they always do. (`keras.Model.stateless_call` skips it.)
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+    >>> pure = PureModel(model)
+    >>> doubled = [2 * w for w in pure.weights().trainable]
+    >>> outcome = pure(pure.weights()._replace(trainable=doubled), tf.ones((1, 2)))
+    >>> bool(tf.reduce_all(outcome.outputs == 2 * model(tf.ones((1, 2)))))
+    True
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        if not isinstance(model, keras.layers.Layer):
+            raise TypeError(f"A Keras model is needed; this is a {type(model).__name__}.")
+        if not model.built:
+            raise ValueError(
+                f"The model {model.name!r} has no weights yet. Begin it with keras.Input(shape), "
+                "or call it once on an example of its inputs."
+            )
+        for layer in [model, *getattr(model, "layers", [])]:
+            if isinstance(layer.call, tf.types.experimental.PolymorphicFunction):
+                raise ValueError(
+                    f"The call of {layer.name!r} is wrapped in tf.function, which would keep the first weights "
+                    "it ever saw. Remove the decorator there; put tf.function around the training step."
+                )
+        self.model = model
+
+    @property
+    def paths(self) -> list[str]:
+        """The names of the trainable weights, in their order."""
+        return [variable.path for variable in self.model.trainable_variables]
+
+    def weights(self) -> Weights:
+        """The model's present weights. Read inside a gradient tape, they lead gradients back to the variables."""
+        return Weights(
+            tuple(tf.convert_to_tensor(variable) for variable in self.model.trainable_variables),
+            tuple(tf.convert_to_tensor(variable) for variable in self.model.non_trainable_variables),
+        )
+
+    def __call__(self, weights: Weights, inputs: Any, *, training: bool = False) -> Outcome:
+        """What the model answers with these weights. The model's own variables are neither used nor changed."""
+        variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
+        self._check(weights)
+        borrowed = list(zip(variables, [*weights.trainable, *weights.state], strict=True))
+        with keras.StatelessScope(state_mapping=borrowed, collect_losses=True) as scope:
+            outputs = self.model(inputs, training=training)
+            penalties = [v.regularizer(w) for v, w in borrowed if v.trainable and v.regularizer is not None]
+            state = tuple(scope.get_current_value(v) for v in self.model.non_trainable_variables)
+        return Outcome(outputs, Weights(tuple(weights.trainable), state), (*scope.losses, *penalties))
+
+    def fork(self, weights: Weights, task: tf.Tensor | int) -> Weights:
+        """The same weights for task number `task` of a batch, with random draws of its own.
+
+        Tasks that are computed side by side all start from one state. Without this, dropout would use one mask
+        for all of them.
+        """
+        ahead = tf.stack([0, tf.cast(task, tf.int32) * DRAWS_PER_TASK])
+        moved = [
+            state + tf.cast(ahead, state.dtype) if _is_seed(variable) else state
+            for variable, state in zip(self.model.non_trainable_variables, weights.state, strict=True)
+        ]
+        return weights._replace(state=tuple(moved))
+
+    def join(self, states: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+        """One state from those of many tasks, stacked along the first axis: the mean, and for seeds the furthest."""
+        joined = []
+        for variable, stacked in zip(self.model.non_trainable_variables, states, strict=True):
+            if _is_seed(variable):
+                joined.append(stacked[-1] + tf.constant([0, DRAWS_PER_TASK], stacked.dtype))
+            elif stacked.dtype.is_floating:
+                joined.append(tf.reduce_mean(stacked, axis=0))
+            else:
+                joined.append(stacked[-1])
+        return tuple(joined)
+
+    def _check(self, weights: Weights) -> None:
+        for kind, given, variables in (
+            ("trainable", weights.trainable, self.model.trainable_variables),
+            ("state", weights.state, self.model.non_trainable_variables),
+        ):
+            if len(given) != len(variables):
+                raise ValueError(
+                    f"The model {self.model.name!r} has {len(variables)} {kind} tensors; {len(given)} were given."
+                )
+            for variable, value in zip(variables, given, strict=True):
+                if not variable.shape == tuple(value.shape):
+                    raise ValueError(
+                        f"The weight {variable.path!r} has shape {tuple(variable.shape)}; "
+                        f"the tensor given for it has shape {tuple(value.shape)}."
+                    )
+
+
+def _is_seed(variable: keras.Variable) -> bool:
+    """Keras keeps the state of a random generator as two unsigned numbers: a seed and a counter."""
+    return variable.dtype == "uint32" and tuple(variable.shape) == (2,)

@@ -1,0 +1,18 @@
+"""Results with their intervals, as numbers, tables and figures."""
+
+from meta_keras.report.figures import PALETTE, learning_curves, show_episode, style
+from meta_keras.report.progress import Lines
+from meta_keras.report.scores import Score, evaluate, mean_and_interval
+from meta_keras.report.tables import Table
+
+__all__ = [
+    "PALETTE",
+    "Lines",
+    "Score",
+    "Table",
+    "evaluate",
+    "learning_curves",
+    "mean_and_interval",
+    "show_episode",
+    "style",
+]

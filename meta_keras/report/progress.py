@@ -1,0 +1,16 @@
+"""A line now and then, where a progress bar would not do: in notebooks that are stored, and in logs."""
+
+import keras
+
+
+class Lines(keras.callbacks.Callback):
+    """Print the numbers of every `every`-th epoch on a line of its own. Use with `fit(..., verbose=0)`."""
+
+    def __init__(self, every: int = 1) -> None:
+        super().__init__()
+        self.every = every
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if (epoch + 1) % self.every == 0:
+            numbers = ", ".join(f"{name} {value:.3f}" for name, value in (logs or {}).items())
+            print(f"epoch {epoch + 1}: {numbers}", flush=True)

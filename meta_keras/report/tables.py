@@ -1,0 +1,46 @@
+"""Tables that read well both in a terminal and in a notebook."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from meta_keras.report.scores import Score
+
+
+class Table:
+    """Rows as a table: aligned text where it is printed, and a Markdown table where a notebook shows it.
+
+    >>> print(Table([{"learner": "chance", "accuracy": 0.2}]))
+    learner  accuracy
+    chance      0.200
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        if not rows:
+            raise ValueError("A table needs at least one row; none were given.")
+        self.columns = list(rows[0])
+        for row in rows:
+            if list(row) != self.columns:
+                raise ValueError(f"Every row needs the columns {self.columns}; one has {list(row)}.")
+        self.cells = [[_cell(row[column]) for column in self.columns] for row in rows]
+        self.numeric = [isinstance(rows[0][column], (int, float, Score)) for column in self.columns]
+
+    def __str__(self) -> str:
+        lines = [self.columns, *self.cells]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if number else cell.ljust(width)
+                for cell, width, number in zip(line, widths, self.numeric, strict=True)
+            ).rstrip()
+            for line in lines
+        )
+
+    def _repr_markdown_(self) -> str:
+        rule = ["---:" if number else "---" for number in self.numeric]
+        return "\n".join(f"| {' | '.join(line)} |" for line in [self.columns, rule, *self.cells])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Score):
+        return f"{value.mean:.3f} ± {value.interval:.3f}"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,99 @@
+"""Regression tasks: curves seen at a few points, to be told everywhere."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from meta_keras.tasks.episodes import Episode, Tasks, at_least_one
+
+
+class Curves(Tasks):
+    """A base for regressions: every task is a curve y = curve(x, parameters).
+
+    A subclass says what its parameters are and how the curve runs through them. Inputs are uniform on `x_range`.
+
+    >>> class Lines(Curves):
+    ...     def parameters(self, seed):
+    ...         return tf.random.stateless_normal((self.meta_batch, 1), seed)
+    ...
+    ...     def curve(self, x, slope):
+    ...         return slope * x
+    >>> next(iter(Lines(shots=3, queries=2, meta_batch=4, seed=0))).query_y.shape
+    TensorShape([4, 2, 1])
+    """
+
+    def __init__(
+        self,
+        shots: int = 10,
+        queries: int = 10,
+        meta_batch: int = 25,
+        seed: int = 0,
+        *,
+        x_range: Sequence[float] = (-5.0, 5.0),
+        noise: float = 0.0,
+    ) -> None:
+        at_least_one(shots=shots, queries=queries)
+        check_range("x_range", x_range)
+        if not (np.isfinite(noise) and noise >= 0):
+            raise ValueError(f"noise is a standard deviation, 0 or more; {noise!r} was given.")
+        self.shots, self.queries = shots, queries
+        self.x_range, self.noise = tuple(x_range), noise
+        super().__init__(meta_batch=meta_batch, seed=seed)
+
+    def parameters(self, seed: tf.Tensor) -> tf.Tensor:
+        """(meta_batch, ...) what tells one task from another, drawn from `seed`."""
+        raise NotImplementedError(f"{type(self).__name__} must say how the parameters of its curves are drawn.")
+
+    def curve(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+        """(meta_batch, points) values at `x` of the same shape."""
+        raise NotImplementedError(f"{type(self).__name__} must say how its curves run.")
+
+    def draw(self, seed: tf.Tensor) -> Episode:
+        for_parameters, for_x, for_noise = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
+        x = tf.random.stateless_uniform(
+            (self.meta_batch, self.shots + self.queries), for_x, *map(float, self.x_range)
+        )
+        y = self.curve(x, self.parameters(for_parameters))
+        y += self.noise * tf.random.stateless_normal(tf.shape(x), for_noise)
+        x, y = x[..., None], y[..., None]
+        return Episode(x[:, : self.shots], y[:, : self.shots], x[:, self.shots :], y[:, self.shots :])
+
+
+class Sinusoids(Curves):
+    """Sine curves y = amplitude * sin(x - phase), MAML's first example (Finn et al., 2017, section 5.1).
+
+    >>> next(iter(Sinusoids(shots=5, queries=10, meta_batch=3, seed=0))).support_x.shape
+    TensorShape([3, 5, 1])
+    """
+
+    def __init__(
+        self,
+        shots: int = 10,
+        queries: int = 10,
+        meta_batch: int = 25,
+        seed: int = 0,
+        *,
+        amplitude: Sequence[float] = (0.1, 5.0),
+        phase: Sequence[float] = (0.0, np.pi),
+        x_range: Sequence[float] = (-5.0, 5.0),
+        noise: float = 0.0,
+    ) -> None:
+        check_range("amplitude", amplitude)
+        check_range("phase", phase)
+        self.amplitude, self.phase = tuple(amplitude), tuple(phase)
+        super().__init__(shots, queries, meta_batch, seed, x_range=x_range, noise=noise)
+
+    def parameters(self, seed: tf.Tensor) -> tf.Tensor:
+        lowest, highest = tf.transpose(tf.constant([self.amplitude, self.phase], tf.float32))
+        return tf.random.stateless_uniform((self.meta_batch, 2), seed) * (highest - lowest) + lowest
+
+    def curve(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+        amplitude, phase = parameters[:, :1], parameters[:, 1:]
+        return amplitude * tf.sin(x - phase)
+
+
+def check_range(name: str, ends: Sequence[float]) -> None:
+    """Raise a ValueError unless `ends` are two finite numbers, the lower first."""
+    if len(ends) != 2 or not np.isfinite(ends).all() or ends[0] > ends[1]:
+        raise ValueError(f"{name} is two finite numbers, the lower first; {tuple(ends)} was given.")

@@ -1,0 +1,180 @@
+"""Data sets by name: those that come with the project, and those that tensorflow-datasets brings."""
+
+import hashlib
+import logging
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from meta_keras.tasks.classes import ClassPool
+
+EMBEDDED = ("glyphs", "fashion", "languages")
+SECONDS_TO_WAIT = 3.5
+
+
+class Source(NamedTuple):
+    """A set that tensorflow-datasets prepares: where it is fetched from, and how large that is."""
+
+    site: str
+    megabytes: int
+    size: tuple[int, int]
+    grouping: tuple[str, str] | None = None
+
+
+SOURCES = {
+    "omniglot": Source("https://github.com", 18, (28, 28), ("alphabet", "alphabet")),
+    "mnist": Source("https://storage.googleapis.com", 11, (28, 28)),
+    "fashion_mnist": Source("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com", 30, (28, 28)),
+    "cifar10": Source("https://www.cs.toronto.edu", 162, (32, 32)),
+    "cifar100": Source("https://www.cs.toronto.edu", 160, (32, 32), ("superclass", "coarse_label")),
+}
+
+
+def load(name: str, *, data_dir: str | Path | None = None) -> ClassPool:
+    """A data set as a `ClassPool`, with its parts behind `.split("train")`, `.split("test")` and so on.
+
+    "glyphs", "fashion" and "languages" come with the project and need no download. "omniglot", "mnist",
+    "fashion_mnist", "cifar10" and "cifar100" are read from `data_dir` where tensorflow-datasets has prepared them
+    (its own folder, ~/tensorflow_datasets, unless you name another), and downloaded there otherwise.
+
+    Omniglot's pictures are resized to 28x28, with the ink bright on a dark ground, and grouped by alphabet.
+
+    >>> load("glyphs").split("test").examples.shape[1:]
+    (28, 28, 1)
+    """
+    if name in EMBEDDED:
+        return _load_embedded(name, _embedded_folder() if data_dir is None else Path(data_dir))
+    if name in SOURCES:
+        return _load_prepared(name, data_dir)
+    raise ValueError(f"There is no data set {name!r}. There are {', '.join([*EMBEDDED, *SOURCES])}.")
+
+
+def _embedded_folder() -> Path:
+    """`meta_keras/data` in an installed package, `data` beside the package in a clone."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "data"
+    return inside if inside.is_dir() else package.parent / "data"
+
+
+def _load_embedded(name: str, folder: Path) -> ClassPool:
+    file = folder / f"{name}.npz"
+    _check_whole(file)
+    with np.load(file, allow_pickle=False) as stored:
+        fields = dict(stored)
+    if "bits" in fields:
+        shape = tuple(fields["shape"])
+        bits = np.unpackbits(fields["bits"], axis=1, count=int(np.prod(shape)))
+        fields["examples"] = bits.reshape(-1, *shape) * np.uint8(255)
+    examples = fields["examples"]
+    return ClassPool(
+        examples[..., None] if examples.ndim == 3 else examples,
+        fields["labels"],
+        names=fields["names"].tolist(),
+        splits=fields["splits"],
+        groupings={str(fields["grouping"]): fields["groups"].tolist()} if "groups" in fields else None,
+    )
+
+
+def _check_whole(file: Path) -> None:
+    """Compare a file with its line in SHA256SUMS beside it."""
+    cure = "Restore it with `git checkout -- data`, or install meta_keras again."
+    sums = file.parent / "SHA256SUMS"
+    for needed in (file, sums):
+        if not needed.is_file():
+            raise FileNotFoundError(f"The data file {needed} is missing. {cure}")
+    listed = dict(reversed(line.split(maxsplit=1)) for line in sums.read_text().splitlines() if line.strip())
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if found != listed.get(file.name):
+        raise ValueError(
+            f"The data file {file} is truncated or altered: its SHA-256 is {found[:12]}..., and SHA256SUMS lists "
+            f"{str(listed.get(file.name))[:12]}.... {cure}"
+        )
+
+
+def _load_prepared(name: str, data_dir: str | Path | None) -> ClassPool:
+    import tensorflow_datasets as tfds  # two seconds to import, so only when it is needed
+
+    builder = tfds.builder(name, data_dir=data_dir)
+    if not (Path(builder.data_dir) / "dataset_info.json").is_file():
+        _download(name, builder)
+    parts = {
+        split: _read(builder, split, SOURCES[name], name == "omniglot") for split in ("train", "test")
+    }
+    return _pool_of(name, builder.info, parts)
+
+
+def _download(name: str, builder: Any) -> None:
+    """Fetch and prepare a set, after saying how large it is; fail at once where there is no network."""
+    source, folder = SOURCES[name], builder.data_dir
+    if not reachable(source.site):
+        root = str(Path(folder).parents[1])
+        raise ConnectionError(
+            f"{name} is not in {folder}, and {source.site} cannot be reached to fetch it ({source.megabytes} MB). "
+            f"On a machine with a network run\n    python -c \"import meta_keras; meta_keras.load('{name}')\"\n"
+            f"and copy its ~/tensorflow_datasets/{name} into {root}, or name the folder that holds it with "
+            "load(..., data_dir=...)."
+        )
+    logging.getLogger("meta_keras").warning(
+        "Downloading %s: %d MB from %s, into %s", name, source.megabytes, source.site, folder
+    )
+    builder.download_and_prepare()
+
+
+def reachable(site: str) -> bool:
+    """Whether a site answers within a few seconds. Name look-up has no time limit of its own, hence the thread."""
+    answers: list[bool] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(site, method="HEAD"), timeout=SECONDS_TO_WAIT)
+            answers.append(True)
+        except urllib.error.HTTPError:
+            answers.append(True)
+        except OSError:
+            answers.append(False)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(SECONDS_TO_WAIT)
+    return answers == [True]
+
+
+def _read(builder: Any, split: str, source: Source, ink_on_paper: bool) -> dict[str, np.ndarray]:
+    """The pictures, labels and groups of one split, in memory."""
+
+    def prepare(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        picture = row["image"]
+        if ink_on_paper:
+            grey = 255.0 - tf.cast(picture[..., :1], tf.float32)
+            picture = tf.cast(tf.round(tf.image.resize(grey, source.size, antialias=True)), tf.uint8)
+        kept = {"examples": picture, "labels": row["label"]}
+        return {**kept, "groups": row[source.grouping[1]]} if source.grouping else kept
+
+    rows = builder.as_dataset(split=split, shuffle_files=False).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = list(rows.batch(1024).as_numpy_iterator())
+    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+
+
+def _pool_of(name: str, info: Any, parts: dict[str, dict[str, np.ndarray]]) -> ClassPool:
+    joined = {key: np.concatenate([part[key] for part in parts.values()]) for key in parts["train"]}
+    classes, first = np.unique(joined["labels"], return_index=True)
+    groupings = None
+    if SOURCES[name].grouping:
+        word, feature = SOURCES[name].grouping
+        groupings = {word: _words(info, feature, joined["groups"][first])}
+    return ClassPool(
+        joined["examples"],
+        joined["labels"],
+        names=_words(info, "label", classes),
+        splits=np.repeat(list(parts), [len(part["labels"]) for part in parts.values()]),
+        groupings=groupings,
+    )
+
+
+def _words(info: Any, feature: str, numbers: np.ndarray) -> list[str]:
+    return [info.features[feature].int2str(int(number)) for number in numbers]
