@@ -17,8 +17,7 @@ from meta_keras import classical, functional, networks, report, rules  # noqa: E
 from meta_keras.learner import MetaLearner  # noqa: E402
 from meta_keras.report import Score, evaluate  # noqa: E402
 from meta_keras.tasks import ClassPool, Curves, Episode, FewShot, Sinusoids, Tasks, load  # noqa: E402
-
-__version__ = "0.1.0"
+from meta_keras.version import __version__  # noqa: E402, F401
 
 __all__ = [
     "ClassPool",

@@ -45,6 +45,7 @@ class MetaLearner(keras.Model):
 
     def fit(self, x: tf.data.Dataset, **kwargs: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`, on an endless dataset of episodes: say how many with `steps_per_epoch`."""
+        kwargs.setdefault("shuffle", False)  # episodes are drawn by chance already
         return super().fit(_as_inputs_and_answers(x), **kwargs)
 
     def evaluate(self, x: tf.data.Dataset, **kwargs: Any) -> Any:

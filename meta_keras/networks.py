@@ -35,11 +35,10 @@ def conv4(
     network = keras.Sequential([keras.Input(tuple(input_shape))], name="conv4")
     for _ in range(4):
         network.add(
-            layers.Conv2D(
-                filters, 3, strides=2 if downsample == "stride" else 1, padding="same", use_bias=False
-            )
+            layers.Conv2D(filters, 3, strides=2 if downsample == "stride" else 1, padding="same", use_bias=False)
         )
-        network.add(layers.BatchNormalization())
+        # Keras' own momentum of 0.99 needs a thousand steps before the moving averages can be used.
+        network.add(layers.BatchNormalization(momentum=0.9))
         network.add(layers.ReLU())
         if downsample == "pool":
             network.add(layers.MaxPooling2D())
@@ -50,7 +49,11 @@ def conv4(
 
 
 def mlp(
-    units: int, *, input_shape: Sequence[int] = (1,), hidden: Sequence[int] = (40, 40), activation: str = "relu"
+    units: int,
+    *,
+    input_shape: Sequence[int] = (1,),
+    hidden: Sequence[int] = (40, 40),
+    activation: str = "relu",
 ) -> keras.Model:
     """Dense layers in a row; the defaults are MAML's network for sine curves (Finn et al., 2017).
 

@@ -387,9 +387,7 @@ def test_an_empty_folder_may_be_filled(run, tmp_path):
 
 def test_error_no_network_leaves_the_environment_as_it_was(ready):
     result = call(ready, "lab")
-    assert_one_paragraph(
-        result, "cannot reach the package index", "HTTPS_PROXY", "PIP_INDEX_URL", "setup.log"
-    )
+    assert_one_paragraph(result, "cannot reach the package index", "HTTPS_PROXY", "PIP_INDEX_URL", "setup.log")
     assert "Retrying" in (ready / ".venv" / "setup.log").read_text()
     assert "WARNING" not in result[2]
     assert call(ready)[::2] == (0, "")
@@ -399,9 +397,7 @@ def test_error_an_index_that_stays_silent(ready, monkeypatch):
     module = load(ready / "run.py")
     monkeypatch.setattr(module, "SECONDS_TO_FIRST_ANSWER", 0)
     with pytest.raises(module.SetUpError, match="cannot reach the package index"):
-        module.watch(
-            ["timeit", "-n1", "-r1", "__import__('time').sleep(30)"], ready / ".venv", module.Status()
-        )
+        module.watch(["timeit", "-n1", "-r1", "__import__('time').sleep(30)"], ready / ".venv", module.Status())
 
 
 def test_error_no_wheel_for_this_computer(ready):
@@ -418,18 +414,14 @@ def test_error_any_other_shows_the_last_lines_and_the_log(ready):
 
 
 def test_error_disk_full_beforehand(bare):
-    result = call(
-        bare, first="import shutil, types; shutil.disk_usage = lambda _: types.SimpleNamespace(free=1e9)"
-    )
+    result = call(bare, first="import shutil, types; shutil.disk_usage = lambda _: types.SimpleNamespace(free=1e9)")
     assert_one_paragraph(result, "1.0 GB free", "about 4 GB", "META_KERAS_VENV")
 
 
 def test_error_no_write_permission(bare):
     first = "def mkdir(*_, **__): raise PermissionError(13, 'Permission denied', 'here')"
     result = call(bare, first=f"{first}\nimport pathlib; pathlib.Path.mkdir = mkdir")
-    assert_one_paragraph(
-        result, "cannot be written ([Errno 13] Permission denied: 'here')", "META_KERAS_VENV"
-    )
+    assert_one_paragraph(result, "cannot be written ([Errno 13] Permission denied: 'here')", "META_KERAS_VENV")
 
 
 @pytest.mark.parametrize(

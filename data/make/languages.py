@@ -18,9 +18,7 @@ from pack import describe, save
 try:
     from babel import Locale
 except ImportError:
-    raise SystemExit(
-        "The names come from the package babel, which is missing. Cure: `pip install babel`"
-    ) from None
+    raise SystemExit("The names come from the package babel, which is missing. Cure: `pip install babel`") from None
 
 SEED = 0
 NAMES_PER_LANGUAGE = 200
@@ -36,9 +34,7 @@ SPLITS = {
 
 def is_plain(name: str) -> bool:
     """Whether a name is long enough to show its language, and in Latin letters and simple punctuation."""
-    latin = (
-        unicodedata.name(character, "").startswith("LATIN") for character in name if character not in " '-()."
-    )
+    latin = (unicodedata.name(character, "").startswith("LATIN") for character in name if character not in " '-().")
     return len(name) >= SHORTEST_NAME and all(latin)
 
 

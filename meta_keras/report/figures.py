@@ -99,7 +99,12 @@ def learning_curves(
             steps = np.arange(1, len(values) + 1)
             (line,) = axes.plot(steps, values, label=name)
             axes.annotate(
-                name, (steps[-1], values[-1]), (6, 0), textcoords="offset points", va="center", color=line.get_color()
+                name,
+                (steps[-1], values[-1]),
+                (6, 0),
+                textcoords="offset points",
+                va="center",
+                color=line.get_color(),
             )
         if level is not None:
             axes.axhline(level[1], color="0.45", linewidth=1, linestyle=(0, (2, 2)))
@@ -119,7 +124,12 @@ def _draw(axes: Axes, picture: np.ndarray) -> None:
 def _frame(axes: Axes, *, guess: int, truth: int) -> None:
     right = guess == truth
     for spine in axes.spines.values():
-        spine.set(visible=True, linewidth=2, color=RIGHT if right else WRONG, linestyle="-" if right else (0, (2, 1)))
+        spine.set(
+            visible=True,
+            linewidth=2,
+            color=RIGHT if right else WRONG,
+            linestyle="-" if right else (0, (2, 1)),
+        )
     if not right:
         axes.set_xlabel(f"as {guess}", fontsize=8, color=WRONG, labelpad=2)
 

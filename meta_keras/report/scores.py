@@ -96,7 +96,6 @@ def evaluate(
 def _answers(learner: keras.Model | Predictor, tasks: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """The right answers and the learner's scores, task by task."""
 
-
     def one_by_one(*batch: tf.Tensor) -> list[tf.Tensor]:
         return [learner(*task) for task in zip(*batch, strict=True)]
 

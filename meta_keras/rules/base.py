@@ -16,7 +16,13 @@ class Rule(keras.layers.Layer):
     """
 
     def adapt(
-        self, network: PureModel, weights: Weights, support_x: tf.Tensor, support_y: tf.Tensor, *, training: bool
+        self,
+        network: PureModel,
+        weights: Weights,
+        support_x: tf.Tensor,
+        support_y: tf.Tensor,
+        *,
+        training: bool,
     ) -> tuple[Any, Weights]:
         """What the rule makes of a support set, as tensors, and the weights with their state carried on."""
         raise NotImplementedError(f"{type(self).__name__} must say how it adapts.")

@@ -18,7 +18,13 @@ class Prototypes(Rule):
     """
 
     def adapt(
-        self, network: PureModel, weights: Weights, support_x: tf.Tensor, support_y: tf.Tensor, *, training: bool
+        self,
+        network: PureModel,
+        weights: Weights,
+        support_x: tf.Tensor,
+        support_y: tf.Tensor,
+        *,
+        training: bool,
     ) -> tuple[tf.Tensor, Weights]:
         outcome = network(weights, support_x, training=training)
         ways = tf.reduce_max(support_y) + 1

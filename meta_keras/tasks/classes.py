@@ -120,7 +120,11 @@ class ClassPool:
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "ClassPool":
         """The same pool with `function` applied to all its examples at once, rows kept in order."""
         return ClassPool(
-            function(self.examples), self.labels, names=self.names, splits=self.splits, groupings=self.groupings
+            function(self.examples),
+            self.labels,
+            names=self.names,
+            splits=self.splits,
+            groupings=self.groupings,
         )
 
     def rotated(self) -> "ClassPool":

@@ -51,9 +51,7 @@ class Curves(Tasks):
 
     def draw(self, seed: tf.Tensor) -> Episode:
         for_parameters, for_x, for_noise = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
-        x = tf.random.stateless_uniform(
-            (self.meta_batch, self.shots + self.queries), for_x, *map(float, self.x_range)
-        )
+        x = tf.random.stateless_uniform((self.meta_batch, self.shots + self.queries), for_x, *map(float, self.x_range))
         y = self.curve(x, self.parameters(for_parameters))
         y += self.noise * tf.random.stateless_normal(tf.shape(x), for_noise)
         x, y = x[..., None], y[..., None]
@@ -85,8 +83,8 @@ class Sinusoids(Curves):
         super().__init__(shots, queries, meta_batch, seed, x_range=x_range, noise=noise)
 
     def parameters(self, seed: tf.Tensor) -> tf.Tensor:
-        lowest, highest = tf.transpose(tf.constant([self.amplitude, self.phase], tf.float32))
-        return tf.random.stateless_uniform((self.meta_batch, 2), seed) * (highest - lowest) + lowest
+        lowest, highest = np.float32([self.amplitude, self.phase]).T
+        return lowest + (highest - lowest) * tf.random.stateless_uniform((self.meta_batch, 2), seed)
 
     def curve(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         amplitude, phase = parameters[:, :1], parameters[:, 1:]

@@ -102,9 +102,7 @@ def _load_prepared(name: str, data_dir: str | Path | None) -> ClassPool:
     builder = tfds.builder(name, data_dir=data_dir)
     if not (Path(builder.data_dir) / "dataset_info.json").is_file():
         _download(name, builder)
-    parts = {
-        split: _read(builder, split, SOURCES[name], name == "omniglot") for split in ("train", "test")
-    }
+    parts = {split: _read(builder, split, SOURCES[name], name == "omniglot") for split in ("train", "test")}
     return _pool_of(name, builder.info, parts)
 
 

@@ -92,9 +92,7 @@ class FewShot(Tasks):
         super().__init__(meta_batch=meta_batch, seed=seed)
 
     def draw(self, seed: tf.Tensor) -> Episode:
-        for_classes, for_rows, for_support, for_query = tf.unstack(
-            tf.random.experimental.stateless_split(seed, 4)
-        )
+        for_classes, for_rows, for_support, for_query = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
         rows = self._rows(self._classes(for_classes), for_rows)
         labels = tf.broadcast_to(tf.range(self.ways)[:, None], tf.shape(rows))
         support = _shuffled(rows[..., : self.shots], labels[..., : self.shots], for_support)
@@ -105,9 +103,7 @@ class FewShot(Tasks):
         """(meta_batch, ways) class numbers, distinct within a row, from one group each."""
         for_group, for_class = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
         sizes = tf.reduce_sum(tf.cast(self._members >= 0, tf.float32), axis=1)
-        group = tf.random.stateless_categorical(
-            tf.math.log(sizes)[None], self.meta_batch, for_group, dtype=tf.int32
-        )
+        group = tf.random.stateless_categorical(tf.math.log(sizes)[None], self.meta_batch, for_group, dtype=tf.int32)
         members = tf.gather(self._members, group[0])
         return tf.gather(members, _distinct(members >= 0, self.ways, for_class), batch_dims=1)
 
