@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from meta_keras.functional import PureModel
 from meta_keras.rules.base import Rule
-from meta_keras.tasks.episodes import Episode
+from meta_keras.tasks.episodes import check_episodes
 
 
 class MetaLearner(keras.Model):
@@ -46,11 +46,15 @@ class MetaLearner(keras.Model):
     def fit(self, x: tf.data.Dataset, **kwargs: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`, on an endless dataset of episodes: say how many with `steps_per_epoch`."""
         kwargs.setdefault("shuffle", False)  # episodes are drawn by chance already
-        return super().fit(_as_inputs_and_answers(x), **kwargs)
+        if kwargs.get("validation_data") is not None:
+            kwargs["validation_data"] = _as_inputs_and_answers(kwargs["validation_data"], kwargs, "validation_steps")
+        return super().fit(_as_inputs_and_answers(x, kwargs, "steps_per_epoch"), **kwargs)
 
     def evaluate(self, x: tf.data.Dataset, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`, on `steps` batches. `meta_keras.evaluate` gives an interval too."""
-        return super().evaluate(_as_inputs_and_answers(x), **kwargs)
+        if "_use_cached_eval_dataset" not in kwargs:  # Keras' own word, where `fit` validates on what it has prepared
+            x = _as_inputs_and_answers(x, kwargs, "steps")
+        return super().evaluate(x, **kwargs)
 
     def call(self, inputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor], training: bool = False) -> tf.Tensor:
         """(tasks, queries, ways) scores for `(support_x, support_y, query_x)`, all with the tasks along axis 0."""
@@ -62,7 +66,7 @@ class MetaLearner(keras.Model):
             own = self.pure.fork(weights, number)
             adapted, own = self.rule.adapt(self.pure, own, support_x, support_y, training=training)
             scores, own = self.rule.predict(self.pure, own, adapted, query_x, training=training)
-            return scores, own.state
+            return tf.cast(scores, self.compute_dtype), own.state
 
         numbers = tf.range(tf.shape(support_x)[0])
         state_like = tuple(tf.TensorSpec(s.shape, s.dtype) for s in weights.state)
@@ -77,11 +81,9 @@ class MetaLearner(keras.Model):
         return scores
 
 
-def _as_inputs_and_answers(tasks: tf.data.Dataset) -> tf.data.Dataset:
+def _as_inputs_and_answers(tasks: tf.data.Dataset, arguments: dict[str, Any], steps: str) -> tf.data.Dataset:
     """Episodes in the form that Keras trains on: what is given, and what is to be answered."""
-    if not isinstance(getattr(tasks, "element_spec", None), Episode):
-        raise ValueError(
-            "A dataset of episodes is needed, such as meta_keras.FewShot or meta_keras.Sinusoids; "
-            f"this is {type(tasks).__name__}."
-        )
+    check_episodes(tasks)
+    if arguments.get(steps) is None and tasks.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(f"These tasks never end; say how many batches of them to take, such as {steps}=100.")
     return tasks.map(lambda episode: (tuple(episode[:3]), episode.query_y))

@@ -1,5 +1,6 @@
 """Results with their intervals, as numbers, tables and figures."""
 
+from meta_keras.report.diagrams import diagram
 from meta_keras.report.figures import PALETTE, learning_curves, show_episode, style
 from meta_keras.report.progress import Lines
 from meta_keras.report.scores import Score, evaluate, mean_and_interval
@@ -10,6 +11,7 @@ __all__ = [
     "Lines",
     "Score",
     "Table",
+    "diagram",
     "evaluate",
     "learning_curves",
     "mean_and_interval",

@@ -1,6 +1,7 @@
 """Figures in one style: legible in print, in greyscale, and to colour-blind readers."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +14,7 @@ from meta_keras.tasks.episodes import Episode
 # From dark to light in even steps, so that the order survives a photocopy; hues that no eye mixes up.
 PALETTE = ("#14213d", "#a4302a", "#23828a", "#e0913a", "#a5cde8")
 RIGHT, WRONG = PALETTE[2], PALETTE[1]
+FRAME = 2.0
 
 STYLE = {
     "figure.figsize": (7.0, 3.2),
@@ -41,6 +43,19 @@ def style() -> None:
     plt.rcParams.update(STYLE)
 
 
+@contextlib.contextmanager
+def in_style() -> Iterator[None]:
+    """The house style for one figure. Unlike `plt.rc_context` it puts back its own settings alone: a notebook turns
+    on interactive drawing with its first figure, and that must last.
+    """
+    kept = {setting: plt.rcParams[setting] for setting in STYLE}
+    plt.rcParams.update(STYLE)
+    try:
+        yield
+    finally:
+        plt.rcParams.update(kept)
+
+
 def show_episode(
     episode: Episode,
     *,
@@ -61,7 +76,7 @@ def show_episode(
     ways = int(support_y.max()) + 1
     shots = int(np.bincount(support_y).max())
     shown = min(queries, int(np.bincount(query_y).max()))
-    with plt.rc_context(STYLE):
+    with in_style():
         figure = plt.figure(figsize=(0.75 * (shots + shown) + 1.1, 0.82 * ways + 0.5))
         left, right = figure.subfigures(1, 2, width_ratios=(shots + 0.6, shown))
         for part, heading, columns in ((left, "support", shots), (right, "query", shown)):
@@ -93,7 +108,7 @@ def learning_curves(
     axes: Axes | None = None,
 ) -> Axes:
     """Named curves over the epochs, each labelled at its end. `level` draws one more, flat: ("chance", 0.2)."""
-    with plt.rc_context(STYLE):
+    with in_style():
         axes = axes or plt.figure().add_subplot()
         for name, values in curves.items():
             steps = np.arange(1, len(values) + 1)
@@ -109,6 +124,7 @@ def learning_curves(
         if level is not None:
             axes.axhline(level[1], color="0.45", linewidth=1, linestyle=(0, (2, 2)))
             axes.annotate(level[0], (1, level[1]), (0, 4), textcoords="offset points", color="0.35")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set(xlabel=xlabel, ylabel=ylabel)
     return axes
 
@@ -128,14 +144,17 @@ def _frame(axes: Axes, *, guess: int, truth: int) -> None:
             visible=True,
             linewidth=2,
             color=RIGHT if right else WRONG,
-            linestyle="-" if right else (0, (2, 1)),
+            linestyle="-" if right else (0, (1.5, 1)),
         )
     if not right:
         axes.set_xlabel(f"as {guess}", fontsize=8, color=WRONG, labelpad=2)
 
 
 def _bare(axes: Axes) -> None:
+    """Take away ticks and grid, and the frame too where no verdict has thickened it."""
     axes.grid(False)
     axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(spine.get_linewidth() >= FRAME)
     if not axes.images:
         axes.set_visible(False)

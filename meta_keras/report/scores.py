@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from meta_keras.tasks.episodes import at_least_one, check_episodes
+
 Predictor = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -27,7 +29,7 @@ class Score(NamedTuple):
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean, and half the width of its 95 % interval by Student's t (Formula 1.6).
+    """The mean, and half the width of its 95 % interval by Student's t (Formula 1.7).
 
         half width = t * s / sqrt(n)
 
@@ -78,6 +80,8 @@ def evaluate(
     >>> evaluate(guess, FewShot(load("glyphs"), ways=5, shots=1), episodes=4).mean
     0.2
     """
+    at_least_one(episodes=episodes)
+    check_episodes(tasks)
     if episodes < 2:
         raise ValueError(f"An interval needs at least 2 episodes; {episodes} asked for.")
     labels = tasks.element_spec.query_y.dtype.is_integer
@@ -90,6 +94,8 @@ def evaluate(
         bar.update(len(values))
         if len(values) == episodes:
             break
+    else:
+        raise ValueError(f"{episodes} episodes were asked for; the dataset ended after {len(values)}.")
     return Score(name, *mean_and_interval(values), np.array(values))
 
 
@@ -110,9 +116,21 @@ def _answers(learner: keras.Model | Predictor, tasks: tf.data.Dataset) -> Iterat
 
 
 def _accuracy(query_y: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
+    needed = (len(query_y), int(tf.reduce_max(query_y)) + 1)
+    if len(scores.shape) != 2 or len(scores) != needed[0] or scores.shape[1] < needed[1]:
+        raise ValueError(
+            f"{needed[0]} queries of {needed[1]} classes need scores of shape {needed}; "
+            f"the learner's have shape {tuple(scores.shape)}."
+        )
+    if np.isnan(scores).any():
+        raise ValueError("The learner's scores hold nan, so there is no telling what it chose.")
     chosen = tf.argmax(scores, axis=-1, output_type=query_y.dtype)
     return tf.reduce_mean(tf.cast(chosen == query_y, tf.float64))
 
 
 def _mean_squared_error(query_y: tf.Tensor, answers: tf.Tensor) -> tf.Tensor:
+    if answers.shape != query_y.shape:
+        raise ValueError(
+            f"Answers of shape {tuple(query_y.shape)} are needed; the learner's have shape {tuple(answers.shape)}."
+        )
     return tf.reduce_mean(tf.square(tf.cast(query_y - answers, tf.float64)))

@@ -1,6 +1,7 @@
 """Tables that read well both in a terminal and in a notebook."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from meta_keras.report.scores import Score
@@ -22,7 +23,7 @@ class Table:
             if list(row) != self.columns:
                 raise ValueError(f"Every row needs the columns {self.columns}; one has {list(row)}.")
         self.cells = [[_cell(row[column]) for column in self.columns] for row in rows]
-        self.numeric = [isinstance(rows[0][column], (int, float, Score)) for column in self.columns]
+        self.numeric = [isinstance(rows[0][column], (Real, Score)) for column in self.columns]
 
     def __str__(self) -> str:
         lines = [self.columns, *self.cells]
@@ -37,10 +38,15 @@ class Table:
 
     def _repr_markdown_(self) -> str:
         rule = ["---:" if number else "---" for number in self.numeric]
-        return "\n".join(f"| {' | '.join(line)} |" for line in [self.columns, rule, *self.cells])
+        lines = [[_escaped(cell) for cell in line] for line in [self.columns, rule, *self.cells]]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, Score):
         return f"{value.mean:.3f} ± {value.interval:.3f}"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, Real) and not isinstance(value, Integral) else str(value)
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", r"\|").replace("\n", "<br>")

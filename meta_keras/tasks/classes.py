@@ -107,7 +107,9 @@ class ClassPool:
 
     def select(self, classes: Sequence[int]) -> "ClassPool":
         """A pool of these classes alone, by their numbers."""
-        classes = np.asarray(classes, dtype=int).reshape(-1)
+        classes = np.asarray(classes).reshape(-1)
+        if len(classes) and classes.dtype.kind not in "iu":
+            raise ValueError(f"Classes are chosen by their numbers; these are {classes.dtype}. (np.flatnonzero helps.)")
         wrong = [int(number) for number in classes if not 0 <= number < len(self)]
         if wrong or not len(classes):
             raise ValueError(f"Classes are numbered 0 to {len(self) - 1}; {wrong or 'none'} asked for.")
@@ -115,7 +117,10 @@ class ClassPool:
 
     def with_at_least(self, examples: int) -> "ClassPool":
         """The classes that have `examples` examples or more."""
-        return self.select(np.flatnonzero(self.counts >= examples))
+        enough = np.flatnonzero(self.counts >= examples)
+        if not len(enough):
+            raise ValueError(f"No class has {examples} examples; the largest has {self.counts.max()}.")
+        return self.select(enough)
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "ClassPool":
         """The same pool with `function` applied to all its examples at once, rows kept in order."""
@@ -160,11 +165,13 @@ class ClassPool:
         """Raise a ValueError that says what is short, if such tasks cannot be drawn from this pool."""
         if within is not None and within not in self.groupings:
             raise ValueError(f"This pool has no grouping {within!r}; it has {_listed(self.groupings)}.")
-        if not len(self.members(within, at_least=ways)):
+        members = self.members(within, at_least=ways)
+        if not len(members):
             largest = self.members(within).shape[1]
             where = f"the largest {within} has {largest}" if within else f"the pool has {largest}"
             raise ValueError(f"{ways} classes are needed for a {ways}-way task; {where}.")
-        short = int(np.argmin(self.counts))
+        drawn = members[members >= 0]
+        short = drawn[np.argmin(self.counts[drawn])]
         if self.counts[short] < shots + queries:
             raise ValueError(
                 f"{shots + queries} examples are needed of each class ({shots} support + {queries} query); class "
@@ -184,15 +191,17 @@ class ClassPool:
 
 
 def _check_rows(examples: np.ndarray, labels: np.ndarray) -> None:
-    if labels.ndim != 1 or len(examples) != len(labels):
+    if labels.ndim != 1 or examples.shape[:1] != labels.shape:
         raise ValueError(
-            f"One label a row is needed: {len(examples)} examples came with labels of shape {labels.shape}. "
+            f"One label a row is needed: examples of shape {examples.shape} came with labels of shape {labels.shape}. "
             "One-hot labels become numbers with y.argmax(axis=-1)."
         )
     if not len(labels):
         raise ValueError("A pool needs examples; none were given.")
     if labels.dtype.kind not in "iubUS":
-        raise ValueError(f"Labels are whole numbers or strings; these are {labels.dtype}.")
+        raise ValueError(
+            f"Labels are whole numbers or strings; these are {labels.dtype}. Try y.astype(int) or y.astype(str)."
+        )
     if examples.dtype.kind == "O":
         raise ValueError("The examples differ in shape or kind; make them one array before you pool them.")
     if examples.dtype.kind == "f" and not np.isfinite(examples).all():

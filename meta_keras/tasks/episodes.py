@@ -1,6 +1,7 @@
 """Episodes of few-shot classification, drawn inside the graph: the meta-task h of Formula 1.3."""
 
-from typing import NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -29,6 +30,8 @@ class Tasks(tf.data.Dataset):
 
     def __init__(self, *, meta_batch: int, seed: int) -> None:
         at_least_one(meta_batch=meta_batch)
+        if not isinstance(seed, Integral):
+            raise ValueError(f"seed is a whole number, and stands for one sequence of tasks; {seed!r} was given.")
         self.meta_batch, self.seed = meta_batch, seed
         batches = tf.data.Dataset.counter().map(
             lambda number: self.draw(tf.stack([tf.cast(seed, tf.int64), number])),
@@ -137,5 +140,14 @@ def _shuffled(rows: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.T
 def at_least_one(**numbers: int) -> None:
     """Raise a ValueError that names the first number that is not whole, or below 1."""
     for name, number in numbers.items():
-        if isinstance(number, bool) or int(number) != number or number < 1:
+        if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
             raise ValueError(f"{name} is a whole number of 1 or more; {number!r} was given.")
+
+
+def check_episodes(tasks: Any) -> None:
+    """Raise a ValueError unless `tasks` is a dataset of episodes."""
+    if not isinstance(getattr(tasks, "element_spec", None), Episode):
+        raise ValueError(
+            "A dataset of episodes is needed, such as meta_keras.FewShot or meta_keras.Sinusoids; "
+            f"this is {type(tasks).__name__}."
+        )

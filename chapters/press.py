@@ -1,0 +1,265 @@
+"""The press: chapters/src/NN_name.py (py:percent) -> executed notebooks, and pages for a browser.
+
+    python chapters/press.py run [01 ...]     execute chapters, write a page of each to chapters/pages
+    python chapters/press.py build [01 ...]   execute chapters, store them as chapters/NN_name.ipynb
+    python chapters/press.py verify [01 ...]  execute chapters, compare their results with the stored ones
+    python chapters/press.py check            look over what is stored; runs nothing
+
+The sources are the only form that is edited by hand. Markdown cells marked `lang="zh"` (or another language) go
+to an edition of their own, chapters/zh/NN_name.ipynb, from the same execution; unmarked cells go to every edition.
+"""
+
+import argparse
+import base64
+import copy
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+
+CHAPTERS = Path(__file__).resolve().parent
+ROOT, SOURCES, PAGES = CHAPTERS.parent, CHAPTERS / "src", CHAPTERS / "pages"
+FIRST_LANGUAGE = "en"
+SECONDS_A_CELL = 600
+AT_A_TIME = 2
+RESULT = re.compile(r"(-?\d+(?:\.\d+)?) ± (\d+(?:\.\d+)?)")
+KERNEL = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+class Report(NamedTuple):
+    """What became of a chapter: how long it took, and what is wrong with it (nothing, if all went well)."""
+
+    name: str
+    title: str
+    seconds: float
+    problems: list[str]
+
+
+def sources(numbers: Sequence[str] = (), folder: Path = SOURCES) -> list[Path]:
+    """The chapters' source files in order, or those with these numbers."""
+    found = sorted(folder.glob("[0-9][0-9]_*.py"))
+    unknown = [number for number in numbers if number not in {source.stem[:2] for source in found}]
+    if unknown:
+        there = ", ".join(source.stem[:2] for source in found)
+        raise SystemExit(f"There is no chapter {', '.join(unknown)}; there are {there}.")
+    return [source for source in found if not numbers or source.stem[:2] in numbers]
+
+
+def load(source: Path) -> NotebookNode:
+    """A source as a notebook that has not run: the same source gives the same notebook, cell ids and all."""
+    notebook = jupytext.read(source)
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"{source.stem[:2]}-{number:03d}"
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    notebook.metadata = nbformat.from_dict(KERNEL)
+    return notebook
+
+
+def title(notebook: NotebookNode) -> str:
+    """The text of the first heading."""
+    return next(
+        (cell.source.split("\n")[0].lstrip("# ") for cell in notebook.cells if cell.source.startswith("# ")), ""
+    )
+
+
+def execute(notebook: NotebookNode) -> NotebookNode:
+    """Run all cells in a fresh kernel, in the chapters' folder, with nothing left to chance or to the clock."""
+    client = NotebookClient(
+        notebook,
+        timeout=SECONDS_A_CELL,
+        kernel_name="python3",
+        extra_arguments=["--log-level=ERROR"],
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(CHAPTERS)}},
+    )
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    settings = {"PYTHONPATH": paths, "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": "-1"}
+    client.execute(env={**os.environ, **settings})
+    notebook.metadata = nbformat.from_dict(KERNEL)
+    return notebook
+
+
+def editions(notebook: NotebookNode) -> dict[str, NotebookNode]:
+    """The notebook in each of its languages; the first language is always there."""
+    marked = dict.fromkeys(cell.metadata.get("lang", FIRST_LANGUAGE) for cell in notebook.cells)
+    return {language: _edition(notebook, language) for language in {FIRST_LANGUAGE: None, **marked}}
+
+
+def _edition(notebook: NotebookNode, language: str) -> NotebookNode:
+    edition = copy.deepcopy(notebook)
+    edition.cells = [cell for cell in edition.cells if cell.metadata.get("lang", language) == language]
+    for cell in edition.cells:
+        cell.metadata.pop("lang", None)
+    return edition
+
+
+def stored_at(source: Path, language: str, folder: Path = CHAPTERS) -> Path:
+    """Where the executed notebook of a chapter lies."""
+    return (folder if language == FIRST_LANGUAGE else folder / language) / f"{source.stem}.ipynb"
+
+
+def printed_errors(notebook: NotebookNode) -> list[str]:
+    """The cells that wrote to the error stream."""
+    return [
+        f"cell {cell.id} wrote to stderr: {output.text[:300]}"
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "stream" and output.name == "stderr"
+    ]
+
+
+def drift(stored: NotebookNode, fresh: NotebookNode) -> list[str]:
+    """Where two executions disagree: results `a ± b` whose intervals, at twice their width, lie apart."""
+    old, new = _results(stored), _results(fresh)
+    if old.keys() != new.keys():
+        return ["the two executions do not print the same number of results; build the chapter anew"]
+    return [
+        f"{place}: {new[place][0]} ± {new[place][1]} now, {old[place][0]} ± {old[place][1]} stored"
+        for place in old
+        if abs(old[place][0] - new[place][0]) > 2 * (old[place][1] + new[place][1])
+    ]
+
+
+def _results(notebook: NotebookNode) -> dict[str, tuple[float, float]]:
+    results = {}
+    for cell in notebook.cells:
+        texts = [
+            output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.get("outputs", [])
+        ]
+        for number, (mean, width) in enumerate(RESULT.findall("\n".join(texts))):
+            results[f"cell {cell.id}, result {number + 1}"] = (float(mean), float(width))
+    return results
+
+
+def write_page(source: Path, notebook: NotebookNode) -> Path:
+    """A page for the browser, pictures inside, with links that hold from the folder of pages."""
+    page = copy.deepcopy(_edition(notebook, FIRST_LANGUAGE))
+    for cell in page.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", cell.source)
+            cell.source = re.sub(r"\]\((?!https?:|#|\d\d_\w+\.html)", "](../", cell.source)
+    html, _ = HTMLExporter(embed_images=True).from_notebook_node(page, {"metadata": {"name": title(page)}})
+    PAGES.mkdir(exist_ok=True)
+    target = PAGES / f"{source.stem}.html"
+    target.write_text(html, encoding="utf-8")
+    return target
+
+
+def process(source: Path, after: Callable[[Path, NotebookNode], list[str]]) -> Report:
+    """Execute one chapter and hand it to `after`, which says what is wrong with it."""
+    began = time.monotonic()
+    notebook = load(source)
+    try:
+        execute(notebook)
+        problems = printed_errors(notebook) or after(source, notebook)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        problems = [re.sub(r"\x1b\[[\d;]*m", "", str(error))]
+    return Report(source.stem, title(notebook), time.monotonic() - began, problems)
+
+
+def run(source: Path, notebook: NotebookNode) -> list[str]:
+    write_page(source, notebook)
+    return []
+
+
+def build(source: Path, notebook: NotebookNode) -> list[str]:
+    for language, edition in editions(notebook).items():
+        target = stored_at(source, language)
+        target.parent.mkdir(exist_ok=True)
+        nbformat.validate(edition)
+        nbformat.write(edition, target)
+    for name, png in pictures(notebook).items():
+        (CHAPTERS / f"{name}.png").write_bytes(png)
+    return []
+
+
+def pictures(notebook: NotebookNode) -> dict[str, bytes]:
+    """The figures of cells marked `picture="name"`, which pages outside the notebooks show as chapters/name.png."""
+    return {
+        cell.metadata["picture"]: base64.b64decode(output.data["image/png"])
+        for cell in notebook.cells
+        if "picture" in cell.metadata
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    }
+
+
+def verify(source: Path, notebook: NotebookNode) -> list[str]:
+    stored = stored_at(source, FIRST_LANGUAGE)
+    if not stored.exists():
+        return [f"{stored.name} is not there; make it with `run.py build {source.stem[:2]}`"]
+    return drift(nbformat.read(stored, 4), notebook)
+
+
+def press(job: Callable[[Path, NotebookNode], list[str]], chosen: Sequence[Path]) -> int:
+    """Process chapters, a line for each as it is done, and a summary. Returns the exit code."""
+    print(f"{job.__name__}: {len(chosen)} chapters, at most {AT_A_TIME} at a time", flush=True)
+    began, failed = time.monotonic(), 0
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        for report in pool.map(lambda source: process(source, job), chosen):
+            result = "FAILED" if report.problems else "ok"
+            print(f"  {report.name[:2]}  {report.title:<44.44} {report.seconds:6.1f} s  {result}", flush=True)
+            for problem in report.problems:
+                print(problem, flush=True)
+            failed += bool(report.problems)
+    print(f"{len(chosen) - failed} of {len(chosen)} chapters ran well, in {time.monotonic() - began:.0f} s.")
+    if job is run and failed < len(chosen):
+        print(f"Open {write_index()} in a browser, or read and change the chapters with `run.py lab`.")
+    return 1 if failed else 0
+
+
+def write_index() -> Path:
+    """One page that leads to the others."""
+    pages = [source for source in sources() if (PAGES / f"{source.stem}.html").exists()]
+    items = "\n".join(f'<li><a href="{s.stem}.html">{s.stem[:2]} {title(load(s))}</a></li>' for s in pages)
+    index = PAGES / "index.html"
+    style = "body { font: 18px/1.7 sans-serif; max-width: 40em; margin: 3em auto } li { list-style: none }"
+    index.write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>meta_keras</title><style>{style}</style>'
+        f"<h1>Learning to learn in Keras</h1><ul>{items}</ul></html>\n",
+        encoding="utf-8",
+    )
+    return index
+
+
+def check() -> int:
+    """Print what is wrong with the stored chapters and tables. Returns the exit code."""
+    sys.path[:0] = [str(ROOT), str(CHAPTERS)]
+    import checks
+
+    problems = checks.all_problems()
+    print("\n".join(problems) or f"{len(sources())} chapters, their links and their tables are in order.")
+    return 1 if problems else 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Execute, store and check the chapters.")
+    parser.add_argument("job", choices=["run", "build", "verify", "check"])
+    parser.add_argument("numbers", nargs="*", metavar="NN")
+    options = parser.parse_args()
+    try:
+        if options.job == "check":
+            sys.exit(check())
+        jobs = {"run": run, "build": build, "verify": verify}
+        sys.exit(press(jobs[options.job], sources(options.numbers)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

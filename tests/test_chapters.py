@@ -1,0 +1,250 @@
+"""The chapters as they are stored, the tables of their guide, the exercises, and the press that makes them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import checks
+import nbformat
+import numpy as np
+import press
+import pytest
+import solutions
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+import meta_keras as mk
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = press.sources()
+PAGES = checks.pages_with_links()
+EXERCISES = [
+    (source, name) for source in SOURCES for name in re.findall(r"^def (check_\w+)", source.read_text("utf-8"), re.M)
+]
+
+
+def checker(source, name):
+    """The check of an exercise, out of its cell."""
+    cell = next(cell for cell in press.load(source).cells if f"def {name}(" in cell.source)
+    scope = {"mk": mk, "np": np}
+    exec(cell.source, scope)
+    return scope[name]
+
+
+# The chapters as they stand
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_a_chapter_is_in_order(source):
+    assert checks.chapter_problems(source) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    assert checks.broken_links(page) == []
+
+
+def test_the_tables_name_what_exists():
+    assert checks.table_problems() == []
+    assert len({heading for heading, _ in checks.tables()}) >= 6
+
+
+def test_every_formula_is_listed_and_tested():
+    assert checks.formula_problems() == []
+
+
+@pytest.mark.parametrize(("source", "name"), EXERCISES)
+def test_the_solution_of_an_exercise_passes(source, name, capsys):
+    checker(source, name)(solutions.RIGHT[name])
+    assert "Right." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("source", "name"), EXERCISES)
+def test_a_wrong_answer_to_an_exercise_is_told_why(source, name):
+    with pytest.raises(AssertionError, match=r"\w"):
+        checker(source, name)(solutions.WRONG[name])
+
+
+def test_the_readme_example_runs_as_printed(tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    example = re.search(r"```python\n(.*?)```", text, re.S)[1]
+    assert len([line for line in example.splitlines() if line.strip()]) <= 10
+    file = tmp_path / "example.py"
+    file.write_text(example, encoding="utf-8")
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, cwd=ROOT, env=with_project_path())
+    assert done.returncode == 0, done.stderr
+    assert float(re.search(r"accuracy (0\.\d+) ± 0\.\d+", done.stdout)[1]) > 0.6
+
+
+# Faults that the checks must find
+
+
+def notebook(*cells):
+    cells = [new_markdown_cell("# Title"), *cells, new_markdown_cell("after")]
+    for number, cell in enumerate(cells):
+        cell.id = f"99-{number:03d}"
+    return new_notebook(cells=cells)
+
+
+def ran(source="1 + 1", count=1, outputs=()):
+    return new_code_cell(source, execution_count=count, outputs=list(outputs))
+
+
+def stream(name):
+    return new_output("stream", name=name, text="oh")
+
+
+@pytest.mark.parametrize(
+    ("cells", "complaint"),
+    [
+        ([ran("x = 1\n" * 41)], "41 lines"),
+        ([ran("x = 1\n" * 9)], "in the median"),
+        ([ran(), new_markdown_cell("# Another")], "headings of the first order"),
+        ([ran(count=n + 1) for n in range(5)], "5 of code"),
+        ([new_markdown_cell("word") for _ in range(130)], "is the most"),
+    ],
+)
+def test_a_notebook_out_of_proportion_is_found(cells, complaint):
+    assert any(complaint in problem for problem in checks.proportions(notebook(*cells)))
+
+
+def test_a_good_notebook_is_left_in_peace():
+    good = notebook(ran(outputs=[stream("stdout")]))
+    assert checks.proportions(good) + checks.execution(good) + press.printed_errors(good) == []
+    assert checks.stale(good, good) == []
+
+
+@pytest.mark.parametrize("count", [None, 7])
+def test_a_notebook_that_was_not_run_in_order_is_found(count):
+    assert "top to bottom" in checks.execution(notebook(ran(count=count)))[0]
+
+
+def test_an_error_and_a_word_on_stderr_are_found():
+    error = new_output("error", ename="E", evalue="", traceback=[])
+    assert "ended in an error" in checks.execution(notebook(ran(outputs=[error])))[0]
+    assert "wrote to stderr" in press.printed_errors(notebook(ran(outputs=[stream("stderr")])))[0]
+
+
+def test_a_stale_notebook_is_found():
+    assert "cell 1" in checks.stale(notebook(ran("x = 2")), notebook(ran("x = 1")))[0]
+    assert "cell 2" in checks.stale(notebook(ran("x"), ran("y")), notebook(ran("x")))[0]
+
+
+def test_a_missing_and_a_heavy_notebook_are_found(tmp_path):
+    source = tmp_path / "99_test.py"
+    source.write_text("# %% [markdown]\n# # T\n")
+    assert "is not there" in checks.chapter_problems(source, tmp_path)[0]
+    heavy = press.load(source)
+    heavy.cells[0].source += "x" * checks.MOST_BYTES
+    nbformat.write(heavy, tmp_path / "99_test.ipynb")
+    assert any("MB" in problem for problem in checks.chapter_problems(source, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("look", "cell", "complaint"),
+    [
+        (checks.missing_sections, "D1 3.1.1, 4.9", "no section D1 4.9"),
+        (checks.missing_sections, "D6 1", "no section D6 1"),
+        (checks.missing_sections, "somewhere", "names no section"),
+        (checks.missing_names, "`FewShot`, `FewShots`", "no name 'FewShots'"),
+        (checks.missing_names, "`FewShot(way)`", "no name 'FewShot(way)'"),
+        (checks.missing_names, "`keras.optimizers.Sgd`", "no name 'keras.optimizers.Sgd'"),
+        (checks.missing_tests, "`test_run.py::test_nothing_like_it`", "no test"),
+        (checks.missing_tests, "by eye", "names no test"),
+        (checks.missing_formulas, "1.1 and 99.9", "no chapter states Formula 99.9"),
+    ],
+)
+def test_a_table_that_names_what_does_not_exist_is_found(look, cell, complaint):
+    assert complaint in look(cell)[0]
+
+
+@pytest.mark.parametrize("target", ["nowhere.md", "README.md#no-such-heading", "#no-such-heading"])
+def test_a_broken_link_is_found(target, monkeypatch, tmp_path):
+    monkeypatch.setattr(checks, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("# There")
+    page = tmp_path / "page.md"
+    page.write_text(f"# Here\n[a](README.md#there) [b](#here) [c](https://example.org) [d]({target})")
+    assert len(checks.broken_links(page)) == 1
+
+
+# The press
+
+SOURCE = """# %% [markdown]
+# # Two languages
+# [next](98_next.ipynb)
+
+# %% [markdown] lang="zh"
+# 你好
+
+# %% [markdown] lang="en"
+# Hello
+
+# %%
+print("accuracy 0.50 ± 0.01")
+"""
+
+
+def with_project_path():
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def workshop(tmp_path, monkeypatch):
+    """A folder of chapters with one small source, in place of the real one."""
+    monkeypatch.setattr(press, "CHAPTERS", tmp_path)
+    monkeypatch.setattr(press, "PAGES", tmp_path / "pages")
+    monkeypatch.setattr(press.stored_at, "__defaults__", (tmp_path,))
+    source = tmp_path / "99_two.py"
+    source.write_text(SOURCE, encoding="utf-8")
+    return source
+
+
+def test_a_source_becomes_an_edition_in_each_language(workshop):
+    assert press.process(workshop, press.build).problems == []
+    english, chinese = (press.stored_at(workshop, language) for language in ("en", "zh"))
+    first = english.read_bytes()
+    texts = [" ".join(cell.source for cell in nbformat.read(file, 4).cells) for file in (english, chinese)]
+    assert "Hello" in texts[0] and "你好" not in texts[0]
+    assert "你好" in texts[1] and "Hello" not in texts[1]
+    press.process(workshop, press.build)
+    assert english.read_bytes() == first, "two builds are the same to the byte"
+    assert press.process(workshop, press.verify).problems == []
+    workshop.write_text(SOURCE.replace("0.50", "0.60"), encoding="utf-8")
+    assert "0.6 ± 0.01 now, 0.5 ± 0.01 stored" in press.process(workshop, press.verify).problems[0]
+
+
+def test_a_page_holds_the_outputs_and_links_to_other_pages(workshop):
+    assert press.process(workshop, press.run).problems == []
+    page = (press.PAGES / "99_two.html").read_text(encoding="utf-8")
+    assert "accuracy 0.50 ± 0.01" in page and 'href="98_next.html"' in page and "你好" not in page
+
+
+@pytest.mark.parametrize(
+    ("code", "complaint"),
+    [("1 / 0", "ZeroDivisionError"), ("import sys; print('oh', file=sys.stderr)", "wrote to stderr")],
+)
+def test_a_chapter_that_fails_is_reported_and_not_stored(workshop, code, complaint):
+    workshop.write_text(f"# %% [markdown]\n# # T\n\n# %%\n{code}\n")
+    report = press.process(workshop, press.build)
+    assert complaint in report.problems[0] and "\x1b" not in report.problems[0]
+    assert not press.stored_at(workshop, "en").exists()
+
+
+def test_an_unknown_chapter_is_named():
+    with pytest.raises(SystemExit, match="no chapter 77"):
+        press.sources(["77"])
+
+
+def test_results_drift_only_where_their_intervals_part():
+    def printed(text):
+        return notebook(ran(outputs=[new_output("stream", name="stdout", text=text)]))
+
+    assert press.drift(printed("0.90 ± 0.01"), printed("0.93 ± 0.01")) == []
+    assert len(press.drift(printed("0.90 ± 0.01"), printed("0.95 ± 0.01"))) == 1
+    assert "same number of results" in press.drift(printed("0.9 ± 0.1"), printed(""))[0]
+
+
+def test_the_documents_sections_are_all_there():
+    for section in ("D1 3.3.2, 4.3", "D2 3.1.3, 6", "D3 3.2, 5, 9", "D4 4.4, 6.6", "D5 3, 6"):
+        assert checks.missing_sections(section) == []

@@ -1,0 +1,171 @@
+"""Every formula of the chapters, against numbers worked out without the library. A name carries its number."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import meta_keras as mk
+
+SUPPORT_X = np.float32([[0, 0], [2, 0], [4, 4], [6, 4]])
+SUPPORT_Y = np.int32([0, 0, 1, 1])
+QUERY_X = np.float32([[1, 0], [5, 5], [3, 2]])
+QUERY_Y = np.int32([0, 1, 0])
+
+
+def identity_learner():
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Identity()])
+    return mk.MetaLearner(network=network, rule=mk.rules.Prototypes())
+
+
+def one_task(*arrays):
+    return tuple(tf.constant(array)[None] for array in arrays)
+
+
+def softmax(scores):
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def walk(optimizer, gradient, start, steps):
+    place = keras.Variable(start, dtype="float32")
+    for _ in range(steps):
+        optimizer.apply([tf.constant(gradient(place.numpy()), tf.float32)], [place])
+    return place.numpy()
+
+
+def slope(place):
+    return np.array([0.2, 3.0]) * place
+
+
+START = np.array([-4.0, 1.5])
+
+
+def test_formula_1_1_a_network_is_a_function_of_inputs_and_weights():
+    pure = mk.functional.PureModel(mk.networks.mlp(2, input_shape=(3,), hidden=(4,)))
+    rng = np.random.default_rng(0)
+    theta = [rng.normal(size=w.shape).astype("float32") for w in pure.weights().trainable]
+    x = rng.normal(size=(5, 3)).astype("float32")
+    kernel, bias, last_kernel, last_bias = theta
+    by_hand = np.maximum(x @ kernel + bias, 0) @ last_kernel + last_bias
+    given = pure.weights()._replace(trainable=tuple(map(tf.constant, theta)))
+    np.testing.assert_allclose(pure(given, x).outputs, by_hand, rtol=1e-5, atol=1e-5)
+
+
+def test_formula_1_2_a_policy_turns_a_support_set_into_a_predictor():
+    learner = identity_learner()
+    scores = learner(one_task(SUPPORT_X, SUPPORT_Y, QUERY_X))[0].numpy()
+    relabelled = learner(one_task(SUPPORT_X, 1 - SUPPORT_Y, QUERY_X))[0].numpy()
+    np.testing.assert_array_equal(scores.argmax(axis=1), [0, 1, 0])
+    np.testing.assert_allclose(relabelled, scores[:, ::-1])
+
+
+def test_formula_1_3_a_distribution_draws_a_support_and_a_query_set():
+    examples = np.arange(60, dtype=np.float32)[:, None]
+    pool = mk.ClassPool.from_arrays(examples, np.repeat(np.arange(6), 10))
+    episode = next(iter(mk.FewShot(pool, ways=3, shots=2, queries=4, meta_batch=5, seed=3)))
+    for support, query in zip(episode.support_x.numpy(), episode.query_x.numpy(), strict=True):
+        assert len({*support.ravel(), *query.ravel()}) == 3 * (2 + 4)
+    for x, y in ((episode.support_x, episode.support_y), (episode.query_x, episode.query_y)):
+        classes = x.numpy()[..., 0] // 10
+        for task_classes, labels in zip(classes, y.numpy(), strict=True):
+            assert len({*zip(task_classes, labels, strict=True)}) == 3
+
+
+def test_formula_1_4_learning_to_learn_minimises_the_loss_on_the_queries_after_adapting():
+    learner = identity_learner()
+    learner.compile()
+    scores = -((QUERY_X[:, None] - np.array([[1, 0], [5, 4]])) ** 2).sum(axis=-1)
+    by_hand = -np.log(softmax(scores)[np.arange(3), QUERY_Y]).mean()
+    tasks = tf.data.Dataset.from_tensors(mk.Episode(*one_task(SUPPORT_X, SUPPORT_Y, QUERY_X, QUERY_Y)))
+    loss = learner.evaluate(tasks, steps=1, verbose=0, return_dict=True)["loss"]
+    assert loss == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_formula_1_5_a_prototype_is_the_mean_of_its_class():
+    learner = identity_learner()
+    pure = learner.pure
+    prototypes, _ = learner.rule.adapt(
+        pure, pure.weights(), tf.constant(SUPPORT_X), tf.constant(SUPPORT_Y), training=False
+    )
+    np.testing.assert_allclose(prototypes, [[1, 0], [5, 4]])
+
+
+def test_formula_1_6_a_score_is_the_negative_squared_distance():
+    scores = identity_learner()(one_task(SUPPORT_X, SUPPORT_Y, QUERY_X))[0]
+    np.testing.assert_allclose(scores, [[0, -32], [-41, -1], [-8, -8]])
+
+
+@pytest.mark.parametrize(("values", "half"), [([1, 3], 12.7062), ([1, 2, 3, 4, 5], 1.96324), (range(601), 13.9102)])
+def test_formula_1_7_the_interval_of_a_mean(values, half):
+    mean, found = mk.report.mean_and_interval(list(values))
+    assert mean == pytest.approx(np.mean(list(values)))
+    assert found == pytest.approx(half, rel=1e-4)
+
+
+def test_formula_2_1_standardisation():
+    train, standard = mk.classical.preprocess_data(np.uint8([[0, 51], [102, 255]]))
+    scaled = np.array([[0.0, 0.2], [0.4, 1.0]])
+    np.testing.assert_allclose(train, (scaled - 0.4) / np.sqrt(0.14), rtol=1e-5)
+    other, _ = mk.classical.preprocess_data(np.uint8([[255]]), standard)
+    np.testing.assert_allclose(other, 0.6 / np.sqrt(0.14), rtol=1e-5)
+
+
+def test_formula_2_2_softmax_is_the_last_layer_of_d4s_network():
+    network = mk.classical.create_model((4, 4, 1), 3)
+    last = network.layers[-1]
+    inputs = np.random.default_rng(0).normal(size=(2, 64)).astype("float32")
+    by_hand = softmax(inputs @ last.kernel.numpy() + last.bias.numpy())
+    np.testing.assert_allclose(last(inputs), by_hand, rtol=1e-5)
+
+
+def test_formula_2_3_cross_entropy():
+    loss = keras.losses.CategoricalCrossentropy()(np.float32([[0, 1]]), np.float32([[0.25, 0.75]]))
+    assert float(loss) == pytest.approx(0.2876821, rel=1e-5)
+
+
+def test_formula_2_4_gradient_descent():
+    place = START
+    for _ in range(7):
+        place = place - 0.1 * slope(place)
+    np.testing.assert_allclose(walk(keras.optimizers.SGD(0.1), slope, START, 7), place, rtol=1e-5)
+    assert walk(keras.optimizers.SGD(0.1), lambda x: 2 * x, np.array(1.0), 2) == pytest.approx(0.64)
+
+
+def test_formula_2_5_momentum():
+    place, velocity = START, 0.0
+    for _ in range(7):
+        velocity = 0.8 * velocity - 0.1 * slope(place)
+        place = place + velocity
+    np.testing.assert_allclose(walk(keras.optimizers.SGD(0.1, momentum=0.8), slope, START, 7), place, rtol=1e-5)
+
+
+def test_formula_2_6_adagrad():
+    place, gathered = START, 0.1
+    for _ in range(7):
+        gradient = slope(place)
+        gathered = gathered + gradient**2
+        place = place - 0.5 * gradient / np.sqrt(gathered + 1e-7)
+    optimizer = keras.optimizers.Adagrad(0.5, initial_accumulator_value=0.1)
+    np.testing.assert_allclose(walk(optimizer, slope, START, 7), place, rtol=1e-5)
+
+
+def test_formula_2_7_adam():
+    place, m, v = START, 0.0, 0.0
+    for t in range(1, 8):
+        gradient = slope(place)
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        place = place - 0.3 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-7)
+    np.testing.assert_allclose(walk(keras.optimizers.Adam(0.3), slope, START, 7), place, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("step", "rate"), [(0, 0.5), (39, 0.5), (40, 0.2), (79, 0.2), (80, 0.08)])
+def test_formula_2_8_step_decay(step, rate):
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.5, decay_steps=40, decay_rate=0.4, staircase=True)
+    assert float(schedule(step)) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("step", [0, 1, 60, 200])
+def test_formula_2_9_exponential_decay(step):
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.5, decay_steps=40, decay_rate=0.4)
+    assert float(schedule(step)) == pytest.approx(0.5 * 0.4 ** (step / 40), rel=1e-5)
