@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meta_keras import ClassPool, Episode, FewShot, MetaLearner, Score, Sinusoids, evaluate
-from meta_keras.report import PALETTE, Lines, Table, learning_curves, mean_and_interval, show_episode, style
+from meta_keras.report import PALETTE, Lines, Table, diagram, learning_curves, mean_and_interval, show_episode, style
 from meta_keras.rules import Prototypes
 
 STUDENT = {2: 12.706, 5: 2.776, 30: 2.045, 600: 1.964}
@@ -164,7 +164,8 @@ def test_scores_that_do_not_answer_the_queries_are_refused(learner, message):
 
 
 def test_scores_of_minus_infinity_and_of_more_classes_are_allowed():
-    assert evaluate(lambda x, y, q: np.log(np.eye(6)[np.zeros(12, int)] + 0.0), tasks_of(), 2).mean == 0.25
+    scores = np.where(np.eye(6)[np.zeros(12, int)], 0.0, -np.inf)
+    assert evaluate(lambda x, y, queries: scores, tasks_of(), 2).mean == 0.25
 
 
 @pytest.mark.parametrize(
@@ -308,13 +309,30 @@ def test_curves_can_join_axes_that_are_there():
 
 @pytest.mark.parametrize(
     "draw",
-    [lambda: show_episode(episode_of([0, 1], [0, 1])), lambda: learning_curves({"a": [1, 2]})],
-    ids=["episode", "curves"],
+    [
+        lambda: show_episode(episode_of([0, 1], [0, 1])),
+        lambda: learning_curves({"a": [1, 2]}),
+        lambda: diagram({"a": (0, 0, "task"), "b": (1, 1, "answer")}, [("a", "b", "learn")]),
+    ],
+    ids=["episode", "curves", "diagram"],
 )
 def test_drawing_leaves_matplotlibs_settings_alone(draw):
     before = settings_now()
     draw()
     assert settings_now() == before
+
+
+def test_a_diagram_holds_its_boxes_and_the_words_of_its_arrows():
+    boxes = {"a": (0.1, 0.5, "task"), "b": (0.9, 0.5, "answer")}
+    (axes,) = diagram(boxes, [("a", "b", "learn"), ("b", "a", "")], marked=["b"]).axes
+    assert [text.get_text() for text in axes.texts if text.get_text()] == ["task", "answer", "learn"]
+    fills = [text.get_bbox_patch().get_facecolor() for text in axes.texts[:2]]
+    assert fills[0] != fills[1]
+
+
+def test_an_arrow_to_a_box_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="join boxes a; there is no 'c'"):
+        diagram({"a": (0, 0, "task")}, [("a", "c", "")])
 
 
 def test_the_house_style_can_be_put_on_for_good():

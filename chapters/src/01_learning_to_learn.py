@@ -272,7 +272,7 @@ def from_scratch(support_x, support_y, query_x, steps=30):
     return small(query_x)
 
 
-scratch = mk.evaluate(from_scratch, exam, episodes=100)
+scratch = mk.evaluate(from_scratch, exam, episodes=60)
 print("from scratch:", scratch)
 
 # %% [markdown]
@@ -287,7 +287,7 @@ print("from scratch:", scratch)
 # We practise on tasks that are harder than the exam: 20 letters at a time, not five.
 
 # %%
-STEPS = 300
+STEPS = 250
 tasks = mk.FewShot(practice, ways=20, shots=1, queries=5, meta_batch=1, seed=0)
 learner = mk.MetaLearner(network=mk.networks.conv4(filters=32), rule=mk.rules.Prototypes())
 before = mk.evaluate(learner, exam, episodes=300)
