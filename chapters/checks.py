@@ -16,7 +16,7 @@ from nbformat import NotebookNode
 ROOT, CHAPTERS = press.ROOT, press.CHAPTERS
 GUIDE = CHAPTERS / "README.md"
 LONGEST_CELL, MEDIAN_CELL, MOST_CELLS, MOST_BYTES = 40, 8, 120, 1_000_000
-MARKDOWN_TO_CODE = (1.0, 2.0)
+MARKDOWN_TO_CODE = (1.2, 1.6)
 FORMULA = re.compile(r"Formula (\d+\.\d+)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 NAME = re.compile(r"`([^`]+)`")

@@ -12,6 +12,10 @@
 #
 # **From the documents.** D1 1, 2, 2.1, 2.2; D2 1, 2, 3.2, 3.2.1, 3.2.2, 3.2.3; D3 1, 2; D4 1, 1.1, 1.2, 1.3, 2, 2.1,
 # 2.2, 2.3, 2.4, 2.5. The [guide](README.md#from-the-documents-to-the-chapters) has the whole table.
+#
+# ![Where this chapter ends: five letters of an unseen alphabet, learned from one drawing each](first_success.png)
+#
+# *Where this chapter ends: on the left one drawing of each of five new letters, on the right what was told by it.*
 
 # %%
 import meta_keras as mk  # first, so that TensorFlow starts quietly
@@ -30,8 +34,9 @@ keras.utils.set_random_seed(1)
 # %% [markdown]
 # ## One drawing is enough
 #
-# Below, on the left, are five letters that you have probably never seen. Each was drawn once. On the right the same
-# letters have been drawn again by other hands. Which is which? You can tell, most of the time, after one look.
+# Below, on the left, are five letters that you have probably never seen. Each was drawn once. To the right of each,
+# other hands have drawn the same letter. Look at the left column for a moment, then at any drawing on the right: you can
+# say which letter it is, most of the time.
 #
 # You did not learn these letters from thousands of examples. You have learned *how letters are*: that strokes matter
 # and their thickness does not, that a letter may lean, that a loop is not a line. This older knowledge let you learn
@@ -167,6 +172,8 @@ boxes = {
 arrows = [("h", "g", "support set"), ("f", "g", "weights θ"), ("g", "y", "")]
 figure = mk.report.diagram(boxes, arrows, marked=["g"], size=(7, 2.4))
 # %% [markdown]
+# ## Learning as optimisation
+#
 # **Learning to learn is an optimisation problem** like any other (D3 makes this its core idea). Ordinary training asks
 # for weights with a small loss on one data set. Here we ask for weights with a small loss *after adapting*, on the
 # queries, in the mean over tasks:
@@ -259,6 +266,9 @@ def pixels(support_x, support_y, query_x):
 by_pixels = mk.evaluate(pixels, exam, episodes=300)
 print("pixels:", by_pixels)
 
+# %% [markdown]
+# And a network that starts from nothing in each task, trained for 30 steps:
+
 # %%
 small = mk.networks.mlp(5, input_shape=(28, 28, 1), hidden=(64,))
 small.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -277,7 +287,8 @@ print("from scratch:", scratch)
 
 # %% [markdown]
 # Both beat chance, and neither by much. Five drawings are simply too few to find out what letters are like.
-#
+
+# %% [markdown]
 # ## Learning to learn letters
 #
 # Now the older knowledge. The network has four blocks of convolutions and no output layer: what comes out is a place
@@ -294,6 +305,9 @@ before = mk.evaluate(learner, exam, episodes=300)
 rate = keras.optimizers.schedules.CosineDecay(0.002, STEPS)
 learner.compile(optimizer=keras.optimizers.Adam(rate))
 history = learner.fit(tasks, steps_per_epoch=STEPS // 10, epochs=10, verbose=0, callbacks=[mk.report.Lines(2)])
+
+# %% [markdown]
+# How practice went:
 
 # %%
 axes = mk.report.learning_curves(
@@ -317,6 +331,9 @@ results = {
 }
 mk.report.Table([{"learner": name, "accuracy": score, "tasks": len(score.values)} for name, score in results.items()])
 
+# %% [markdown]
+# The same as a picture:
+
 # %%
 names = list(results)
 means, intervals = [s.mean for s in results.values()], [s.interval for s in results.values()]
@@ -325,6 +342,9 @@ plt.gca().invert_yaxis()
 plt.axvline(0.2, color="0.4", linewidth=1, linestyle=":")
 plt.xlabel("accuracy on unseen alphabets, 5-way 1-shot (bars of error: 95 %)")
 plt.show()
+# %% [markdown]
+# That is the claim of this chapter, so it is asserted: far beyond pixels, and clearly beyond ordinary learning.
+
 # %%
 print("learned map:", after)
 assert after.mean - after.interval > 2 * (by_pixels.mean + by_pixels.interval)
@@ -359,6 +379,9 @@ greek = [n for n, alphabet in enumerate(unseen.groupings["alphabet"]) if alphabe
 few = unseen.select(greek)
 maps = {"before": mk.networks.conv4(filters=32), "after": learner.network}
 
+# %% [markdown]
+# Each drawing stands where the network puts it, written as its letter:
+
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.4))
 for axis, (when, network) in zip(axes, maps.items(), strict=True):
@@ -391,7 +414,8 @@ plt.show()
 # Two learners are told apart only where their intervals are. And an interval covers the chance of *which tasks were
 # drawn*, no more. A different seed in training would give a different network; later chapters repeat the training too,
 # where a claim rests on it.
-#
+
+# %% [markdown]
 # ## A map of the field
 #
 # Prototypes are one way of many. The documents sort them by what is learned and kept. D1 names three families; D4
@@ -435,11 +459,13 @@ figure = mk.report.diagram(boxes, arrows, size=(7.4, 3.6))
 # - Learning to learn minimises the loss on the queries *after* adapting, in the mean over tasks.
 # - Prototypes adapt by taking a mean. All their skill is in the map that the network draws.
 # - A result is a mean, an interval, and the baselines beside it: chance, no learning, ordinary learning.
-#
+
+# %% [markdown]
 # ## Exercises
 #
 # Each has a check. Run its cell, then call the check with your answer, for example `check_chance(lambda ways: ...)`.
-#
+
+# %% [markdown]
 # **1. Chance.** Write `chance(ways)`, the accuracy of guessing.
 
 

@@ -12,6 +12,10 @@
 #
 # **From the documents.** D4 5, 5.1, 5.2, 5.3 (the MNIST project), 2.3 (Adam and Adagrad); D3 4, 4.1 and 4.3. The
 # [guide](README.md#from-the-documents-to-the-chapters) has the whole table.
+#
+# ![Four optimizers on their way down a valley](four_optimizers.png)
+#
+# *Four optimizers on their way down the same valley. By the end of the chapter you can say why each goes as it goes.*
 
 # %%
 import meta_keras as mk  # first, so that TensorFlow starts quietly
@@ -41,6 +45,9 @@ x_train, y_train = pool.split("train").arrays()
 x_test, y_test = pool.split("test").arrays()
 print(f"train {x_train.shape}, test {x_test.shape}, pixels {x_train.min()} to {x_train.max()}")
 
+# %% [markdown]
+# One picture of each class:
+
 # %%
 figure, axes = plt.subplots(1, len(pool), figsize=(8, 1.2))
 for label, axis in enumerate(axes):
@@ -63,6 +70,9 @@ for label, axis in enumerate(axes):
 
 # %%
 Markdown(f"```python\n{inspect.getsource(preprocess_data)}```")
+
+# %% [markdown]
+# The standard comes from the first call and goes into the second:
 
 # %%
 train, standard = preprocess_data(x_train)
@@ -100,6 +110,9 @@ print("as printed:", as_printed.output_shape)
 model = create_model()
 print("with a flatten:", model.output_shape)
 assert as_printed.output_shape == (None, 28, 10) and model.output_shape == (None, 10)
+
+# %% [markdown]
+# Here is the model with the flatten in its place:
 
 # %%
 Markdown(f"```python\n{inspect.getsource(create_model)}```")
@@ -141,9 +154,9 @@ axes = mk.report.learning_curves(curves, ylabel="cross-entropy")
 
 
 # %%
-def accuracy(probabilities, name="accuracy"):
+def accuracy(probabilities):
     right = (probabilities.argmax(axis=1) == y_test).astype(float)
-    return mk.Score(name, *mk.report.mean_and_interval(right), right)
+    return mk.Score("accuracy", *mk.report.mean_and_interval(right), right)
 
 
 centres = np.stack([train[y_train == label].mean(axis=0) for label in range(10)])
@@ -151,6 +164,10 @@ nearest = -((test[:, None] - centres) ** 2).sum(axis=(2, 3, 4))
 network = accuracy(model.predict(test, verbose=0))
 baseline = accuracy(nearest)
 chance = accuracy(np.eye(10)[np.zeros(len(test), int)])
+
+# %% [markdown]
+# How good is it? Beside the network stand two simple classifiers: one that always says the same class, and one that
+# takes the class whose mean picture is nearest.
 
 # %%
 rows = {"always the first class": chance, "nearest class mean": baseline, "D4's network": network}
@@ -180,7 +197,8 @@ plt.show()
 # `mk.classical.main()` does all of this in one call, with the document's own function names. The document ends by
 # saying that the project shows "how meta-learning improves a system". It shows good ordinary learning: one task, one
 # model, nothing carried over to a second task.
-#
+
+# %% [markdown]
 # ## Gradient descent
 #
 # What happens inside `fit`? A loss is a landscape over the weights, and training walks downhill. The **gradient**
@@ -222,6 +240,10 @@ def walk(optimizer, surface=valley, start=(-9.0, 2.0), steps=40):
     return np.stack(path)
 
 
+# %% [markdown]
+# From the far end of the valley, with three learning rates:
+
+
 # %%
 def draw(paths, title):
     across, along = np.meshgrid(np.linspace(-10, 4, 100), np.linspace(-3, 3, 80))
@@ -253,7 +275,8 @@ assert abs(steep[-1][1]) > abs(steep[0][1])  # the steps across grow
 # valley add up, and steps across cancel:
 #
 # $$v_{t+1} = \beta v_t - \alpha \nabla f(x_t), \qquad x_{t+1} = x_t + v_{t+1} \qquad \text{(Formula 2.5)}$$
-#
+
+# %% [markdown]
 # **Adagrad** gives each weight a rate of its own. It divides by the root of all squared gradients so far, so a weight
 # that has moved much is slowed, and a weight that has hardly moved is not:
 #
@@ -281,6 +304,10 @@ def adam_by_hand(gradient, x, steps, rate, beta_1=0.9, beta_2=0.999, epsilon=1e-
     return x
 
 
+# %% [markdown]
+# Forty steps of it down our valley end where Keras' Adam ends:
+
+
 # %%
 def slope(place):
     return np.array([0.08, 1.0]) * place
@@ -294,7 +321,7 @@ assert np.allclose(by_hand, by_keras, atol=1e-4)
 # %% [markdown]
 # All four on the same valley, 40 steps each, every one with a rate that suits it:
 
-# %%
+# %% picture="four_optimizers"
 optimizers = {
     "gradient descent": keras.optimizers.SGD(1.2),
     "momentum": keras.optimizers.SGD(0.3, momentum=0.8),
@@ -336,6 +363,9 @@ optimizers = {
     "Adam": lambda: keras.optimizers.Adam(0.003),
 }
 
+# %% [markdown]
+# Three starts of each, and the table:
+
 # %%
 rows = []
 for name, make in optimizers.items():
@@ -347,7 +377,8 @@ mk.report.Table(rows)
 # %% [markdown]
 # The intervals overlap: on a small network with a tuned rate, the optimizer hardly matters. What Adam saves is the
 # tuning. Chapter 09 asks whether an optimizer can be *learned*.
-#
+
+# %% [markdown]
 # ## Let the learning rate decay
 #
 # Real gradients are noisy, since each comes from a few pictures. With a constant rate the walker never rests: it dances
@@ -396,6 +427,9 @@ def noisy_walk(schedule, walkers=200, noise=2.0):
     return np.array(distances)
 
 
+# %% [markdown]
+# With a constant rate the distance stays where the noise holds it. With a rate that decays it goes on falling:
+
 # %%
 left = {name: noisy_walk(schedule) for name, schedule in schedules.items()}
 for name, distances in left.items():
@@ -415,15 +449,29 @@ plt.show()
 
 
 # %%
+reused = create_model()
+reused.compile(keras.optimizers.SGD(0.1), "categorical_crossentropy", metrics=["accuracy"])
+
+
 def few_pictures(each, seed):
+    keras.utils.set_random_seed(seed)
+    reused.set_weights(create_model().get_weights())
     rng = np.random.default_rng(seed)
     rows = np.concatenate([rng.choice(np.flatnonzero(y_train == k), each, replace=False) for k in range(10)])
     rows = np.tile(rows, 200 // each)
-    return fitted("adam", seed, epochs=4, x=train[rows], y=y_train[rows])
+    reused.fit(train[rows], one_hot(y_train[rows], 10), epochs=4, verbose=0)
+    return reused.evaluate(test, one_hot(y_test, 10), verbose=0)[1]
 
 
-sizes = (1, 5, 20, 200)
-results = [mk.report.mean_and_interval([few_pictures(each, seed) for seed in range(3)]) for each in sizes]
+# %% [markdown]
+# Every size is drawn five times, with other pictures and other first weights:
+
+# %%
+sizes = (1, 5, 20, 100, 200)
+results = [mk.report.mean_and_interval([few_pictures(each, seed) for seed in range(5)]) for each in sizes]
+
+# %% [markdown]
+# The gain from ten times the data shrinks as one goes on, and it begins with hardly anything:
 
 # %%
 means, halves = np.transpose(results)
@@ -441,7 +489,8 @@ assert means[-1] - halves[-1] > means[0] + halves[0]
 # With one picture of each class, a network that starts from nothing is far from what it reaches with two hundred. In
 # chapter 01 a network with the right older knowledge learned five letters from one drawing each. Closing that gap is
 # what the rest of this book is about.
-#
+
+# %% [markdown]
 # ## Summary
 #
 # - Ordinary learning is four steps: prepare, design, train, evaluate. Measure the test data by the training data.
@@ -450,9 +499,13 @@ assert means[-1] - halves[-1] > means[0] + halves[0]
 # - Momentum remembers direction, Adagrad remembers size, Adam both.
 # - With noise, a rate that decays ends nearer.
 # - Starting from nothing costs data, in every task anew.
-#
+
+# %% [markdown]
 # ## Exercises
 #
+# Each has a check. Run its cell, then call the check with your answer.
+
+# %% [markdown]
 # **1. Standardise.** Write `standardise(train, test)` that returns both, measured by the training set alone.
 
 

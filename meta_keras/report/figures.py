@@ -140,12 +140,9 @@ def _draw(axes: Axes, picture: np.ndarray) -> None:
 def _frame(axes: Axes, *, guess: int, truth: int) -> None:
     right = guess == truth
     for spine in axes.spines.values():
-        spine.set(
-            visible=True,
-            linewidth=2,
-            color=RIGHT if right else WRONG,
-            linestyle="-" if right else (0, (1.5, 1)),
-        )
+        spine.set(visible=True, linewidth=FRAME, color=RIGHT if right else WRONG)
+        if not right:
+            spine.set(linestyle=(0, (2, 1.5)), capstyle="butt")  # the usual cap would close the gaps
     if not right:
         axes.set_xlabel(f"as {guess}", fontsize=8, color=WRONG, labelpad=2)
 
