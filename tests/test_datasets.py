@@ -237,6 +237,18 @@ def test_cifar100_is_grouped_by_superclass(stands_in, offline):
     assert pool.groupings == {"superclass": ("coarse_label 0", "coarse_label 1")}
 
 
+@pytest.mark.parametrize("fault", [tf.errors.DataLossError(None, None, "truncated"), FileNotFoundError("gone")])
+def test_a_prepared_set_that_cannot_be_read_is_told_how_to_be_mended(stands_in, offline, monkeypatch, fault):
+    def as_dataset(**_):
+        raise fault
+
+    builder = stands_in({})
+    monkeypatch.setattr(builder, "as_dataset", as_dataset)
+    with pytest.raises(ValueError, match="cannot be read. Remove that folder and load the set again") as raised:
+        load("mnist")
+    assert builder.data_dir in str(raised.value)
+
+
 @pytest.mark.parametrize("site", [NOWHERE, "http://name.invalid/"])
 def test_a_site_that_does_not_answer_is_not_reachable(site, monkeypatch):
     monkeypatch.setattr(datasets, "SECONDS_TO_WAIT", 1.0)

@@ -35,7 +35,7 @@ def same(one, other):
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, phases=[Phase.generate])  # shrinking is slow here
+@settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.generate])  # shrinking is slow here
 @given(
     ways=st.integers(1, 4),
     shots=st.integers(1, 3),

@@ -92,6 +92,19 @@ def test_moving_averages_follow_the_tasks_in_training_and_rest_in_evaluation():
     assert (normalise.moving_variance.numpy() != 1).all()
 
 
+def test_evaluation_changes_no_variable_at_all():
+    learner = learner_of(network(layers.Dropout(0.5), layers.BatchNormalization()))
+    before = [variable.numpy() for variable in learner.network.variables]
+    learner(given(tasks_of()), training=False)
+    learner.evaluate(tasks_of(), steps=2, verbose=0)
+    evaluate(learner, tasks_of(), 4)
+    assert all(np.array_equal(v.numpy(), then) for v, then in zip(learner.network.variables, before, strict=True))
+    learner(given(tasks_of()), training=True)
+    assert (
+        sum(not np.array_equal(v.numpy(), then) for v, then in zip(learner.network.variables, before, strict=True)) == 3
+    )
+
+
 def test_fit_moves_the_moving_averages():
     normalise = layers.BatchNormalization()
     learner = learner_of(keras.Sequential([keras.Input((16,)), normalise, layers.Dense(4)]))
@@ -112,7 +125,7 @@ def test_dropout_draws_a_mask_for_every_task_and_every_call_and_none_in_evaluati
 def test_a_network_with_dropout_trains():
     learner = learner_of(network(layers.Dropout(0.2)), optimizer=keras.optimizers.Adam(0.02))
     losses = learner.fit(tasks_of(), steps_per_epoch=40, epochs=2, verbose=0).history["loss"]
-    assert losses[1] < losses[0]
+    assert losses[1] < min(losses[0], np.log(5))  # the logarithm is the loss of a fair guess
 
 
 def test_frozen_weights_stay_as_they_are_to_the_bit():

@@ -267,8 +267,9 @@ def test_scores_frame_right_and_wrong_answers_apart():
     right, other, wrong = pictures_in(figure)[2:]
     assert [axes.get_xlabel() for axes in (right, other, wrong)] == ["", "", "as 0"]
     frames = [axes.spines["left"] for axes in (right, other, wrong)]
-    assert [frame.get_linestyle() == "-" for frame in frames] == [True, True, False]
+    assert [frame.get_linestyle() in ("-", "solid") for frame in frames] == [True, True, False]
     assert frames[0].get_edgecolor() == frames[1].get_edgecolor() != frames[2].get_edgecolor()
+    assert all(frame.get_visible() and frame.get_linewidth() >= 2 for frame in frames)
 
 
 def test_an_episode_with_unequal_numbers_leaves_the_missing_places_empty():

@@ -15,7 +15,8 @@
 #
 # ![Where this chapter ends: five letters of an unseen alphabet, learned from one drawing each](first_success.png)
 #
-# *Where this chapter ends: on the left one drawing of each of five new letters, on the right what was told by it.*
+# *Where this chapter ends. On the left stands one drawing of each of five new letters, on the right how other drawings
+# were recognised by it: a solid frame is right, a dashed one wrong.*
 
 # %%
 import meta_keras as mk  # first, so that TensorFlow starts quietly
@@ -53,8 +54,8 @@ figure = mk.report.show_episode(episode, queries=5)
 # The letters are synthetic. They come from fonts of 26 alphabets, thinned to a line and redrawn by 20 made-up writers
 # each. In the style of the Omniglot data set, every character is a class with few examples.
 #
-# The alphabets are dealt out once and for all: some to train on, some to test on. A letter of a test alphabet is
-# never seen in training. We assert it, because everything in this chapter depends on it.
+# The alphabets are dealt out once and for all: 16 to train on, 4 to choose settings by, 6 to test on. Some of the 16 are
+# sets of signs; we call every character a letter. A letter of a test alphabet is never seen in training. We assert it, because everything in this chapter depends on it.
 
 # %%
 practice = letters.split("train")
@@ -89,7 +90,7 @@ figure = mk.report.diagram(boxes, arrows, marked=["better"], size=(7, 2.2))
 # The inner round, in the lower row, is a few steps on a few examples. The outer round makes the inner one better.
 # Three things are hoped for, and they are the motives that the field names for itself:
 #
-# - **efficiency** (学习效率): a new task needs little data and little time;
+# - **learning efficiency** (学习效率): a new task needs little data and little time;
 # - **generalisation** (泛化能力): what holds for many tasks will hold for the next;
 # - **adaptability** (适应性): when the world changes, the model follows.
 #
@@ -100,11 +101,11 @@ figure = mk.report.diagram(boxes, arrows, marked=["better"], size=(7, 2.2))
 #
 # Two words must be kept apart.
 #
-# - A **task** (元学习任务) is one thing to be learned: *tell these five letters apart*. It has its own small data.
+# - A **task** (任务, in D4 元学习任务) is one thing to be learned: *tell these five letters apart*. It has its own small data.
 # - A **meta-learning problem** (元学习问题) is a whole family of tasks, and the question how to learn any one of them.
 #
 # The data of one task has two parts. The **support set** (支持集) is what there is to learn from. The **query set**
-# (查询集) is what must then be answered. Both together are an **episode** (回合). "5-way 1-shot" says: five classes,
+# (查询集) is what must then be answered. Both together are an **episode** (情节, also 回合). "5-way 1-shot" says: five classes,
 # one support example of each.
 #
 # In the library a problem is a dataset that never ends, and its elements are episodes.
@@ -150,7 +151,7 @@ assert not drawings[0] & drawings[1]
 # **Meta-policy** (元策略) is how that knowledge is turned to one task. It takes the task's support set $S$ and gives
 # a predictor for that task. What it has learned about adapting is $\omega$:
 #
-# $$g(x) = \psi(x, S; \omega) \qquad \text{(Formula 1.2)}$$
+# $$g_S(x) = \psi(x, S; \omega) \qquad \text{(Formula 1.2)}$$
 #
 # **Meta-task** (元任务) is where tasks come from. With parameters $\xi$ (which pool, how many ways and shots) and a
 # source of chance $z$, it draws a task, that is, a support set and a query set:
@@ -175,14 +176,15 @@ figure = mk.report.diagram(boxes, arrows, marked=["g"], size=(7, 2.4))
 # ## Learning as optimisation
 #
 # **Learning to learn is an optimisation problem** like any other (D3 makes this its core idea). Ordinary training asks
-# for weights with a small loss on one data set. Here we ask for weights with a small loss *after adapting*, on the
-# queries, in the mean over tasks:
+# for weights with a small loss on one data set; a **loss** $L$ is a number that is small when an answer is good. Here we
+# ask for weights with a small loss *after adapting*, on the queries, in the mean over tasks. The policy works with the
+# network $\varphi(\,\cdot\,; \theta)$, so $\theta$ stands in it too:
 #
-# $$\theta^*, \omega^* = \arg\min_{\theta, \omega} \; \mathbb{E}_{(S, Q) \sim h} \; \frac{1}{|Q|} \sum_{(x, y) \in Q}
-# L\big(y, \psi(x, S; \omega)\big) \qquad \text{(Formula 1.4)}$$
+# $$\theta^*, \omega^* = \arg\min_{\theta, \omega} \; \mathbb{E}_{z} \; \frac{1}{|Q|} \sum_{(x, y) \in Q}
+# L\big(y, \psi(x, S; \theta, \omega)\big) \quad \text{with } (S, Q) = \rho(z; \xi) \qquad \text{(Formula 1.4)}$$
 #
-# $\theta$ is in there too, since $\psi$ works with the network $\varphi(\,\cdot\,; \theta)$. Support and query must not
-# share examples, or the shortest way to a small loss would be to learn the support set by heart.
+# Support and query must not share examples, or the shortest way to a small loss would be to learn the support set by
+# heart.
 
 # %% [markdown]
 # ## The simplest policy: prototypes
@@ -212,8 +214,9 @@ plt.show()
 #
 # $$\psi_k(x, S) = -\,\lVert \varphi(x; \theta) - c_k \rVert^2 \qquad \text{(Formula 1.6)}$$
 #
-# The scores $\psi_k$ are the higher the nearer, so a softmax turns them into probabilities. This policy has nothing of
-# its own to learn: $\omega$ is empty. All that is learned is the map. Let us work one example by hand: places 1 and 3
+# The scores $\psi_k$ are the higher the nearer. A *softmax* (exponentials, divided by their sum; see chapter 02) turns
+# them into probabilities, and the loss is minus the logarithm of the right one's. This policy has nothing of its own to
+# learn: $\omega$ is empty. All that is learned is the map. Let us work one example by hand: places 1 and 3
 # have the mean 2, and a query at 4 has the squared distance 4 from it; the other prototype, 7, is at 9.
 
 
@@ -247,8 +250,8 @@ assert np.allclose(answer, [[by_hand]])
 # %% [markdown]
 # ## What there is to beat
 #
-# A result means little alone. Three simple learners show what the problem gives away. Each is a function of a support
-# set and queries, which is all that `mk.evaluate` asks for:
+# A result means little alone. Three simple learners show what the problem gives away. Chance needs no code; the other two
+# are functions of a support set and queries, which is all that `mk.evaluate` asks for:
 #
 # - **chance**: one in five;
 # - **pixels**: the nearest drawing, compared pixel by pixel. It learns nothing at all;
@@ -260,7 +263,7 @@ exam = mk.FewShot(unseen, ways=5, shots=1, queries=5, seed=2)
 
 def pixels(support_x, support_y, query_x):
     apart = tf.reduce_sum((query_x[:, None] - support_x[None]) ** 2, axis=(2, 3, 4))
-    return -tf.gather(apart, tf.argsort(support_y), axis=1)
+    return -tf.gather(apart, tf.argsort(support_y), axis=1)  # columns in the order of the labels
 
 
 by_pixels = mk.evaluate(pixels, exam, episodes=300)
@@ -286,21 +289,25 @@ scratch = mk.evaluate(from_scratch, exam, episodes=60)
 print("from scratch:", scratch)
 
 # %% [markdown]
-# Both beat chance, and neither by much. Five drawings are simply too few to find out what letters are like.
+# Both beat chance, and both are wrong more often than right. Five drawings are too few to find out what letters are
+# like.
 
 # %% [markdown]
 # ## Learning to learn letters
 #
-# Now the older knowledge. The network has four blocks of convolutions and no output layer: what comes out is a place
-# on the map. Training draws a task of practice letters, adapts to its support set, answers its queries, and improves
+# Now the older knowledge. The network has four blocks of convolutions (small filters that slide over the picture) and
+# no output layer: what comes out is a place on the map. Training draws a task of practice letters, adapts to its support set, answers its queries, and improves
 # the weights by what went wrong there. It is Formula 1.4, one task after another, with `fit` as in all of Keras.
 #
-# We practise on tasks that are harder than the exam: 20 letters at a time, not five.
+# We practise on tasks that are harder than the exam: 20 letters at a time, not five. Tasks never end, so an "epoch" is
+# just 25 of them, after which a line may be printed. The learning rate falls smoothly to zero; chapter 02 says why.
 
 # %%
 STEPS = 250
 tasks = mk.FewShot(practice, ways=20, shots=1, queries=5, meta_batch=1, seed=0)
 learner = mk.MetaLearner(network=mk.networks.conv4(filters=32), rule=mk.rules.Prototypes())
+untrained_network = keras.models.clone_model(learner.network)
+untrained_network.set_weights(learner.network.get_weights())
 before = mk.evaluate(learner, exam, episodes=300)
 rate = keras.optimizers.schedules.CosineDecay(0.002, STEPS)
 learner.compile(optimizer=keras.optimizers.Adam(rate))
@@ -317,7 +324,8 @@ axes = mk.report.learning_curves(
 )
 # %% [markdown]
 # The curve tells how practice went, on letters of the training alphabets. It does not tell whether anything was
-# *learned about learning*. That takes the exam: alphabets that were never seen, five letters, one drawing of each.
+# *learned about learning*. That takes the exam: alphabets that were never seen, five letters
+# (they may come from different alphabets), one drawing of each.
 
 # %%
 after = mk.evaluate(learner, exam, episodes=600)
@@ -340,31 +348,37 @@ means, intervals = [s.mean for s in results.values()], [s.interval for s in resu
 plt.barh(names, means, xerr=intervals, color=["0.8"] * 4 + [mk.report.PALETTE[2]], height=0.6)
 plt.gca().invert_yaxis()
 plt.axvline(0.2, color="0.4", linewidth=1, linestyle=":")
-plt.xlabel("accuracy on unseen alphabets, 5-way 1-shot (bars of error: 95 %)")
+plt.xlabel("accuracy on unseen alphabets, 5-way 1-shot (error bars: 95 % interval)")
 plt.show()
 # %% [markdown]
-# That is the claim of this chapter, so it is asserted: far beyond pixels, and clearly beyond ordinary learning.
+# The untrained map does a little better than pixels: convolutions and pooling forgive small shifts by themselves. The
+# rest is what practice gave. It is the claim of this chapter, so it is asserted:
 
 # %%
 print("learned map:", after)
 assert after.mean - after.interval > 2 * (by_pixels.mean + by_pixels.interval)
 assert after.mean - after.interval > scratch.mean + scratch.interval
+assert after.mean - after.interval > before.mean + before.interval
 
 # %% [markdown]
-# One drawing is enough now for the machine too. Here is one exam task, answered. A solid frame is a right answer; a
-# dashed one is wrong, with the class that the letter was taken for.
+# One drawing is often enough now for the machine too. Here is a task like those of the exam, this time with all five
+# letters from one alphabet. A solid frame is a right answer; a dashed one is wrong, with the class that the letter was
+# taken for.
 
 # %% picture="first_success"
 episode = next(iter(mk.FewShot(unseen, ways=5, shots=1, queries=8, meta_batch=1, seed=12, within="alphabet")))
 answers = learner((episode.support_x, episode.support_y, episode.query_x), training=False)
 figure = mk.report.show_episode(episode, queries=8, scores=answers[0])
+right = int(np.sum(np.argmax(answers[0], axis=-1) == episode.query_y[0]))
+print(f"{right} of 40 are right here; in the mean over the exam it is {40 * after.mean:.0f} of 40")
 
 # %% [markdown]
 # ## What has been learned
 #
 # No letter of this exam was ever learned, so what was? The map. Below are eight letters of an unseen alphabet, 20
 # drawings each, placed by the network before and after training (the two directions in which they spread most). Before,
-# the letters lie mixed. After, each letter has a country of its own, although the network never saw one of them.
+# the letters lie mixed. After, most letters gather in a place of their own, although the network never saw one of them.
+# Some still overlap: the map has 32 directions, which do not all fit on a flat page, and it is not perfect.
 
 
 # %%
@@ -377,10 +391,10 @@ def flatten_map(network, examples):
 
 greek = [n for n, alphabet in enumerate(unseen.groupings["alphabet"]) if alphabet.startswith("Greek")][:8]
 few = unseen.select(greek)
-maps = {"before": mk.networks.conv4(filters=32), "after": learner.network}
+maps = {"before": untrained_network, "after": learner.network}
 
 # %% [markdown]
-# Each drawing stands where the network puts it, written as its letter:
+# Each drawing stands where the network puts it, written as its letter; two letters share a colour.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.4))
@@ -394,8 +408,8 @@ for axis, (when, network) in zip(axes, maps.items(), strict=True):
 # %% [markdown]
 # ## How sure are we?
 #
-# An accuracy is a mean over tasks, and other tasks would have given another mean. So each result in this book comes
-# with a **95 % interval** (置信区间). For $n$ tasks with standard deviation $s$ it reaches this far to both sides:
+# An accuracy is a mean over tasks, and other tasks would have given another mean. So each accuracy in this book comes
+# with a **95 % confidence interval** (95 % 置信区间). For $n$ tasks with standard deviation $s$ it reaches this far to both sides:
 #
 # $$t_{n-1} \cdot \frac{s}{\sqrt{n}} \qquad \text{(Formula 1.7)}$$
 #
@@ -411,15 +425,17 @@ plt.ylabel("half width of the interval")
 plt.title("Dots: from the first n tasks. Dashes: 1.96 s / √n")
 plt.show()
 # %% [markdown]
-# Two learners are told apart only where their intervals are. And an interval covers the chance of *which tasks were
+# This book calls two learners different only where their intervals do not overlap. That is a strict rule: overlap does
+# not prove that they are equal. And an interval covers the chance of *which tasks were
 # drawn*, no more. A different seed in training would give a different network; later chapters repeat the training too,
 # where a claim rests on it.
 
 # %% [markdown]
 # ## A map of the field
 #
-# Prototypes are one way of many. The documents sort them by what is learned and kept. D1 names three families; D4
-# names three kinds of algorithms, and the frameworks that carry them:
+# Prototypes are one way of many. The documents sort them by what is learned and kept. The picture is D4's: three kinds of
+# algorithms, and the frameworks that carry them. The first three rows of the table after it are D1's families. The names
+# are only signposts here; the chapters explain them, and those above 02 are still to come.
 
 # %%
 boxes = {
@@ -447,8 +463,8 @@ figure = mk.report.diagram(boxes, arrows, size=(7.4, 3.6))
 # | **without labels** (无监督) | what data is like, before any task | 07 |
 #
 # D1 calls the use of all this inside artificial intelligence the **fusion** (融合) of the two: the model keeps its
-# shape, and gains the skill to adapt. All rows share the three functions above. They differ in the policy $g$, and
-# so in the library they differ in the rule.
+# shape, and gains the skill to adapt. All rows share the three functions above. Most of them differ in the policy $g$, and
+# so in the library in the rule. Transfer, and learning without labels, differ in where $\theta$ comes from.
 
 # %% [markdown]
 # ## Summary

@@ -153,8 +153,14 @@ def _read(builder: Any, split: str, source: Source, ink_on_paper: bool) -> dict[
         kept = {"examples": picture, "labels": row["label"]}
         return {**kept, "groups": row[source.grouping[1]]} if source.grouping else kept
 
-    rows = builder.as_dataset(split=split, shuffle_files=False).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
-    batches = list(rows.batch(1024).as_numpy_iterator())
+    try:
+        rows = builder.as_dataset(split=split, shuffle_files=False).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+        batches = list(rows.batch(1024).as_numpy_iterator())
+    except (tf.errors.OpError, OSError) as error:
+        raise ValueError(
+            f"The data in {builder.data_dir} are missing in part, truncated or altered, and cannot be read. "
+            "Remove that folder and load the set again; it is then fetched anew."
+        ) from error
     return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
 
 
