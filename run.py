@@ -46,7 +46,7 @@ PIP += ["--retries", "1", "--timeout", "15"]
 JOBS = {
     "run": [["chapters/press.py", "run"]],
     "build": [["chapters/press.py", "build"]],
-    "check": [["chapters/press.py", "check"]],
+    "check": [["chapters/checks.py"]],
     "verify": [["chapters/press.py", "verify"]],
     "lint": [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."]],
     "test": [["-m", "pytest"]],

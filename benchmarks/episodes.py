@@ -1,10 +1,11 @@
 """How many episodes a second are drawn: 5-way 1-shot, 15 queries, 28x28, on the embedded letters.
 
-    python benchmarks/episodes.py
+    PYTHONPATH=. .venv/bin/python benchmarks/episodes.py
 
 Prints the median of several runs for each meta-batch, and stores it in benchmarks/results/episodes.json.
 """
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -12,8 +13,6 @@ import statistics
 import subprocess
 import time
 from pathlib import Path
-
-import tensorflow as tf
 
 import meta_keras as mk
 
@@ -60,7 +59,12 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     machine = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
     RESULTS.parent.mkdir(exist_ok=True)
-    record = {"unit": "episodes a second", "machine": machine, "tensorflow": tf.__version__, "runs": RUNS}
+    record = {
+        "unit": "episodes a second",
+        "machine": machine,
+        "tensorflow": importlib.metadata.version("tensorflow"),
+        "runs": RUNS,
+    }
     record |= {"seconds": SECONDS, "commit": commit.stdout.strip(), "results": results}
     RESULTS.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

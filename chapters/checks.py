@@ -1,10 +1,14 @@
-"""What is asked of the chapters and their tables. Every function returns the problems that it finds, as sentences."""
+"""What is asked of the chapters and their tables. Every function returns the problems that it finds, as sentences.
+
+python chapters/checks.py     look over what is stored; runs nothing
+"""
 
 import ast
 import importlib
 import inspect
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -23,7 +27,7 @@ NAME = re.compile(r"`([^`]+)`")
 
 
 def all_problems() -> list[str]:
-    """Everything that `press.py check` looks at."""
+    """Everything that `run.py check` looks at."""
     problems = [problem for source in press.sources() for problem in chapter_problems(source)]
     for page in pages_with_links():
         problems += broken_links(page)
@@ -222,3 +226,13 @@ def formula_problems() -> list[str]:
 
 def _functions(file: Path) -> set[str]:
     return {node.name for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)}
+
+
+def main() -> None:
+    problems = all_problems()
+    print("\n".join(problems) or f"{len(press.sources())} chapters, their links and their tables are in order.")
+    sys.exit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+    main()

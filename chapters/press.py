@@ -3,7 +3,6 @@
     python chapters/press.py run [01 ...]     execute chapters, write a page of each to chapters/pages
     python chapters/press.py build [01 ...]   execute chapters, store them as chapters/NN_name.ipynb
     python chapters/press.py verify [01 ...]  execute chapters, compare their results with the stored ones
-    python chapters/press.py check            look over what is stored; runs nothing
 
 The sources are the only form that is edited by hand. Markdown cells marked `lang="zh"` (or another language) go
 to an edition of their own, chapters/zh/NN_name.ipynb, from the same execution; unmarked cells go to every edition.
@@ -237,24 +236,12 @@ def write_index() -> Path:
     return index
 
 
-def check() -> int:
-    """Print what is wrong with the stored chapters and tables. Returns the exit code."""
-    sys.path[:0] = [str(ROOT), str(CHAPTERS)]
-    import checks
-
-    problems = checks.all_problems()
-    print("\n".join(problems) or f"{len(sources())} chapters, their links and their tables are in order.")
-    return 1 if problems else 0
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Execute, store and check the chapters.")
-    parser.add_argument("job", choices=["run", "build", "verify", "check"])
+    parser = argparse.ArgumentParser(description="Execute and store the chapters.")
+    parser.add_argument("job", choices=["run", "build", "verify"])
     parser.add_argument("numbers", nargs="*", metavar="NN")
     options = parser.parse_args()
     try:
-        if options.job == "check":
-            sys.exit(check())
         jobs = {"run": run, "build": build, "verify": verify}
         sys.exit(press(jobs[options.job], sources(options.numbers)))
     except KeyboardInterrupt:

@@ -25,6 +25,8 @@ class MetaLearner(keras.Model):
 
     def __init__(self, network: keras.Model, rule: Rule, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if not isinstance(rule, Rule):
+            raise TypeError(f"A rule is needed, such as meta_keras.rules.Prototypes(); {rule!r} was given.")
         self.pure = PureModel(network)
         self.network, self.rule = network, rule
         self.built = True

@@ -27,6 +27,10 @@ def conv4(
     """
     if downsample not in ("pool", "stride"):
         raise ValueError(f'downsample is "pool" or "stride"; {downsample!r} was given.')
+    if len(input_shape) != 3:
+        raise ValueError(
+            f"A picture is (height, width, channels), such as (28, 28, 1); {tuple(input_shape)} was given."
+        )
     if downsample == "pool" and min(input_shape[:2]) < 16:
         raise ValueError(
             f"Four halvings need sides of at least 16; the input shape is {tuple(input_shape)}. "

@@ -1,5 +1,6 @@
 """The chapters as they are stored, the tables of their guide, the exercises, and the press that makes them."""
 
+import json
 import os
 import re
 import subprocess
@@ -84,6 +85,13 @@ def test_the_readmes_results_are_those_of_the_chapters():
     assert [result for result in printed if result not in stored] == []
 
 
+def test_the_readmes_speeds_are_those_of_the_record():
+    record = json.loads((ROOT / "benchmarks" / "results" / "episodes.json").read_text("utf-8"))["results"]["plain"]
+    text = (ROOT / "README.md").read_text("utf-8")
+    for meta_batch in ("1", "4", "32"):
+        assert f"{record[meta_batch]['median']:,}" in text
+
+
 # Faults that the checks must find
 
 
@@ -117,7 +125,8 @@ def test_a_notebook_out_of_proportion_is_found(cells, complaint):
 
 
 def test_a_good_notebook_is_left_in_peace():
-    good = notebook(ran(outputs=[stream("stdout")]))
+    words = [new_markdown_cell("word") for _ in range(2)]
+    good = notebook(ran(outputs=[stream("stdout")]), words[0], ran(count=2), words[1], ran(count=3))
     assert checks.proportions(good) + checks.execution(good) + press.printed_errors(good) == []
     assert checks.stale(good, good) == []
 

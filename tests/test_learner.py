@@ -276,3 +276,8 @@ def test_a_rule_must_say_how_it_adapts_and_predicts():
         Rule().adapt(None, None, None, None, training=False)
     with pytest.raises(NotImplementedError, match="Rule must say how it predicts"):
         Rule().predict(None, None, None, None, training=False)
+
+
+def test_a_rule_is_an_object_and_not_its_class():
+    with pytest.raises(TypeError, match="A rule is needed"):
+        MetaLearner(network=networks.mlp(2), rule=Prototypes)

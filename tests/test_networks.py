@@ -83,3 +83,8 @@ def test_the_same_seed_gives_the_same_network(make):
         keras.utils.set_random_seed(seed)
         weights.append(make().get_weights()[0])
     assert np.array_equal(weights[0], weights[1]) and not np.array_equal(weights[0], weights[2])
+
+
+def test_conv4_says_what_shape_a_picture_has():
+    with pytest.raises(ValueError, match=r"\(height, width, channels\).*\(28, 28\) was given"):
+        networks.conv4(input_shape=(28, 28))

@@ -142,7 +142,6 @@ def assert_one_paragraph(result, *parts):
         (["run", "01"], ["run", "01"]),
         (["build"], ["build"]),
         (["build", "01"], ["build", "01"]),
-        (["check"], ["check"]),
         (["verify", "01"], ["verify", "01"]),
     ],
 )
@@ -159,12 +158,13 @@ def test_the_press_gets_the_job_and_the_chapters(prepared, arguments, expected):
 @pytest.mark.parametrize(
     ("job", "more", "expected"),
     [
+        ("check", [], ["py chapters/checks.py"]),
         ("lint", [], ["py -m ruff check .", "py -m ruff format --check ."]),
         ("test", ["-k", "run"], ["py -m pytest -k run"]),
         ("lab", [], ["py -m jupyterlab -y chapters"]),
     ],
 )
-def test_the_other_jobs_call_their_modules(run, job, more, expected):
+def test_the_other_jobs_call_their_programs(run, job, more, expected):
     assert [" ".join(command) for command in run.commands(job, more, "py")] == expected
 
 
