@@ -64,13 +64,18 @@ def stale(fresh: NotebookNode, stored: NotebookNode) -> list[str]:
 
 
 def execution(stored: NotebookNode) -> list[str]:
-    """Whether every code cell ran, from top to bottom, without an error."""
+    """Whether every code cell ran, from top to bottom, without an error, and shows what another run would."""
     code = [cell for cell in stored.cells if cell.cell_type == "code"]
     problems = []
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
         problems.append("its cells were not executed from top to bottom in a fresh kernel")
     errors = [c.id for c in code for output in c.outputs if output.output_type == "error"]
-    return problems + [f"cell {cell} ended in an error" for cell in errors]
+    addresses = [c.id for c in code if re.search(r" at 0x[0-9a-f]+>", str(c.outputs))]
+    return [
+        *problems,
+        *(f"cell {cell} ended in an error" for cell in errors),
+        *(f"cell {cell} shows an address in memory, which no second build repeats" for cell in addresses),
+    ]
 
 
 def proportions(stored: NotebookNode) -> list[str]:

@@ -142,6 +142,11 @@ def test_an_error_and_a_word_on_stderr_are_found():
     assert "wrote to stderr" in press.printed_errors(notebook(ran(outputs=[stream("stderr")])))[0]
 
 
+def test_an_address_in_memory_is_found():
+    shown = new_output("execute_result", data={"text/plain": "<Table at 0x7f3d5025c7d0>"}, execution_count=1)
+    assert "address in memory" in checks.execution(notebook(ran(outputs=[shown])))[0]
+
+
 def test_a_stale_notebook_is_found():
     assert "cell 1" in checks.stale(notebook(ran("x = 2")), notebook(ran("x = 1")))[0]
     assert "cell 2" in checks.stale(notebook(ran("x"), ran("y")), notebook(ran("x")))[0]

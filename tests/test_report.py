@@ -351,3 +351,8 @@ def test_the_palette_climbs_from_dark_to_light_in_clear_steps():
 def test_no_two_colours_of_the_palette_look_alike_to_any_eye(sight):
     seen = [as_seen(colour, sight) for colour in PALETTE]
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) >= 15
+
+
+def test_a_table_is_shown_as_its_text_where_markdown_is_not():
+    rows = Table([{"learner": "chance", "accuracy": 0.2}])
+    assert repr(rows) == str(rows)

@@ -36,6 +36,8 @@ class Table:
             for line in lines
         )
 
+    __repr__ = __str__
+
     def _repr_markdown_(self) -> str:
         rule = ["---:" if number else "---" for number in self.numeric]
         lines = [[_escaped(cell) for cell in line] for line in [self.columns, rule, *self.cells]]
