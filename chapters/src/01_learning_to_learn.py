@@ -27,7 +27,7 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
-from IPython.display import Markdown
+from IPython.display import Code
 
 mk.report.style()
 keras.utils.set_random_seed(1)
@@ -84,7 +84,12 @@ boxes = {
     "answer": (0.76, 0.25, "answer:\nwhich letter?"),
     "better": (0.42, 0.85, "get better at learning (slow, over many tasks)"),
 }
-arrows = [("task", "learn", ""), ("learn", "answer", ""), ("answer", "better", ""), ("better", "learn", "")]
+arrows = [
+    ("task", "learn", ""),
+    ("learn", "answer", ""),
+    ("answer", "better", ""),
+    ("better", "learn", ""),
+]
 figure = mk.report.diagram(boxes, arrows, marked=["better"], size=(7, 2.2))
 # %% [markdown]
 # The inner round, in the lower row, is a few steps on a few examples. The outer round makes the inner one better.
@@ -199,9 +204,10 @@ centres = np.array([[0.0, 0.0], [3.0, 0.5], [1.2, 2.6]])
 places = centres[:, None] + 0.45 * rng.normal(size=(3, 4, 2))
 query = np.array([1.9, 1.0])
 for k, members in enumerate(places):
+    prototype = members.mean(axis=0)
     plt.scatter(*members.T, marker="o^s"[k], label=f"support of class {k}")
-    plt.scatter(*members.mean(axis=0), marker="o^s"[k], s=180, facecolors="none", edgecolors="black")
-    plt.plot(*np.transpose([members.mean(axis=0), query]), color="0.6", linewidth=1, linestyle="-", zorder=0)
+    plt.scatter(*prototype, marker="o^s"[k], s=180, facecolors="none", edgecolors="black")
+    plt.plot(*np.transpose([prototype, query]), color="0.6", linestyle="-", zorder=0)
 plt.scatter(*query, marker="*", s=160, color="black", label="query")
 plt.title("Large open marks are prototypes; the query goes to the nearest")
 plt.legend()
@@ -235,7 +241,7 @@ assert list(by_hand) == [-4.0, -9.0]
 # network comes as a function of weights and inputs, so that a rule can never change it by accident.
 
 # %%
-Markdown(f"```python\n{inspect.getsource(mk.rules.Prototypes)}```")
+Code(inspect.getsource(mk.rules.Prototypes), language="python")
 
 # %% [markdown]
 # With a network that changes nothing, the rule must give the numbers that we found by hand:
@@ -274,7 +280,8 @@ print("pixels:", by_pixels)
 
 # %%
 small = mk.networks.mlp(5, input_shape=(28, 28, 1), hidden=(64,))
-small.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+small.compile(keras.optimizers.SGD(0.1), loss)
 untrained = small.get_weights()
 
 
@@ -311,7 +318,8 @@ untrained_network.set_weights(learner.network.get_weights())
 before = mk.evaluate(learner, exam, episodes=300)
 rate = keras.optimizers.schedules.CosineDecay(0.002, STEPS)
 learner.compile(optimizer=keras.optimizers.Adam(rate))
-history = learner.fit(tasks, steps_per_epoch=STEPS // 10, epochs=10, verbose=0, callbacks=[mk.report.Lines(2)])
+lines = mk.report.Lines(every=2)
+history = learner.fit(tasks, steps_per_epoch=STEPS // 10, epochs=10, verbose=0, callbacks=[lines])
 
 # %% [markdown]
 # How practice went:
@@ -337,7 +345,8 @@ results = {
     "untrained map": before,
     "learned map": after,
 }
-mk.report.Table([{"learner": name, "accuracy": score, "tasks": len(score.values)} for name, score in results.items()])
+rows = [{"learner": name, "accuracy": s, "tasks": len(s.values)} for name, s in results.items()]
+mk.report.Table(rows)
 
 # %% [markdown]
 # The same as a picture:
@@ -366,7 +375,8 @@ assert after.mean - after.interval > before.mean + before.interval
 # taken for.
 
 # %% picture="first_success"
-episode = next(iter(mk.FewShot(unseen, ways=5, shots=1, queries=8, meta_batch=1, seed=12, within="alphabet")))
+one_alphabet = mk.FewShot(unseen, ways=5, queries=8, meta_batch=1, seed=12, within="alphabet")
+episode = next(iter(one_alphabet))
 answers = learner((episode.support_x, episode.support_y, episode.query_x), training=False)
 figure = mk.report.show_episode(episode, queries=8, scores=answers[0])
 right = int(np.sum(np.argmax(answers[0], axis=-1) == episode.query_y[0]))
@@ -389,8 +399,8 @@ def flatten_map(network, examples):
     return places @ np.linalg.svd(places, full_matrices=False)[2][:2].T
 
 
-greek = [n for n, alphabet in enumerate(unseen.groupings["alphabet"]) if alphabet.startswith("Greek")][:8]
-few = unseen.select(greek)
+greek = np.array(unseen.groupings["alphabet"]) == "Greek and Coptic"
+few = unseen.select(np.flatnonzero(greek)[:8])
 maps = {"before": untrained_network, "after": learner.network}
 
 # %% [markdown]
@@ -403,7 +413,7 @@ for axis, (when, network) in zip(axes, maps.items(), strict=True):
     axis.set(title=when, xticks=[], yticks=[])
     axis.scatter(*spots.T, s=0)
     for spot, label in zip(spots, few.labels, strict=True):
-        axis.text(*spot, few.names[label], color=mk.report.PALETTE[label % 4], fontsize=9, ha="center", va="center")
+        axis.text(*spot, few.names[label], color=mk.report.PALETTE[label % 4], ha="center", va="center")
 
 # %% [markdown]
 # ## How sure are we?
@@ -488,7 +498,7 @@ figure = mk.report.diagram(boxes, arrows, size=(7.4, 3.6))
 # %%
 def check_chance(chance):
     for ways in (2, 5, 20):
-        assert np.isclose(chance(ways), 1 / ways), f"with {ways} classes one guess in {ways} is right"
+        assert np.isclose(chance(ways), 1 / ways), f"of {ways} guesses one is right"
     print("Right.")
 
 
@@ -501,7 +511,7 @@ def check_chance(chance):
 def check_cosine(scores):
     places, prototypes = np.array([[2.0, 0.0], [1.0, 1.0]]), np.array([[5.0, 0.0], [0.0, 0.1]])
     expected = [[1.0, 0.0], [np.sqrt(0.5), np.sqrt(0.5)]]
-    assert np.allclose(scores(places, prototypes), expected), "a cosine does not depend on the lengths"
+    assert np.allclose(scores(places, prototypes), expected), "a cosine does not know lengths"
     print("Right.")
 
 

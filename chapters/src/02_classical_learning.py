@@ -27,7 +27,7 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
-from IPython.display import Markdown
+from IPython.display import Code
 from meta_keras.classical import create_model, preprocess_data, train_model
 
 mk.report.style()
@@ -70,7 +70,7 @@ for label, axis in enumerate(axes):
 # a single new picture would not have, and the two sets are no longer measured alike.
 
 # %%
-Markdown(f"```python\n{inspect.getsource(preprocess_data)}```")
+Code(inspect.getsource(preprocess_data), language="python")
 
 # %% [markdown]
 # The standard comes from the first call and goes into the second:
@@ -118,7 +118,7 @@ assert as_printed.output_shape == (None, 28, 10) and model.output_shape == (None
 # Here is the model with the flatten in its place:
 
 # %%
-Markdown(f"```python\n{inspect.getsource(create_model)}```")
+Code(inspect.getsource(create_model), language="python")
 
 # %% [markdown]
 # The last layer turns scores $s$ into probabilities with the **softmax**, and training makes the **cross-entropy**
@@ -148,8 +148,9 @@ assert np.allclose(p, [0.25, 0.75]) and np.isclose(loss, -np.log(0.75))
 keras.utils.set_random_seed(0)
 model = create_model()
 one_hot = keras.utils.to_categorical
-history = train_model(model, train, one_hot(y_train), epochs=15, validation_data=(test, one_hot(y_test))).history
-curves = {"train": history["loss"], "test": history["val_loss"]}
+watched = (test, one_hot(y_test))
+history = train_model(model, train, one_hot(y_train), epochs=15, validation_data=watched)
+curves = {"train": history.history["loss"], "test": history.history["val_loss"]}
 axes = mk.report.learning_curves(curves, ylabel="cross-entropy")
 
 # %% [markdown]
@@ -177,7 +178,7 @@ baseline = accuracy(nearest)
 # %%
 rows = {"always the first class": 0.1, "nearest class mean": baseline, "D4's network": network}
 assert network.mean - network.interval > baseline.mean
-mk.report.Table([{"classifier": name, "accuracy on 500 pictures": score} for name, score in rows.items()])
+mk.report.Table([{"classifier": name, "accuracy": score} for name, score in rows.items()])
 
 # %% [markdown]
 # Where does it go wrong? Shirts are taken for pullovers and T-shirts, and coats for pullovers. People would err there
@@ -191,7 +192,8 @@ plt.figure(figsize=(5, 4))
 plt.imshow(confusion, cmap="Greys")
 for truth, guess in np.argwhere(confusion > 4):
     count = confusion[truth, guess]
-    plt.text(guess, truth, count, ha="center", va="center", color="white" if count > 25 else "black", fontsize=8)
+    color = "white" if count > 25 else "black"
+    plt.text(guess, truth, count, ha="center", va="center", color=color, fontsize=8)
 plt.xticks(range(10), pool.names, rotation=60, ha="right", fontsize=8)
 plt.yticks(range(10), pool.names, fontsize=8)
 plt.grid(False)
@@ -202,7 +204,7 @@ plt.show()
 # All of this together is the document's `main`, from the pictures to the test accuracy:
 
 # %%
-Markdown(f"```python\n{inspect.getsource(mk.classical.main)}```")
+Code(inspect.getsource(mk.classical.main), language="python")
 
 # %% [markdown]
 # It can be called as it is. With five epochs it stops before the network begins to learn by heart:
@@ -266,7 +268,8 @@ def walk(optimizer, surface=valley, start=(-9.0, 2.0), steps=40):
 # %%
 def draw(paths, title):
     across, along = np.meshgrid(np.linspace(-10, 4, 100), np.linspace(-3, 3, 80))
-    plt.contour(across, along, valley((across, along)), levels=np.geomspace(0.02, 6, 10), colors="0.8", linewidths=0.8)
+    heights = np.geomspace(0.02, 6, 10)
+    plt.contour(across, along, valley((across, along)), heights, colors="0.8", linewidths=0.8)
     for name, path in paths.items():
         plt.plot(*path.T, marker="o", markersize=2.5, linewidth=1.2, label=name)
     plt.plot(0, 0, marker="+", color="black", markersize=12)
@@ -276,7 +279,8 @@ def draw(paths, title):
 
 
 rates = {"0.3: slow": 0.3, "1.2: good": 1.2, "1.98: to and fro": 1.98}
-draw({name: walk(keras.optimizers.SGD(rate)) for name, rate in rates.items()}, "gradient descent, three learning rates")
+paths = {name: walk(keras.optimizers.SGD(rate)) for name, rate in rates.items()}
+draw(paths, "gradient descent, three learning rates")
 
 # %% [markdown]
 # A small rate creeps along the valley. A large one leaps from wall to wall, and above 2 it would leap out of it: on a
@@ -395,7 +399,8 @@ rows = []
 for name, make in optimizers.items():
     reached = np.array([fitted(make(), seed) for seed in range(3)])
     score = mk.Score("accuracy", *mk.report.mean_and_interval(reached), reached)
-    rows.append({"optimizer": name, "rate": f"{float(make().learning_rate):.3g}", "accuracy after 5 epochs": score})
+    rate = f"{float(make().learning_rate):.3g}"
+    rows.append({"optimizer": name, "rate": rate, "accuracy after 5 epochs": score})
 mk.report.Table(rows)
 
 # %% [markdown]
@@ -481,8 +486,9 @@ def few_pictures(each, seed):
     keras.utils.set_random_seed(seed)
     reused.set_weights(create_model().get_weights())
     rng = np.random.default_rng(seed)
-    rows = np.concatenate([rng.choice(np.flatnonzero(y_train == k), each, replace=False) for k in range(10)])
-    rows = np.tile(rows, 200 // each)
+    members = [np.flatnonzero(y_train == label) for label in range(10)]
+    few = np.concatenate([rng.choice(rows, each, replace=False) for rows in members])
+    rows = np.tile(few, 200 // each)
     reused.fit(train[rows], one_hot(y_train[rows], 10), epochs=4, verbose=0)
     return reused.evaluate(test, one_hot(y_test, 10), verbose=0)[1]
 
@@ -493,7 +499,8 @@ def few_pictures(each, seed):
 
 # %%
 sizes = (1, 5, 20, 100, 200)
-results = [mk.report.mean_and_interval([few_pictures(each, seed) for seed in range(5)]) for each in sizes]
+reached = {each: [few_pictures(each, seed) for seed in range(5)] for each in sizes}
+results = [mk.report.mean_and_interval(accuracies) for accuracies in reached.values()]
 
 # %% [markdown]
 # The first pictures help most. From 20 a class on, the gain is so small that five draws hardly show it:
@@ -538,7 +545,7 @@ assert means[-1] - halves[-1] > means[0] + halves[0]
 def check_standardise(standardise):
     train, test = standardise(np.array([0.0, 2.0]), np.array([1.0, 5.0]))
     assert np.allclose(train, [-1, 1]), "the training set gets mean 0 and deviation 1"
-    assert np.allclose(test, [0, 4]), "the test set is measured by the training set's mean and deviation"
+    assert np.allclose(test, [0, 4]), "the test set is measured by the training set"
     print("Right.")
 
 
@@ -560,8 +567,11 @@ def check_largest_rate(largest_rate):
 
 # %%
 def check_momentum(momentum):
-    assert np.isclose(momentum(lambda x: 2 * x, 1.0, 2, 0.1, 0.5), 0.54), "1 -> 0.8 -> 0.8 - 0.1 - 0.16 = 0.54"
-    assert np.isclose(momentum(lambda x: 2 * x, 1.0, 2, 0.1, 0.0), 0.64), "without memory it is gradient descent"
+    def slope(x):
+        return 2 * x
+
+    assert np.isclose(momentum(slope, 1.0, 2, 0.1, 0.5), 0.54), "1 -> 0.8 -> 0.8 - 0.1 - 0.16"
+    assert np.isclose(momentum(slope, 1.0, 2, 0.1, 0.0), 0.64), "no memory: gradient descent"
     print("Right.")
 
 
