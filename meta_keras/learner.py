@@ -15,6 +15,8 @@ class MetaLearner(keras.Model):
 
     network: any built Keras model, the meta-knowledge theta. rule: the meta-policy that adapts it to a task.
     The scores go into the loss as they are, so the default loss is cross-entropy on logits.
+    Weight regularisers of the network count in `fit`; losses that its layers add in their calls (`add_loss`, activity
+    regularisers) do not yet.
 
     >>> import meta_keras as mk
     >>> learner = MetaLearner(network=mk.networks.conv4(filters=8), rule=mk.rules.Prototypes())
