@@ -9,8 +9,8 @@ import meta_keras as mk
 
 SUPPORT_X = np.float32([[0, 0], [2, 0], [4, 4], [6, 4]])
 SUPPORT_Y = np.int32([0, 0, 1, 1])
-QUERY_X = np.float32([[1, 0], [5, 5], [3, 2]])
-QUERY_Y = np.int32([0, 1, 0])
+QUERY_X = np.float32([[1, 0], [5, 5], [3, 1]])
+QUERY_Y = np.int32([0, 1, 1])
 
 
 def identity_learner():
@@ -93,7 +93,7 @@ def test_formula_1_5_a_prototype_is_the_mean_of_its_class():
 
 def test_formula_1_6_a_score_is_the_negative_squared_distance():
     scores = identity_learner()(one_task(SUPPORT_X, SUPPORT_Y, QUERY_X))[0]
-    np.testing.assert_allclose(scores, [[0, -32], [-41, -1], [-8, -8]])
+    np.testing.assert_allclose(scores, [[0, -32], [-41, -1], [-5, -13]])
 
 
 @pytest.mark.parametrize(("values", "half"), [([1, 3], 12.7062), ([1, 2, 3, 4, 5], 1.96324), (range(601), 13.9102)])
