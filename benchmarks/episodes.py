@@ -37,23 +37,16 @@ def measure(pool: mk.ClassPool, **options: object) -> dict[str, dict[str, int]]:
     rates = {}
     for meta_batch in META_BATCHES:
         runs = [episodes_a_second(mk.FewShot(pool, meta_batch=meta_batch, seed=run, **options)) for run in range(RUNS)]
-        rates[str(meta_batch)] = {
-            "median": round(statistics.median(runs)),
-            "least": round(min(runs)),
-            "most": round(max(runs)),
-        }
-        print(f"  meta-batch {meta_batch:>3}: {statistics.median(runs):8,.0f} episodes a second", flush=True)
+        median = round(statistics.median(runs))
+        rates[str(meta_batch)] = {"median": median, "least": round(min(runs)), "most": round(max(runs))}
+        print(f"  meta-batch {meta_batch:>3}: {median:8,} episodes a second", flush=True)
     return rates
 
 
 def main() -> None:
     pool = mk.load("glyphs")
     results = {}
-    for name, options in {
-        "plain": {},
-        "within an alphabet": {"within": "alphabet"},
-        "rotations": {"rotations": True},
-    }.items():
+    for name, options in PROBLEMS.items():
         print(name)
         results[name] = measure(pool, **options)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)

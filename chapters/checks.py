@@ -4,6 +4,7 @@ python chapters/checks.py     look over what is stored; runs nothing
 """
 
 import ast
+import functools
 import importlib
 import inspect
 import json
@@ -184,9 +185,9 @@ def missing_names(cell: str) -> list[str]:
 def _resolves(name: str) -> bool:
     path, _, argument = name.rstrip(")").partition("(")
     first, *rest = path.split(".")
-    roots = {"keras": ["keras"], "tf": ["tensorflow"]}.get(first)
-    found = importlib.import_module(roots[0] if roots else "meta_keras")
-    for part in rest if roots else [first, *rest]:
+    elsewhere = {"keras": "keras", "tf": "tensorflow"}.get(first)
+    found = importlib.import_module(elsewhere or "meta_keras")
+    for part in rest if elsewhere else [first, *rest]:
         if not hasattr(found, part) and part not in getattr(found, "__annotations__", {}):
             return False
         found = getattr(found, part, None)
@@ -208,15 +209,21 @@ def _is_test(name: str) -> bool:
     return any(f"{found}_".startswith(f"{function}_") for found in _functions(path))
 
 
+@functools.cache
+def stated_formulas() -> set[str]:
+    """The numbers of all formulas that the chapters state."""
+    return {number for source in press.sources() for number in FORMULA.findall(source.read_text(encoding="utf-8"))}
+
+
 def missing_formulas(cell: str) -> list[str]:
     """Formula numbers that no chapter states."""
-    stated = {number for source in press.sources() for number in FORMULA.findall(source.read_text(encoding="utf-8"))}
-    return [f"no chapter states Formula {number}" for number in re.findall(r"\d+\.\d+", cell) if number not in stated]
+    numbers = re.findall(r"\d+\.\d+", cell)
+    return [f"no chapter states Formula {number}" for number in numbers if number not in stated_formulas()]
 
 
 def formula_problems() -> list[str]:
     """Every formula has one number in the chapter, the docstring and the test."""
-    in_chapters = {n for source in press.sources() for n in FORMULA.findall(source.read_text(encoding="utf-8"))}
+    in_chapters = stated_formulas()
     in_code = {n for file in (ROOT / "meta_keras").rglob("*.py") for n in FORMULA.findall(file.read_text("utf-8"))}
     functions = _functions(ROOT / "tests" / "test_formulas.py")
     tested = {f"{m[1]}.{m[2]}" for m in (re.match(r"test_formula_(\d+)_(\d+)", name) for name in functions) if m}

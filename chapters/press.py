@@ -48,9 +48,9 @@ class Report(NamedTuple):
     problems: list[str]
 
 
-def sources(numbers: Sequence[str] = (), folder: Path = SOURCES) -> list[Path]:
+def sources(numbers: Sequence[str] = ()) -> list[Path]:
     """The chapters' source files in order, or those with these numbers."""
-    found = sorted(folder.glob("[0-9][0-9]_*.py"))
+    found = sorted(SOURCES.glob("[0-9][0-9]_*.py"))
     unknown = [number for number in numbers if number not in {source.stem[:2] for source in found}]
     if unknown:
         there = ", ".join(source.stem[:2] for source in found)

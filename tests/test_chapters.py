@@ -83,6 +83,8 @@ def test_the_readmes_results_are_those_of_the_chapters():
     printed = re.findall(r"\d\.\d+ ± \d\.\d+", (ROOT / "README.md").read_text("utf-8"))
     assert len(printed) >= 6
     assert [result for result in printed if result not in stored] == []
+    shares = re.findall(r"\d+ of 40", (ROOT / "README.md").read_text("utf-8"))
+    assert len(shares) == 2 and "{} are right here; in the mean over the exam it is {}".format(*shares) in stored
 
 
 def test_the_readmes_speeds_are_those_of_the_record():

@@ -36,8 +36,8 @@ keras.utils.set_random_seed(1)
 # ## One drawing is enough
 #
 # Below, on the left, are five letters that you have probably never seen. Each was drawn once. To the right of each,
-# other hands have drawn the same letter. Look at the left column for a moment, then at any drawing on the right: you can
-# say which letter it is, most of the time.
+# other hands have drawn the same letter. Look at the left column for a moment, then at any drawing on the right: you
+# can say which letter it is, most of the time.
 #
 # You did not learn these letters from thousands of examples. You have learned *how letters are*: that strokes matter
 # and their thickness does not, that a letter may lean, that a loop is not a line. This older knowledge let you learn
@@ -50,12 +50,14 @@ unseen = letters.split("test")
 one_look = mk.FewShot(unseen, ways=5, shots=1, queries=5, meta_batch=1, seed=11, within="alphabet")
 episode = next(iter(one_look))
 figure = mk.report.show_episode(episode, queries=5)
+
 # %% [markdown]
 # The letters are synthetic. They come from fonts of 26 alphabets, thinned to a line and redrawn by 20 made-up writers
 # each. In the style of the Omniglot data set, every character is a class with few examples.
 #
-# The alphabets are dealt out once and for all: 16 to train on, 4 to choose settings by, 6 to test on. Some of the 16 are
-# sets of signs; we call every character a letter. A letter of a test alphabet is never seen in training. We assert it, because everything in this chapter depends on it.
+# The alphabets are dealt out once and for all: 16 to train on, 4 to choose settings by, 6 to test on. Some of the 16
+# are sets of signs; we call every character a letter. A letter of a test alphabet is never seen in training. We assert
+# it, because everything in this chapter depends on it.
 
 # %%
 practice = letters.split("train")
@@ -91,8 +93,12 @@ arrows = [
     ("better", "learn", ""),
 ]
 figure = mk.report.diagram(boxes, arrows, marked=["better"], size=(7, 2.2))
+
 # %% [markdown]
-# The inner round, in the lower row, is a few steps on a few examples. The outer round makes the inner one better.
+# The inner round, in the lower row, is a few steps on a few examples. The outer round makes the inner one better. D4
+# names three things that the two do: the model is adapted to each task (任务适应), what it learned on one task is carried
+# to the next (知识转移), and by repetition it gets better at both (模型优化).
+#
 # Three things are hoped for, and they are the motives that the field names for itself:
 #
 # - **learning efficiency** (学习效率): a new task needs little data and little time;
@@ -109,9 +115,9 @@ figure = mk.report.diagram(boxes, arrows, marked=["better"], size=(7, 2.2))
 # - A **task** (任务, in D4 元学习任务) is one thing to be learned: *tell these five letters apart*. It has its own small data.
 # - A **meta-learning problem** (元学习问题) is a whole family of tasks, and the question how to learn any one of them.
 #
-# The data of one task has two parts. The **support set** (支持集) is what there is to learn from. The **query set**
-# (查询集) is what must then be answered. Both together are an **episode** (情节, also 回合). "5-way 1-shot" says: five classes,
-# one support example of each.
+# The data of one task has two parts. The **support set** (支持集) is what there is to learn from. The **query set** (查询集)
+# is what must then be answered. Both together are an **episode** (情节, also 回合). "5-way 1-shot" says: five classes, one
+# support example of each.
 #
 # In the library a problem is a dataset that never ends, and its elements are episodes.
 
@@ -177,13 +183,14 @@ boxes = {
 }
 arrows = [("h", "g", "support set"), ("f", "g", "weights θ"), ("g", "y", "")]
 figure = mk.report.diagram(boxes, arrows, marked=["g"], size=(7, 2.4))
+
 # %% [markdown]
 # ## Learning as optimisation
 #
 # **Learning to learn is an optimisation problem** like any other (D3 makes this its core idea). Ordinary training asks
-# for weights with a small loss on one data set; a **loss** $L$ is a number that is small when an answer is good. Here we
-# ask for weights with a small loss *after adapting*, on the queries, in the mean over tasks. The policy works with the
-# network $\varphi(\,\cdot\,; \theta)$, so $\theta$ stands in it too:
+# for weights with a small loss on one data set; a **loss** $L$ is a number that is small when an answer is good. Here
+# we ask for weights with a small loss *after adapting*, on the queries, in the mean over tasks. The policy works with
+# the network $\varphi(\,\cdot\,; \theta)$, so $\theta$ stands in it too:
 #
 # $$\theta^*, \omega^* = \arg\min_{\theta, \omega} \; \mathbb{E}_{z} \; \frac{1}{|Q|} \sum_{(x, y) \in Q}
 # L\big(y, \psi(x, S; \theta, \omega)\big) \quad \text{with } (S, Q) = \rho(z; \xi) \qquad \text{(Formula 1.4)}$$
@@ -256,8 +263,8 @@ assert np.allclose(answer, [[by_hand]])
 # %% [markdown]
 # ## What there is to beat
 #
-# A result means little alone. Three simple learners show what the problem gives away. Chance needs no code; the other two
-# are functions of a support set and queries, which is all that `mk.evaluate` asks for:
+# A result means little alone. Three simple learners show what the problem gives away. Chance needs no code; the other
+# two are functions of a support set and queries, which is all that `mk.evaluate` asks for:
 #
 # - **chance**: one in five;
 # - **pixels**: the nearest drawing, compared pixel by pixel. It learns nothing at all;
@@ -303,8 +310,9 @@ print("from scratch:", scratch)
 # ## Learning to learn letters
 #
 # Now the older knowledge. The network has four blocks of convolutions (small filters that slide over the picture) and
-# no output layer: what comes out is a place on the map. Training draws a task of practice letters, adapts to its support set, answers its queries, and improves
-# the weights by what went wrong there. It is Formula 1.4, one task after another, with `fit` as in all of Keras.
+# no output layer: what comes out is a place on the map. Training draws a task of practice letters, adapts to its
+# support set, answers its queries, and improves the weights by what went wrong there. It is Formula 1.4, one task after
+# another, with `fit` as in all of Keras.
 #
 # We practise on tasks that are harder than the exam: 20 letters at a time, not five. Tasks never end, so an "epoch" is
 # just 25 of them, after which a line may be printed. The learning rate falls smoothly to zero; chapter 02 says why.
@@ -330,6 +338,7 @@ axes = mk.report.learning_curves(
     ylabel="accuracy, 20 letters",
     level=("chance", 1 / 20),
 )
+
 # %% [markdown]
 # The curve tells how practice went, on letters of the training alphabets. It does not tell whether anything was
 # *learned about learning*. That takes the exam: alphabets that were never seen, five letters
@@ -359,6 +368,7 @@ plt.gca().invert_yaxis()
 plt.axvline(0.2, color="0.4", linewidth=1, linestyle=":")
 plt.xlabel("accuracy on unseen alphabets, 5-way 1-shot (error bars: 95 % interval)")
 plt.show()
+
 # %% [markdown]
 # The untrained map does a little better than pixels: convolutions and pooling forgive small shifts by themselves. The
 # rest is what practice gave. It is the claim of this chapter, so it is asserted:
@@ -419,7 +429,8 @@ for axis, (when, network) in zip(axes, maps.items(), strict=True):
 # ## How sure are we?
 #
 # An accuracy is a mean over tasks, and other tasks would have given another mean. So each accuracy in this book comes
-# with a **95 % confidence interval** (95 % 置信区间). For $n$ tasks with standard deviation $s$ it reaches this far to both sides:
+# with a **95 % confidence interval** (95 % 置信区间). For $n$ tasks with standard deviation $s$ it reaches this far to both
+# sides:
 #
 # $$t_{n-1} \cdot \frac{s}{\sqrt{n}} \qquad \text{(Formula 1.7)}$$
 #
@@ -434,6 +445,7 @@ plt.xlabel("tasks")
 plt.ylabel("half width of the interval")
 plt.title("Dots: from the first n tasks. Dashes: 1.96 s / √n")
 plt.show()
+
 # %% [markdown]
 # This book calls two learners different only where their intervals do not overlap. That is a strict rule: overlap does
 # not prove that they are equal. And an interval covers the chance of *which tasks were
@@ -443,9 +455,9 @@ plt.show()
 # %% [markdown]
 # ## A map of the field
 #
-# Prototypes are one way of many. The documents sort them by what is learned and kept. The picture is D4's: three kinds of
-# algorithms, and the frameworks that carry them. The first three rows of the table after it are D1's families. The names
-# are only signposts here; the chapters explain them, and those above 02 are still to come.
+# Prototypes are one way of many. The documents sort them by what is learned and kept. The picture is D4's: three kinds
+# of algorithms, and the frameworks that carry them. The first three rows of the table after it are D1's families. The
+# names are only signposts here; the chapters explain them, and those above 02 are still to come.
 
 # %%
 boxes = {
@@ -472,9 +484,9 @@ figure = mk.report.diagram(boxes, arrows, size=(7.4, 3.6))
 # | **distance** (this chapter) | a map on which classes are places | 14 |
 # | **without labels** (无监督) | what data is like, before any task | 07 |
 #
-# D1 calls the use of all this inside artificial intelligence the **fusion** (融合) of the two: the model keeps its
-# shape, and gains the skill to adapt. All rows share the three functions above. Most of them differ in the policy $g$, and
-# so in the library in the rule. Transfer, and learning without labels, differ in where $\theta$ comes from.
+# D1 calls the use of all this inside artificial intelligence the **fusion** (融合) of the two: the model keeps its shape,
+# and gains the skill to adapt. All rows share the three functions above. Most of them differ in the policy $g$, and so
+# in the library in the rule. Transfer, and learning without labels, differ in where $\theta$ comes from.
 
 # %% [markdown]
 # ## Summary

@@ -5,8 +5,8 @@
 # numbers. Work gradient descent, momentum, Adagrad and Adam by hand, and see how they move. Let a learning rate decay
 # in steps or smoothly. Say how much data ordinary learning wants.
 #
-# **What you need.** Python, a little numpy, and some idea of what a neural network is. Chapter 01 is the other side of this
-# one: many tasks with hardly any data, where here is one task with plenty. What $\pm$ means stands there, under
+# **What you need.** Python, a little numpy, and some idea of what a neural network is. Chapter 01 is the other side of
+# this one: many tasks with hardly any data, where here is one task with plenty. What $\pm$ means stands there, under
 # [How sure are we?](01_learning_to_learn.ipynb#How-sure-are-we?)
 #
 # **Time.** About 30 minutes to read; about one minute to run on two cores.
@@ -84,7 +84,8 @@ assert not np.isclose(test.mean(), 0, atol=1e-4)  # near zero, but not by force
 
 # %% [markdown]
 # The fault is easy to see with new pictures that were taken in half the light. Measured by the training pictures, they
-# are darker, as they should be. Measured by themselves, the difference is wiped out, and with it a fact about the world.
+# are darker, as they should be. Measured by themselves, the difference is wiped out, and with it a fact about the
+# world.
 
 # %%
 dim = x_test // 2
@@ -155,8 +156,9 @@ axes = mk.report.learning_curves(curves, ylabel="cross-entropy")
 
 # %% [markdown]
 # The training loss falls on and on. (At first it is the higher one: it is a mean over the epoch, in which the network
-# still improved.) The test loss stops, and turns: from there on the network begins to learn its pictures by heart. This is **overfitting** (过拟合), and the reason why a model is judged on data that it has not seen. (To choose
-# anything by such a curve takes a third, validation set. Nothing is chosen here.)
+# still improved.) The test loss stops, and turns: from there on the network begins to learn its pictures by heart. This
+# is **overfitting** (过拟合), and the reason why a model is judged on data that it has not seen. (To choose anything by
+# such a curve takes a third, validation set. Nothing is chosen here.)
 
 
 # %%
@@ -167,13 +169,14 @@ def accuracy(probabilities):
 
 centres = np.stack([train[y_train == label].mean(axis=0) for label in range(10)])
 nearest = -((test[:, None] - centres) ** 2).sum(axis=(2, 3, 4))
-network = accuracy(model.predict(test, verbose=0))
+probabilities = model.predict(test, verbose=0)
+network = accuracy(probabilities)
 baseline = accuracy(nearest)
 
 # %% [markdown]
-# How good is it? Beside the network stand two simple classifiers: one that always says the same class, which is right for
-# one picture in ten exactly, and one that takes the class whose mean picture is nearest. Here the intervals are over the
-# 500 test pictures, for one trained network.
+# How good is it? Beside the network stand two simple classifiers: one that always says the same class, which is right
+# for one picture in ten exactly, and one that takes the class whose mean picture is nearest. Here the intervals are
+# over the 500 test pictures, for one trained network.
 
 # %%
 rows = {"always the first class": 0.1, "nearest class mean": baseline, "D4's network": network}
@@ -185,7 +188,7 @@ mk.report.Table([{"classifier": name, "accuracy": score} for name, score in rows
 # too.
 
 # %%
-chosen = model.predict(test, verbose=0).argmax(axis=1)
+chosen = probabilities.argmax(axis=1)
 confusion = np.zeros((10, 10), int)
 np.add.at(confusion, (y_test, chosen), 1)
 plt.figure(figsize=(5, 4))
@@ -300,8 +303,8 @@ assert abs(steep[-1][1]) > abs(steep[0][1])  # the steps across grow
 # $$u_{t+1} = \beta u_t - \alpha \nabla f(x_t), \qquad x_{t+1} = x_t + u_{t+1} \qquad \text{(Formula 2.5)}$$
 
 # %% [markdown]
-# **Adagrad** gives each weight a rate of its own. It divides by the root of the sum $a$ of all squared gradients so far, so a weight
-# that has moved much is slowed, and a weight that has hardly moved is not:
+# **Adagrad** gives each weight a rate of its own. It divides by the root of the sum $a$ of all squared gradients so
+# far, so a weight that has moved much is slowed, and a weight that has hardly moved is not:
 #
 # $$a_{t+1} = a_t + \nabla f(x_t)^2, \qquad x_{t+1} = x_t - \frac{\alpha \, \nabla f(x_t)}{\sqrt{a_{t+1} + \epsilon}}
 # \qquad \text{(Formula 2.6)}$$
@@ -372,8 +375,8 @@ plt.show()
 
 # %% [markdown]
 # On this smooth valley Adam comes down last, although it is the most used of the four. A valley without noise, with a
-# rate chosen for each, is not where it helps. So here is D4's network with each of the four, at a rate that is usual for
-# such a network, from three starts. The interval is over the starts; with three of them it is wide.
+# rate chosen for each, is not where it helps. So here is D4's network with each of the four, at a rate that is usual
+# for such a network, from three starts. The interval is over the starts; with three of them it is wide.
 
 
 # %%
@@ -411,7 +414,8 @@ mk.report.Table(rows)
 # ## Let the learning rate decay
 #
 # Real gradients are noisy, since each comes from a few pictures. With a constant rate the walker never rests: it dances
-# around the minimum, the wider the larger the rate. So one begins large and ends small: the rate follows a *schedule* (学习率调度, in D3 学习率调节).
+# around the minimum, the wider the larger the rate. So one begins large and ends small: the rate follows a *schedule*
+# (学习率调度, in D3 学习率调节).
 #
 # **Step decay** (阶梯衰减, in D3 逐步学习率) multiplies the rate by $\gamma$ after every $T$ steps; **exponential decay** (指数衰减)
 # does the same smoothly:
@@ -474,7 +478,8 @@ plt.show()
 # ## What it costs: data
 #
 # Ordinary learning knows nothing when it begins. So it needs data, and it needs it again for every task. Here is D4's
-# network with 1, 5, 20, 100 and 200 labelled pictures of each class, five draws each:
+# network with 1, 5, 20, 100 and 200 labelled pictures of each class. Few pictures are repeated (`np.tile`), so that
+# every size is trained for the same number of steps. One network is used again and again, with fresh weights each time.
 
 
 # %%
