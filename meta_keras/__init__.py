@@ -15,6 +15,7 @@ start_tensorflow()
 
 from meta_keras import classical, functional, networks, report, rules  # noqa: E402
 from meta_keras.learner import MetaLearner  # noqa: E402
+from meta_keras.loop import maml_loop  # noqa: E402
 from meta_keras.report import Score, evaluate  # noqa: E402
 from meta_keras.tasks import ClassPool, Curves, Episode, FewShot, Sinusoids, Tasks, load  # noqa: E402
 from meta_keras.version import __version__  # noqa: E402, F401
@@ -32,6 +33,7 @@ __all__ = [
     "evaluate",
     "functional",
     "load",
+    "maml_loop",
     "networks",
     "report",
     "rules",

@@ -29,7 +29,11 @@ class Weights(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a call gives back: the outputs, the weights with the state carried on, and the model's own losses."""
+    """What a call gives back: the outputs, the weights with their state carried on, and the losses of its layers.
+
+    Losses of layers are activity regularisers and what `add_loss` was given; `PureModel.penalties` has those of
+    the weights.
+    """
 
     outputs: Any
     weights: Weights
@@ -78,16 +82,27 @@ class PureModel:
             tuple(tf.convert_to_tensor(variable) for variable in self.model.non_trainable_variables),
         )
 
-    def __call__(self, weights: Weights, inputs: Any, *, training: bool = False) -> Outcome:
-        """What the model answers with these weights. The model's own variables are neither used nor changed."""
+    def __call__(
+        self, weights: Weights, inputs: Any, *, training: bool = False, statistics: str | None = None
+    ) -> Outcome:
+        """What the model answers with these weights. The model's own variables are neither used nor changed.
+
+        statistics: what batch normalisation goes by, "batch", "moving", or "keep": the batch, which then takes the
+            place of the moving averages. None leaves it to `training`, as Keras does.
+        """
         variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
         self._check(weights)
         borrowed = list(zip(variables, [*weights.trainable, *weights.state], strict=True))
-        with _exact_moments(), keras.StatelessScope(state_mapping=borrowed, collect_losses=True) as scope:
+        collecting = keras.StatelessScope(state_mapping=borrowed, collect_losses=True)
+        with _exact_moments(), _normalising_by(statistics), collecting as scope:
             outputs = self.model(inputs, training=training)
-            penalties = [v.regularizer(w) for v, w in borrowed if v.trainable and v.regularizer is not None]
             state = tuple(scope.get_current_value(v) for v in self.model.non_trainable_variables)
-        return Outcome(outputs, Weights(tuple(weights.trainable), state), (*scope.losses, *penalties))
+        return Outcome(outputs, Weights(tuple(weights.trainable), state), tuple(scope.losses))
+
+    def penalties(self, weights: Weights) -> tuple[tf.Tensor, ...]:
+        """What the weight regularisers of the model ask for these weights."""
+        pairs = zip(self.model.trainable_variables, weights.trainable, strict=True)
+        return tuple(variable.regularizer(value) for variable, value in pairs if variable.regularizer is not None)
 
     def fork(self, weights: Weights, task: tf.Tensor | int) -> Weights:
         """The same weights for task number `task` of a batch, with random draws of its own.
@@ -135,6 +150,26 @@ class PureModel:
 def _is_seed(variable: keras.Variable) -> bool:
     """Keras keeps the state of a random generator as two whole numbers, a seed and a counter, under this name."""
     return variable.name == "seed_generator_state"
+
+
+@contextlib.contextmanager
+def _normalising_by(statistics: str | None) -> Iterator[None]:
+    """Let batch normalisation go by the statistics that are asked for, whether the model is in training or not."""
+    kept = keras.layers.BatchNormalization.call
+
+    def call(layer: keras.layers.BatchNormalization, inputs: tf.Tensor, training: Any = None, mask: Any = None) -> Any:
+        momentum, layer.momentum = layer.momentum, 0.0 if statistics == "keep" else layer.momentum
+        try:
+            return kept(layer, inputs, training=statistics != "moving", mask=mask)
+        finally:
+            layer.momentum = momentum
+
+    if statistics is not None:
+        keras.layers.BatchNormalization.call = call
+    try:
+        yield
+    finally:
+        keras.layers.BatchNormalization.call = kept
 
 
 @contextlib.contextmanager

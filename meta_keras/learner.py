@@ -3,34 +3,66 @@
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from meta_keras.functional import PureModel
+from meta_keras.functional import Outcome, PureModel, Weights
+from meta_keras.networks import d3
+from meta_keras.parallel import WAYS_THROUGH, best_for, over_tasks
 from meta_keras.rules.base import Rule
-from meta_keras.tasks.episodes import check_episodes
+from meta_keras.rules.gradient import GradientDescent
+from meta_keras.tasks.episodes import Tasks, check_episodes, check_first, check_support
+
+Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
+@keras.saving.register_keras_serializable(package="meta_keras")
 class MetaLearner(keras.Model):
     """A Keras model whose inputs are tasks: it adapts to the support set, and answers the queries.
 
     network: any built Keras model, the meta-knowledge theta. rule: the meta-policy that adapts it to a task.
-    The scores go into the loss as they are, so the default loss is cross-entropy on logits.
-    Weight regularisers of the network count in `fit`; losses that its layers add in their calls (`add_loss`, activity
-    regularisers) do not yet.
+    num_classes: alone, it makes D3's model: D3's network with a softmax over so many classes, adapted by gradient
+        descent. Called on plain inputs, a learner answers as its network does, without adapting.
+    parallel: how the tasks of a batch are gone through: "vectorized", "map" or "unrolled" (see `parallel.over_tasks`).
+        "auto" chooses by the network, and `learner.parallel` says what it chose.
+
+    The loss of a network is the loss of its answers and what its layers add: regularisers, `add_loss`. It counts in
+    adapting, and on the queries. What is learned is the mean over tasks of the loss on their queries (Formula 1.4).
 
     >>> import meta_keras as mk
-    >>> learner = MetaLearner(network=mk.networks.conv4(filters=8), rule=mk.rules.Prototypes())
-    >>> learner.compile(optimizer="adam")
-    >>> tasks = mk.FewShot(mk.load("glyphs").split("train"), ways=5, shots=1)
-    >>> history = learner.fit(tasks, steps_per_epoch=2, epochs=1, verbose=0)
+    >>> learner = MetaLearner(network=mk.networks.mlp(1), rule=mk.rules.GradientDescent(0.01))
+    >>> learner.compile(optimizer="adam", loss="mse")
+    >>> history = learner.fit(mk.Sinusoids(shots=5), steps_per_epoch=2, epochs=1, verbose=0)
+    >>> learner.parallel
+    'vectorized'
     """
 
-    def __init__(self, network: keras.Model, rule: Rule, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        *,
+        network: keras.Model | None = None,
+        rule: Rule | None = None,
+        parallel: str = "auto",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        if (num_classes is None) == (network is None):
+            raise ValueError("Either num_classes or network= is needed: MetaLearner(5), or MetaLearner(network=...).")
+        network = d3(num_classes) if network is None else network
+        rule = GradientDescent(0.1) if rule is None else rule
         if not isinstance(rule, Rule):
-            raise TypeError(f"A rule is needed, such as meta_keras.rules.Prototypes(); {rule!r} was given.")
+            raise TypeError(f"A rule is needed, such as meta_keras.rules.GradientDescent(0.01); {rule!r} was given.")
+        if parallel not in WAYS_THROUGH:
+            raise ValueError(f"parallel is one of {WAYS_THROUGH}; {parallel!r} was given.")
+        if parallel == "vectorized" and not rule.static_shapes:
+            raise ValueError(f'{type(rule).__name__} cannot be vectorized; take parallel="map".')
         self.pure = PureModel(network)
         self.network, self.rule = network, rule
+        best = best_for(network) if rule.static_shapes else "map"
+        self.asked_parallel, self.parallel = parallel, best if parallel == "auto" else parallel
+        rule.prepare(self.pure)
+        self.fault = tf.Variable(-1, dtype=tf.int64, trainable=False)
         self.built = True
 
     def compile(
@@ -38,56 +70,218 @@ class MetaLearner(keras.Model):
         optimizer: str | keras.optimizers.Optimizer = "adam",
         loss: Any = None,
         metrics: list[Any] | None = None,
-        jit_compile: bool = False,
+        jit_compile: str | bool = "auto",
         **kwargs: Any,
     ) -> None:
         """As `keras.Model.compile`; without a loss, cross-entropy of the scores, with accuracy beside it."""
         if loss is None:
-            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            loss = default_loss(self.network, tf.constant(0))
             metrics = ["accuracy"] if metrics is None else metrics
+        elif isinstance(loss, list | tuple | dict):
+            raise ValueError("A MetaLearner has one output, the answers to the queries, and so one loss.")
+        if jit_compile == "auto":
+            jit_compile = self.parallel == "vectorized" and not kwargs.get("run_eagerly")
+        elif jit_compile and not self.rule.static_shapes:
+            raise ValueError(f"{type(self.rule).__name__} cannot be compiled by XLA; leave jit_compile out.")
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, jit_compile=jit_compile, **kwargs)
 
     def fit(self, x: tf.data.Dataset, **kwargs: Any) -> keras.callbacks.History:
-        """As `keras.Model.fit`, on an endless dataset of episodes: say how many with `steps_per_epoch`."""
+        """As `keras.Model.fit`, on an endless dataset of episodes: say how many with `steps_per_epoch`.
+
+        Step n of the optimizer sees batch n of the tasks, so a training that is resumed goes on where it stopped.
+        """
         kwargs.setdefault("shuffle", False)  # episodes are drawn by chance already
         if kwargs.get("validation_data") is not None:
-            kwargs["validation_data"] = _as_inputs_and_answers(kwargs["validation_data"], kwargs, "validation_steps")
-        return super().fit(_as_inputs_and_answers(x, kwargs, "steps_per_epoch"), **kwargs)
+            kwargs["validation_data"] = self._given(kwargs["validation_data"], kwargs, "validation_steps")
+        callbacks = kwargs.pop("callbacks", None) or []
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = [*(callbacks if isinstance(callbacks, list | tuple) else [callbacks]), _StopAtFault()]
+        self.fault.assign(-1)
+        return super().fit(self._given(x, kwargs, "steps_per_epoch", follow=True), callbacks=callbacks, **kwargs)
 
     def evaluate(self, x: tf.data.Dataset, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`, on `steps` batches. `meta_keras.evaluate` gives an interval too."""
         if "_use_cached_eval_dataset" not in kwargs:  # Keras' own word, where `fit` validates on what it has prepared
-            x = _as_inputs_and_answers(x, kwargs, "steps")
+            x = self._given(x, kwargs, "steps")
         return super().evaluate(x, **kwargs)
 
-    def call(self, inputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """(tasks, queries, ways) scores for `(support_x, support_y, query_x)`, all with the tasks along axis 0."""
-        support_x, support_y, query_x = inputs
+    def predict(self, x: Any, **kwargs: Any) -> np.ndarray:
+        """The answers to all queries: of `steps` batches of a dataset of episodes, or of one batch of tasks."""
+        if isinstance(x, tf.data.Dataset):
+            x = self._given(x, kwargs, "steps").map(lambda inputs, _: (inputs,))
+        return super().predict(x, **kwargs)
+
+    def call(self, inputs: Batch | tf.Tensor, task_indices: Any = None, training: bool = False) -> tf.Tensor:
+        """(tasks, queries, ways) scores for `(support_x, support_y, query_x)`, all with the tasks along axis 0.
+
+        For plain inputs, the network's own outputs; with `task_indices`, those of the rows it names, as in D3.
+        """
+        if not isinstance(inputs, list | tuple):
+            outputs = self.network(inputs, training=training)
+            return outputs if task_indices is None else tf.gather(outputs, task_indices)
         weights = self.pure.weights()
 
-        def answer(task: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
-            number, support_x, support_y, query_x = task
-            own = self.pure.fork(weights, number)
-            adapted, own = self.rule.adapt(self.pure, own, support_x, support_y, training=training)
-            scores, own = self.rule.predict(self.pure, own, adapted, query_x, training=training)
-            return tf.cast(scores, self.compute_dtype), own.state
+        def answer(number: tf.Tensor, support_x: tf.Tensor, support_y: tf.Tensor, query_x: tf.Tensor) -> Any:
+            adapted = self._adapt(weights, number, support_x, support_y, training)
+            answers = self.rule.predict(self.pure, adapted, query_x, training=training)
+            return (tf.cast(answers.outputs, self.compute_dtype), answers.weights.state), ()
 
-        numbers = tf.range(tf.shape(support_x)[0])
-        state_like = tuple(tf.TensorSpec(s.shape, s.dtype) for s in weights.state)
-        scores, states = tf.map_fn(
-            answer,
-            (numbers, support_x, support_y, query_x),
-            fn_output_signature=(tf.TensorSpec(None, self.compute_dtype), state_like),
-        )
+        dtypes = (self.compute_dtype, tuple(state.dtype for state in weights.state))
+        (answers, states), _ = over_tasks(answer, tuple(inputs), self.parallel, each=dtypes, mean=())
         if training:
-            for variable, value in zip(self.network.non_trainable_variables, self.pure.join(states), strict=True):
-                variable.assign(value)
-        return scores
+            self._carry_on(states)
+        return answers
+
+    def train_step(self, data: tuple[Batch, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """One step of meta-training. The gradient of each task is taken within the map, so memory stays flat."""
+        inputs, query_y = data
+        self.optimizer.build(self.trainable_variables)
+        answers, states, (loss, gradients) = self.meta_gradients(inputs, query_y)
+        finite = tf.math.is_finite(loss)
+        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):  # which skips such gradients itself
+            finite = tf.reduce_all([finite, *(tf.reduce_all(tf.math.is_finite(g)) for g in gradients)])
+
+        now = tf.cast(self.optimizer.iterations, tf.int64)
+
+        def go_on() -> tf.Tensor:
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            self._carry_on(states)
+            return tf.constant(-1, tf.int64)
+
+        fault = tf.cond(finite & (self.fault < 0), go_on, lambda: tf.where(self.fault < 0, now, self.fault))
+        self.fault.assign(fault)
+        self._note(loss, inputs)
+        return self.compute_metrics(inputs, query_y, answers)
+
+    def test_step(self, data: tuple[Batch, tf.Tensor]) -> dict[str, tf.Tensor]:
+        inputs, query_y = data
+        answers, _, (loss, _) = self.meta_gradients(inputs, query_y, training=False)
+        self._note(loss, inputs)
+        return self.compute_metrics(inputs, query_y, answers)
+
+    def meta_gradients(self, inputs: Batch, query_y: tf.Tensor, training: bool = True) -> tuple[Any, Any, Any]:
+        """The answers, the states after each task, and the meta-loss with its gradients for what is trainable."""
+        weights, omega = self.pure.weights(), [v.value for v in self.rule.trainable_variables]
+        step = self.optimizer.iterations if training else None
+
+        def one(number: tf.Tensor, *task: tf.Tensor) -> Any:
+            support_x, support_y, query_x, query_y = task
+            with tf.GradientTape() as tape:
+                tape.watch(weights.trainable)
+                adapted = self._adapt(weights, number, support_x, support_y, training)
+                loss, answers = self.rule.judge(
+                    self.pure, adapted, query_x, query_y, loss=self._loss_of, step=step, training=training
+                )
+                scaled = self.optimizer.scale_loss(loss) if training else loss
+            each = (tf.cast(answers.outputs, self.compute_dtype), answers.weights.state)
+            return each, (loss, slopes_of(tape, scaled, [*weights.trainable, *omega]) if training else [])
+
+        dtypes = (self.compute_dtype, tuple(state.dtype for state in weights.state))
+        zeros = [tf.zeros_like(w) for w in [*weights.trainable, *omega]] if training else []
+        start = (tf.zeros((), self._loss_dtype), zeros)
+        (answers, states), mean = over_tasks(one, (*inputs, query_y), self.parallel, each=dtypes, mean=start)
+        return answers, states, mean
+
+    def adapt(self, support_x: Any, support_y: Any) -> keras.Model:
+        """An expert for one task: a plain Keras model to predict with, save, serve or train on.
+
+        It loads where meta_keras is not installed. A plain model cannot go by the statistics of its queries, so
+        unless the rule's `batch_statistics` are "moving", its batch normalisation has those of the support set.
+        """
+        support_x, support_y = check_support(support_x, support_y)
+        self._check_labels(support_y)
+        adapted = self._adapt(self.pure.weights(), tf.constant(0), support_x, support_y, training=False)
+        if self.rule.batch_statistics != "moving":
+            kept = self.pure(adapted.weights, support_x, statistics="keep").weights
+            adapted = adapted._replace(weights=kept)
+        return self.rule.expert(self.pure, adapted)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "network": keras.saving.serialize_keras_object(self.network),
+            "rule": keras.saving.serialize_keras_object(self.rule),
+            "parallel": self.asked_parallel,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> "MetaLearner":
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects) for name in ("network", "rule")
+        }
+        return cls(**(config | parts))
+
+    def _adapt(
+        self, weights: Weights, number: tf.Tensor, support_x: tf.Tensor, support_y: tf.Tensor, training: bool
+    ) -> Outcome:
+        own = self.pure.fork(weights, number)
+        return self.rule.adapt(self.pure, own, support_x, support_y, loss=self._loss_of, training=training)
+
+    def _loss_of(self, right: tf.Tensor, answers: tf.Tensor) -> tf.Tensor:
+        loss = keras.losses.get(self.loss) if self.compiled else default_loss(self.network, right)
+        return tf.cast(tf.reduce_mean(loss(right, answers)), self._loss_dtype)
+
+    @property
+    def _loss_dtype(self) -> str:
+        variables = self.network.trainable_variables
+        return variables[0].dtype if variables else keras.config.floatx()
+
+    def _carry_on(self, states: tuple[tf.Tensor, ...]) -> None:
+        for variable, value in zip(self.network.non_trainable_variables, self.pure.join(states), strict=True):
+            variable.assign(value)
+
+    def _note(self, loss: tf.Tensor, inputs: Batch) -> None:
+        mean = next(metric for metric in self.metrics if metric.name == "loss")
+        mean.update_state(loss, sample_weight=tf.shape(inputs[0])[0])
+
+    def _given(self, tasks: Any, arguments: dict[str, Any], steps: str, follow: bool = False) -> tf.data.Dataset:
+        """Episodes in the form that Keras trains on: what is given, and what is to be answered."""
+        check_episodes(tasks)
+        if arguments.get(steps) is None and tasks.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ValueError(f"These tasks never end; say how many batches of them to take, such as {steps}=100.")
+        first = check_first(tasks)
+        self._check_labels(first.support_y)
+        if follow and isinstance(tasks, Tasks) and self.optimizer is not None:
+            tasks = tasks.from_batch(self.optimizer.iterations.value)
+        return tasks.map(lambda episode: (tuple(episode[:3]), episode.query_y))
+
+    def _check_labels(self, labels: tf.Tensor) -> None:
+        if labels.dtype.is_integer:
+            self.rule.check_ways(self.pure, int(tf.reduce_max(labels)) + 1)
+        elif self.compiled and isinstance(self.loss, keras.losses.SparseCategoricalCrossentropy):
+            raise ValueError(
+                f"These tasks have {labels.dtype.name} targets, as of a regression; the loss is cross-entropy of labels. "
+                'Take compile(loss="mse").'
+            )
 
 
-def _as_inputs_and_answers(tasks: tf.data.Dataset, arguments: dict[str, Any], steps: str) -> tf.data.Dataset:
-    """Episodes in the form that Keras trains on: what is given, and what is to be answered."""
-    check_episodes(tasks)
-    if arguments.get(steps) is None and tasks.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError(f"These tasks never end; say how many batches of them to take, such as {steps}=100.")
-    return tasks.map(lambda episode: (tuple(episode[:3]), episode.query_y))
+class _StopAtFault(keras.callbacks.Callback):
+    """End training where the meta-loss is not finite. `train_step` has left the weights as they were."""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if np.isfinite((logs or {}).get("loss", 0.0)):
+            return
+        fault = int(self.model.fault)
+        if fault >= 0:
+            raise FloatingPointError(
+                f"The meta-loss or its gradient is not finite at step {fault} of meta-training. The weights are as they "
+                "were before it. Lower the learning rates, or look for tasks that are not finite."
+            )
+
+
+def slopes_of(tape: tf.GradientTape, loss: tf.Tensor, sources: list[Any]) -> list[tf.Tensor]:
+    """The gradients, with zeros where the loss does not depend on a source; an error if it depends on none."""
+    slopes = tape.gradient(loss, sources)
+    if sources and all(slope is None for slope in slopes):
+        raise ValueError("The meta-loss depends on none of the weights, so there is nothing to learn.")
+    return [
+        tf.zeros_like(source) if slope is None else tf.convert_to_tensor(slope)
+        for source, slope in zip(sources, slopes, strict=True)
+    ]
+
+
+def default_loss(network: keras.Model, right: tf.Tensor) -> keras.losses.Loss:
+    """Cross-entropy for labels, mean squared error for other targets."""
+    if not right.dtype.is_integer:
+        return keras.losses.MeanSquaredError(dtype=right.dtype.name)
+    activation = getattr(network.layers[-1], "activation", None)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=activation is not keras.activations.softmax)

@@ -48,7 +48,23 @@ def conv4(
             network.add(layers.MaxPooling2D())
     network.add(layers.Flatten())
     if units is not None:
-        network.add(layers.Dense(units))
+        network.add(layers.Dense(units, name="head"))
+    return network
+
+
+def d3(num_classes: int, *, input_shape: Sequence[int] = (28, 28, 1)) -> keras.Model:
+    """The network of document D3: two convolutions with pooling, a dense layer of 128, a softmax.
+
+    >>> d3(10).output_shape
+    (None, 10)
+    """
+    network = keras.Sequential([keras.Input(tuple(input_shape))], name="d3")
+    for filters in (32, 64):
+        network.add(layers.Conv2D(filters, 3, padding="same", activation="relu"))
+        network.add(layers.MaxPooling2D())
+    network.add(layers.Flatten())
+    network.add(layers.Dense(128, activation="relu"))
+    network.add(layers.Dense(num_classes, activation="softmax", name="head"))
     return network
 
 
@@ -69,5 +85,5 @@ def mlp(
         network.add(layers.Flatten())
     for width in hidden:
         network.add(layers.Dense(width, activation=activation))
-    network.add(layers.Dense(units))
+    network.add(layers.Dense(units, name="head"))
     return network

@@ -1,11 +1,13 @@
 """Few-shot learning by distance: a task is learned by placing its examples on a map."""
 
+import keras
 import tensorflow as tf
 
-from meta_keras.functional import PureModel, Weights
-from meta_keras.rules.base import Rule
+from meta_keras.functional import Outcome, PureModel, Weights
+from meta_keras.rules.base import Loss, Rule, copy_of
 
 
+@keras.saving.register_keras_serializable(package="meta_keras")
 class Prototypes(Rule):
     """Snell, Swersky and Zemel, "Prototypical Networks for Few-shot Learning", 2017.
 
@@ -17,6 +19,8 @@ class Prototypes(Rule):
         score_k(x) = -|network(x) - prototype_k|^2                                       (Formula 1.6)
     """
 
+    static_shapes = False  # how many classes there are, the labels say
+
     def adapt(
         self,
         network: PureModel,
@@ -24,20 +28,26 @@ class Prototypes(Rule):
         support_x: tf.Tensor,
         support_y: tf.Tensor,
         *,
+        loss: Loss | None = None,
         training: bool,
-    ) -> tuple[tf.Tensor, Weights]:
-        outcome = network(weights, support_x, training=training)
+    ) -> Outcome:
+        outcome = self.answers(network, weights, support_x, training=training, queries=False)
         _check(outcome.outputs, support_y)
         ways = tf.reduce_max(support_y) + 1
-        prototypes = tf.math.unsorted_segment_mean(outcome.outputs, support_y, ways)
-        return prototypes, outcome.weights
+        return outcome._replace(outputs=tf.math.unsorted_segment_mean(outcome.outputs, support_y, ways))
 
-    def predict(
-        self, network: PureModel, weights: Weights, adapted: tf.Tensor, inputs: tf.Tensor, *, training: bool
-    ) -> tuple[tf.Tensor, Weights]:
-        outcome = network(weights, inputs, training=training)
-        apart = outcome.outputs[:, None, :] - adapted[None, :, :]
-        return -tf.reduce_sum(tf.square(apart), axis=-1), outcome.weights
+    def predict(self, network: PureModel, adapted: Outcome, inputs: tf.Tensor, *, training: bool) -> Outcome:
+        outcome = self.answers(network, adapted.weights, inputs, training=training, queries=True)
+        apart = outcome.outputs[:, None, :] - adapted.outputs[None, :, :]
+        return outcome._replace(outputs=-tf.reduce_sum(tf.square(apart), axis=-1))
+
+    def expert(self, network: PureModel, adapted: Outcome) -> keras.Model:
+        """The map and a dense layer: -|x - c|^2 is 2 c.x - |c|^2, but for -|x|^2, the same for every class."""
+        places, prototypes = copy_of(network, adapted.weights), adapted.outputs
+        scores = keras.layers.Dense(len(prototypes), name="prototypes")
+        model = keras.Model(places.inputs, scores(places.output), name=f"{network.model.name}_expert")
+        scores.set_weights([2 * tf.transpose(prototypes), -tf.reduce_sum(tf.square(prototypes), axis=-1)])
+        return model
 
 
 def _check(places: tf.Tensor, labels: tf.Tensor) -> None:

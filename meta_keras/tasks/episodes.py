@@ -33,13 +33,20 @@ class Tasks(tf.data.Dataset):
         if not isinstance(seed, Integral):
             raise ValueError(f"seed is a whole number, and stands for one sequence of tasks; {seed!r} was given.")
         self.meta_batch, self.seed = meta_batch, seed
-        batches = tf.data.Dataset.counter().map(
-            lambda number: self.draw(tf.stack([tf.cast(seed, tf.int64), number])),
+        self._batches = self.from_batch(0)
+        super().__init__(self._batches._variant_tensor)
+
+    def from_batch(self, number: int | tf.Tensor | tf.Variable) -> tf.data.Dataset:
+        """The same batches from batch `number` on. A variable is read whenever the dataset is begun."""
+        counter = tf.data.Dataset.range(1).flat_map(
+            lambda _: tf.data.Dataset.counter(start=tf.cast(number, tf.int64))
+        )
+        batches = counter.map(
+            lambda number: self.draw(tf.stack([tf.cast(self.seed, tf.int64), number])),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        self._batches = batches.prefetch(2)
-        super().__init__(self._batches._variant_tensor)
+        return batches.prefetch(2)
 
     def draw(self, seed: tf.Tensor) -> Episode:
         """One batch of `meta_batch` tasks. All chance in it comes from `seed`, two integers."""
@@ -117,10 +124,7 @@ class FewShot(Tasks):
         return tf.gather(self._first, classes)[..., None] + chosen
 
     def _gather(self, rows: tf.Tensor) -> tf.Tensor:
-        examples = tf.gather(self._examples, rows)
-        if examples.dtype == tf.uint8:
-            return tf.cast(examples, tf.float32) / 255.0
-        return tf.cast(examples, tf.float32) if examples.dtype.is_floating else examples
+        return as_inputs(tf.gather(self._examples, rows))
 
 
 def _distinct(allowed: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
@@ -137,6 +141,13 @@ def _shuffled(rows: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.T
     return tf.gather(rows, order, batch_dims=1), tf.gather(labels, order, batch_dims=1)
 
 
+def as_inputs(examples: tf.Tensor) -> tf.Tensor:
+    """Examples as a network takes them: bytes as numbers from 0 to 1, other numbers as float32, tokens as they are."""
+    if examples.dtype == tf.uint8:
+        return tf.cast(examples, tf.float32) / 255.0
+    return tf.cast(examples, tf.float32) if examples.dtype.is_floating else examples
+
+
 def at_least_one(**numbers: int) -> None:
     """Raise a ValueError that names the first number that is not whole, or below 1."""
     for name, number in numbers.items():
@@ -151,3 +162,36 @@ def check_episodes(tasks: Any) -> None:
             "A dataset of episodes is needed, such as meta_keras.FewShot or meta_keras.Sinusoids; "
             f"this is {type(tasks).__name__}."
         )
+
+
+def check_first(tasks: tf.data.Dataset) -> Episode:
+    """The first batch of tasks, once it is seen to be fit to learn from; else a ValueError."""
+    first = next(iter(tasks), None)
+    if first is None:
+        raise ValueError("This dataset of episodes is empty.")
+    for name, part in first._asdict().items():
+        if part.shape.rank < 2 or 0 in part.shape[:2]:
+            raise ValueError(f"{name} has shape {tuple(part.shape)}; at least one task with one example is needed.")
+        _check_numbers(name, part)
+    return first
+
+
+def check_support(support_x: Any, support_y: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """A support set as tensors, once it is seen to be fit to learn from; else a ValueError."""
+    support_x, support_y = as_inputs(tf.convert_to_tensor(support_x)), tf.convert_to_tensor(support_y)
+    if len(support_x) == 0 or len(support_x) != len(support_y):
+        raise ValueError(
+            f"A support set has as many answers as examples, at least one; {len(support_x)} examples and "
+            f"{len(support_y)} answers were given."
+        )
+    support_y = tf.cast(support_y, tf.int32 if support_y.dtype.is_integer else tf.float32)
+    _check_numbers("support_x", support_x)
+    _check_numbers("support_y", support_y)
+    return support_x, support_y
+
+
+def _check_numbers(name: str, part: tf.Tensor) -> None:
+    if part.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(part))):
+        raise ValueError(f"{name} has numbers that are nan or infinite. Replace them, or leave those examples out.")
+    if name.endswith("_y") and part.dtype.is_integer and int(tf.reduce_min(part)) < 0:
+        raise ValueError(f"{name} has the label {int(tf.reduce_min(part))}; labels are whole numbers from 0 up.")

@@ -1,0 +1,86 @@
+"""How the tasks of a batch are gone through: side by side, one after another, or written out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+WAYS_THROUGH = ("auto", "vectorized", "map", "unrolled")
+
+# Tasks in flight at once in "map". Two keep two cores busy; memory grows with it, and not with the meta-batch.
+IN_FLIGHT = 2
+
+# Measured in benchmarks/speed.py: beyond so many weights, one matrix product a task is faster than a batched one.
+SMALL = 100_000
+
+
+def over_tasks(
+    function: Callable[..., tuple[Any, Any]], tasks: tuple[tf.Tensor, ...], parallel: str, *, each: Any, mean: Any
+) -> tuple[Any, Any]:
+    """`function(number, *task)` for every task: its first result stacked, and the mean of its second one.
+
+    each: the dtypes of the first result. mean: zeros in the form of the second one.
+
+    "vectorized" computes all tasks in one batched operation: fast for small dense networks under XLA.
+    "map" goes through them in a loop. What is averaged is summed up on the way, so memory stays flat.
+    "unrolled" writes them out in the graph: the slowest to compile.
+    """
+    if parallel == "vectorized":
+        return _vectorized(function, tasks)
+    if parallel == "map":
+        return _mapped(function, tasks, each, mean)
+    return _unrolled(function, tasks)
+
+
+def best_for(network: keras.Model) -> str:
+    """"vectorized" for small networks of dense layers, "map" for others: their convolutions gain nothing together."""
+    dense = (
+        keras.layers.Dense,
+        keras.layers.EinsumDense,
+        keras.layers.Embedding,
+        keras.layers.BatchNormalization,
+        keras.layers.LayerNormalization,
+    )
+    with_weights = [layer for layer in network._flatten_layers(include_self=False, recursive=True) if _owns(layer)]
+    fits = all(isinstance(layer, dense) for layer in with_weights) and network.count_params() <= SMALL
+    return "vectorized" if fits else "map"
+
+
+def _owns(layer: keras.layers.Layer) -> bool:
+    return bool(layer._trainable_variables or layer._non_trainable_variables)
+
+
+def _vectorized(function: Callable[..., Any], tasks: tuple[tf.Tensor, ...]) -> tuple[Any, Any]:
+    numbers = tf.range(tf.shape(tasks[0])[0])
+    each, summed = tf.vectorized_map(lambda task: function(*task), (numbers, *tasks))
+    return each, tf.nest.map_structure(lambda values: tf.reduce_mean(values, axis=0), summed)
+
+
+def _mapped(function: Callable[..., Any], tasks: tuple[tf.Tensor, ...], each: Any, mean: Any) -> tuple[Any, Any]:
+    count = tf.shape(tasks[0])[0]
+    arrays = tf.nest.map_structure(lambda dtype: tf.TensorArray(dtype, count), each)
+
+    def one(number: tf.Tensor, arrays: Any, sums: Any) -> tuple[tf.Tensor, Any, Any]:
+        results, more = function(number, *(tf.gather(part, number) for part in tasks))
+        arrays = tf.nest.map_structure(lambda array, result: array.write(number, result), arrays, results)
+        return number + 1, arrays, tf.nest.map_structure(tf.add, sums, more)
+
+    _, arrays, sums = tf.while_loop(
+        lambda number, *_: number < count,
+        one,
+        (tf.constant(0), arrays, mean),
+        parallel_iterations=IN_FLIGHT,
+        maximum_iterations=count,
+    )
+    stacked = tf.nest.map_structure(lambda array: array.stack(), arrays)
+    return stacked, tf.nest.map_structure(lambda value: value / tf.cast(count, value.dtype), sums)
+
+
+def _unrolled(function: Callable[..., Any], tasks: tuple[tf.Tensor, ...]) -> tuple[Any, Any]:
+    count = tasks[0].shape[0]
+    if count is None:
+        raise ValueError('parallel="unrolled" needs to know the number of tasks in a batch; take "map".')
+    results = [function(number, *(part[number] for part in tasks)) for number in range(count)]
+    each = tf.nest.map_structure(lambda *values: tf.stack(values), *[first for first, _ in results])
+    return each, tf.nest.map_structure(lambda *values: tf.add_n(values) / count, *[second for _, second in results])
