@@ -85,6 +85,11 @@ class MetaLearner(keras.Model):
             raise ValueError(f"{type(self.rule).__name__} cannot be compiled by XLA; leave jit_compile out.")
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, jit_compile=jit_compile, **kwargs)
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """As Keras does when it loads a file."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def fit(self, x: tf.data.Dataset, **kwargs: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`, on an endless dataset of episodes: say how many with `steps_per_epoch`.
 
@@ -217,7 +222,7 @@ class MetaLearner(keras.Model):
         return self.rule.adapt(self.pure, own, support_x, support_y, loss=self._loss_of, training=training)
 
     def _loss_of(self, right: tf.Tensor, answers: tf.Tensor) -> tf.Tensor:
-        loss = keras.losses.get(self.loss) if self.compiled else default_loss(self.network, right)
+        loss = keras.losses.get(self.loss) if self.loss is not None else default_loss(self.network, right)
         return tf.cast(tf.reduce_mean(loss(right, answers)), self._loss_dtype)
 
     @property
@@ -247,7 +252,7 @@ class MetaLearner(keras.Model):
     def _check_labels(self, labels: tf.Tensor) -> None:
         if labels.dtype.is_integer:
             self.rule.check_ways(self.pure, int(tf.reduce_max(labels)) + 1)
-        elif self.compiled and isinstance(self.loss, keras.losses.SparseCategoricalCrossentropy):
+        elif isinstance(self.loss, keras.losses.SparseCategoricalCrossentropy):
             raise ValueError(
                 f"These tasks have {labels.dtype.name} targets, as of a regression; the loss is cross-entropy of labels. "
                 'Take compile(loss="mse").'
