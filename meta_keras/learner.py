@@ -6,10 +6,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from meta_keras.faults import StopAtFault
 from meta_keras.functional import Outcome, PureModel, Weights
 from meta_keras.networks import d3
 from meta_keras.parallel import WAYS_THROUGH, best_for, over_tasks
 from meta_keras.rules.base import Rule
+from meta_keras.rules.descent import gradients_of
 from meta_keras.rules.gradient import GradientDescent
 from meta_keras.tasks.episodes import Tasks, check_episodes, check_first, check_support
 
@@ -100,7 +102,7 @@ class MetaLearner(keras.Model):
             kwargs["validation_data"] = self._given(kwargs["validation_data"], kwargs, "validation_steps")
         callbacks = kwargs.pop("callbacks", None) or []
         if not isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks = [*(callbacks if isinstance(callbacks, list | tuple) else [callbacks]), _StopAtFault()]
+            callbacks = [*(callbacks if isinstance(callbacks, list | tuple) else [callbacks]), StopAtFault()]
         self.fault.assign(-1)
         return super().fit(self._given(x, kwargs, "steps_per_epoch", follow=True), callbacks=callbacks, **kwargs)
 
@@ -179,7 +181,7 @@ class MetaLearner(keras.Model):
                 )
                 scaled = self.optimizer.scale_loss(loss) if training else loss
             each = (tf.cast(answers.outputs, self.compute_dtype), answers.weights.state)
-            return each, (loss, slopes_of(tape, scaled, [*weights.trainable, *omega]) if training else [])
+            return each, (loss, gradients_of(tape, scaled, [*weights.trainable, *omega]) if training else [])
 
         dtypes = (self.compute_dtype, tuple(state.dtype for state in weights.state))
         zeros = [tf.zeros_like(w) for w in [*weights.trainable, *omega]] if training else []
@@ -254,34 +256,9 @@ class MetaLearner(keras.Model):
             self.rule.check_ways(self.pure, int(tf.reduce_max(labels)) + 1)
         elif isinstance(self.loss, keras.losses.SparseCategoricalCrossentropy):
             raise ValueError(
-                f"These tasks have {labels.dtype.name} targets, as of a regression; the loss is cross-entropy of labels. "
-                'Take compile(loss="mse").'
+                f"These tasks have {labels.dtype.name} targets, as of a regression; the loss is "
+                'cross-entropy, for labels. Take compile(loss="mse").'
             )
-
-
-class _StopAtFault(keras.callbacks.Callback):
-    """End training where the meta-loss is not finite. `train_step` has left the weights as they were."""
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        if np.isfinite((logs or {}).get("loss", 0.0)):
-            return
-        fault = int(self.model.fault)
-        if fault >= 0:
-            raise FloatingPointError(
-                f"The meta-loss or its gradient is not finite at step {fault} of meta-training. The weights are as they "
-                "were before it. Lower the learning rates, or look for tasks that are not finite."
-            )
-
-
-def slopes_of(tape: tf.GradientTape, loss: tf.Tensor, sources: list[Any]) -> list[tf.Tensor]:
-    """The gradients, with zeros where the loss does not depend on a source; an error if it depends on none."""
-    slopes = tape.gradient(loss, sources)
-    if sources and all(slope is None for slope in slopes):
-        raise ValueError("The meta-loss depends on none of the weights, so there is nothing to learn.")
-    return [
-        tf.zeros_like(source) if slope is None else tf.convert_to_tensor(slope)
-        for source, slope in zip(sources, slopes, strict=True)
-    ]
 
 
 def default_loss(network: keras.Model, right: tf.Tensor) -> keras.losses.Loss:

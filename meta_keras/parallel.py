@@ -34,7 +34,7 @@ def over_tasks(
 
 
 def best_for(network: keras.Model) -> str:
-    """"vectorized" for small networks of dense layers, "map" for others: their convolutions gain nothing together."""
+    """For small networks of dense layers "vectorized", for others "map": convolutions gain nothing together."""
     dense = (
         keras.layers.Dense,
         keras.layers.EinsumDense,

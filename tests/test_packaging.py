@@ -32,7 +32,10 @@ LAYERS = {
     "networks": {"functional"},
     "tasks": {"tasks"},
     "rules": {"functional", "tasks", "rules"},
-    "learner": {"functional", "rules", "tasks"},
+    "parallel": set(),
+    "faults": set(),
+    "loop": {"functional", "tasks"},
+    "learner": {"faults", "functional", "networks", "parallel", "rules", "tasks"},
     "report": {"tasks", "report"},
     "classical": {"tasks"},
 }

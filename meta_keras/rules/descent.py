@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -28,14 +29,21 @@ def slopes(
         outcome = rule.answers(network, weights, support_x, training=training, queries=False)
         check_answers(outcome.outputs, support_y)
         support_loss = total(loss(support_y, outcome.outputs), (*outcome.losses, *network.penalties(weights)))
-    gradients = tape.gradient(support_loss, moving)
-    if all(gradient is None for gradient in gradients):
+    return gradients_of(tape, support_loss, moving), outcome.weights
+
+
+def gradients_of(tape: tf.GradientTape, loss: tf.Tensor, sources: Sequence[Any]) -> list[tf.Tensor]:
+    """The gradients, zeros where the loss does not depend on a source; an error if it depends on none."""
+    gradients = tape.gradient(loss, sources)
+    if sources and all(gradient is None for gradient in gradients):
         raise ValueError(
-            f"The loss of the network {network.model.name!r} does not depend on any of the weights to be adapted: "
-            "its outputs, or the loss, cannot be differentiated."
+            "The loss depends on none of the weights that it should be learned with: the outputs of the network, or "
+            "the loss, cannot be differentiated."
         )
-    dense = [tf.zeros_like(w) if g is None else tf.convert_to_tensor(g) for w, g in zip(moving, gradients, strict=True)]
-    return dense, outcome.weights
+    return [
+        tf.zeros_like(source) if gradient is None else tf.convert_to_tensor(gradient)
+        for source, gradient in zip(sources, gradients, strict=True)
+    ]
 
 
 def repeat(

@@ -75,8 +75,8 @@ class GradientDescent(Rule):
             shapes = dict.fromkeys(owners, (self.steps,) if self.learn_rates == "layer-step" else ())
         if self.learn_rates is not None and not self.rates:
             alpha = keras.initializers.Constant(self.learning_rate)
-            for name, shape in shapes.items():
-                self.rates.append(self.add_weight(shape=shape, initializer=alpha, name=f"rate_{name}".replace("/", "_")))
+            names = {name: "rate_" + name.replace("/", "_") for name in shapes}
+            self.rates = [self.add_weight(shape=s, initializer=alpha, name=names[name]) for name, s in shapes.items()]
         if self.rates and [tuple(rate.shape) for rate in self.rates] != list(shapes.values()):
             raise ValueError("This rule has learned rates for another network. Make a new rule for this one.")
         self._which = [list(shapes).index(v.path if self.learn_rates == "weight" else _owner(v)) for v in moving]
@@ -155,10 +155,10 @@ class GradientDescent(Rule):
             raise ValueError(f"layers={list(self.adapted_layers)} are frozen, so nothing could adapt.")
         return [place for place, variable in enumerate(variables) if id(variable) in chosen]
 
-    def _rates_at(self, number: int | tf.Tensor, count: int) -> list[tf.Tensor | float]:
+    def _rates_at(self, number: int | tf.Tensor, count: int) -> list[tf.Tensor]:
         """The learning rate of each adapted weight at this inner step. Beyond the steps trained, the last one."""
         if self.learn_rates is None:
-            return [self.learning_rate] * count
+            return [tf.constant(self.learning_rate, tf.float64)] * count  # tf.cast alone would round it to float32
         rates = [tf.convert_to_tensor(self.rates[which]) for which in self._which]
         if self.learn_rates == "layer-step":
             return [rate[tf.minimum(number, self.steps - 1)] for rate in rates]

@@ -38,9 +38,7 @@ class Tasks(tf.data.Dataset):
 
     def from_batch(self, number: int | tf.Tensor | tf.Variable) -> tf.data.Dataset:
         """The same batches from batch `number` on. A variable is read whenever the dataset is begun."""
-        counter = tf.data.Dataset.range(1).flat_map(
-            lambda _: tf.data.Dataset.counter(start=tf.cast(number, tf.int64))
-        )
+        counter = tf.data.Dataset.range(1).flat_map(lambda _: tf.data.Dataset.counter(start=tf.cast(number, tf.int64)))
         batches = counter.map(
             lambda number: self.draw(tf.stack([tf.cast(self.seed, tf.int64), number])),
             num_parallel_calls=tf.data.AUTOTUNE,

@@ -1,0 +1,108 @@
+"""How well MAML learns to learn: sine curves by the paper's settings, and letters of unseen alphabets.
+
+    PYTHONPATH=. .venv/bin/python benchmarks/quality.py          (about half an hour on two cores)
+    PYTHONPATH=. .venv/bin/python benchmarks/quality.py --only sines
+
+Every score is a mean over 1,000 tasks with its 95 % interval, in benchmarks/results/quality.json. A training that is
+stopped goes on where it was: the states are kept in benchmarks/results/backup until it is done.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+
+import meta_keras as mk
+
+RESULTS = Path(__file__).resolve().parent / "results"
+TASKS, CHOICE_TASKS = 1000, 200
+SINE_STEPS, LETTER_STEPS = 70_000, {1: 2000, 5: 800}
+
+
+def train(
+    name: str, learner: mk.MetaLearner, tasks: mk.Tasks, steps: int, epochs: int = 20, **compiled: object
+) -> None:
+    """`steps` steps of meta-training with Adam at 0.001, kept at the end of each epoch."""
+    learner.compile(optimizer=keras.optimizers.Adam(0.001), **compiled)
+    backup = keras.callbacks.BackupAndRestore(str(RESULTS / "backup" / name))
+    print(f"{name}: {learner.parallel}", flush=True)
+    callbacks = [backup, mk.report.Lines()]
+    learner.fit(tasks, steps_per_epoch=steps // epochs, epochs=epochs, verbose=0, callbacks=callbacks)
+
+
+def adapted(network: keras.Model, rate: float, steps: int, exam: mk.Tasks, tasks: int = TASKS) -> mk.Score:
+    """The score of a network after so many steps of plain gradient descent on each support set."""
+    rule = mk.rules.GradientDescent(rate, evaluation_steps=steps)
+    return mk.evaluate(mk.MetaLearner(network=network, rule=rule), exam, tasks)
+
+
+def best_rate(network: keras.Model, rates: Sequence[float], steps: int, practice: mk.Tasks, sign: int) -> float:
+    """The inner rate that a baseline does best with, on tasks that are not those of the exam."""
+    return max(rates, key=lambda rate: sign * adapted(network, rate, steps, practice, CHOICE_TASKS).mean)
+
+
+def sines() -> dict[str, str]:
+    """MAML's first example: 10 shots and one inner step of 0.01 in training, 5 shots in the exam."""
+    exam = mk.Sinusoids(shots=5, queries=100, seed=1000)
+    choice = mk.Sinusoids(shots=5, queries=100, seed=2000)
+    keras.utils.set_random_seed(0)
+    network, pretrained = mk.networks.mlp(1), mk.networks.mlp(1)
+    fast = {"loss": "mse", "steps_per_execution": 50}
+    maml = mk.MetaLearner(network=network, rule=mk.rules.GradientDescent(0.01))
+    train("sines maml", maml, mk.Sinusoids(shots=10, queries=10), SINE_STEPS, **fast)
+    all_at_once = mk.MetaLearner(network=pretrained, rule=mk.rules.GradientDescent(0.01, steps=0))
+    train("sines pretrained", all_at_once, mk.Sinusoids(shots=10, queries=20), SINE_STEPS, **fast)
+    rate = best_rate(pretrained, (0.001, 0.003, 0.01, 0.03), 10, choice, sign=-1)
+    scores = {"pretrained, inner rate": str(rate)}
+    for steps in (0, 1, 5, 10):
+        scores[f"maml, {steps} steps"] = str(adapted(network, 0.01, steps, exam))
+        scores[f"pretrained, {steps} steps"] = str(adapted(pretrained, rate, steps, exam))
+    return scores
+
+
+def letters(shots: int) -> dict[str, str]:
+    """5-way letters of unseen alphabets, by the paper's settings for Omniglot, at a meta-batch of 16."""
+    pool = mk.load("glyphs")
+    practice = mk.FewShot(pool.split("train"), 5, shots, queries=5, meta_batch=16, rotations=True)
+    choice = mk.FewShot(pool.split("validation"), 5, shots, queries=5, seed=2000)
+    exam = mk.FewShot(pool.split("test"), 5, shots, queries=15, seed=1000)
+    keras.utils.set_random_seed(0)
+    network, fresh = (mk.networks.conv4(5, downsample="stride") for _ in range(2))
+    maml = mk.MetaLearner(network=network, rule=mk.rules.GradientDescent(0.4, steps=1, evaluation_steps=3))
+    train(f"letters {shots} shots maml", maml, practice, LETTER_STEPS[shots])
+    rate = best_rate(fresh, (0.01, 0.03, 0.1), 30, choice, sign=1)
+    return {
+        "maml, 0 steps": str(adapted(network, 0.4, 0, exam)),
+        "maml, 1 step": str(adapted(network, 0.4, 1, exam)),
+        "maml, 3 steps": str(adapted(network, 0.4, 3, exam)),
+        "from scratch, inner rate": str(rate),
+        "from scratch, 30 steps": str(adapted(fresh, rate, 30, exam)),
+        "chance": "0.2",
+        "steps of training": str(LETTER_STEPS[shots]),
+    }
+
+
+PROBLEMS = {"sines": sines, "letters 1 shot": lambda: letters(1), "letters 5 shots": lambda: letters(5)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=PROBLEMS, help="one of the problems")
+    chosen = parser.parse_args().only
+    path = RESULTS / "quality.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name in [chosen] if chosen else PROBLEMS:
+        record[name] = PROBLEMS[name]()
+        print(json.dumps(record[name], indent=1), flush=True)
+        record["machine"] = {"cores": os.cpu_count(), "python": platform.python_version()}
+        record["tensorflow"] = importlib.metadata.version("tensorflow")
+        path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
