@@ -97,12 +97,21 @@ class MetaLearner(keras.Model):
 
         Step n of the optimizer sees batch n of the tasks, so a training that is resumed goes on where it stopped.
         """
+        for name in ("y", "batch_size", "class_weight", "sample_weight", "validation_split"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"Episodes carry their answers, in batches of tasks; fit cannot take {name}.")
         kwargs.setdefault("shuffle", False)  # episodes are drawn by chance already
         if kwargs.get("validation_data") is not None:
             kwargs["validation_data"] = self._given(kwargs["validation_data"], kwargs, "validation_steps")
         callbacks = kwargs.pop("callbacks", None) or []
-        if not isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks = [*(callbacks if isinstance(callbacks, list | tuple) else [callbacks]), StopAtFault()]
+        if isinstance(callbacks, keras.callbacks.Callback):
+            callbacks = [callbacks]
+        stop = StopAtFault()
+        stop.set_model(self)
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.append(stop)
+        else:
+            callbacks = [*callbacks, stop]
         self.fault.assign(-1)
         return super().fit(self._given(x, kwargs, "steps_per_epoch", follow=True), callbacks=callbacks, **kwargs)
 
@@ -142,13 +151,14 @@ class MetaLearner(keras.Model):
     def train_step(self, data: tuple[Batch, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step of meta-training. The gradient of each task is taken within the map, so memory stays flat."""
         inputs, query_y = data
-        self.optimizer.build(self.trainable_variables)
+        if not self.optimizer.built:  # a LossScaleOptimizer would build itself anew
+            self.optimizer.build(self.trainable_variables)
         answers, states, (loss, gradients) = self.meta_gradients(inputs, query_y)
         finite = tf.math.is_finite(loss)
         if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):  # which skips such gradients itself
             finite = tf.reduce_all([finite, *(tf.reduce_all(tf.math.is_finite(g)) for g in gradients)])
 
-        now = tf.cast(self.optimizer.iterations, tf.int64)
+        now = tf.cast(self._batches_seen, tf.int64)
 
         def go_on() -> tf.Tensor:
             self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
@@ -232,6 +242,11 @@ class MetaLearner(keras.Model):
         variables = self.network.trainable_variables
         return variables[0].dtype if variables else keras.config.floatx()
 
+    @property
+    def _batches_seen(self) -> keras.Variable:
+        """How many batches were trained on. `optimizer.iterations` counts fewer where gradients are accumulated."""
+        return getattr(self.optimizer, "inner_optimizer", self.optimizer)._iterations
+
     def _carry_on(self, states: tuple[tf.Tensor, ...]) -> None:
         for variable, value in zip(self.network.non_trainable_variables, self.pure.join(states), strict=True):
             variable.assign(value)
@@ -246,9 +261,10 @@ class MetaLearner(keras.Model):
         if arguments.get(steps) is None and tasks.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError(f"These tasks never end; say how many batches of them to take, such as {steps}=100.")
         first = check_first(tasks)
-        self._check_labels(first.support_y)
-        if follow and isinstance(tasks, Tasks) and self.optimizer is not None:
-            tasks = tasks.from_batch(self.optimizer.iterations.value)
+        for labels in (first.support_y, first.query_y):
+            self._check_labels(labels)
+        if follow and isinstance(tasks, Tasks) and self.compiled:
+            tasks = tasks.from_batch(self._batches_seen.value)
         return tasks.map(lambda episode: (tuple(episode[:3]), episode.query_y))
 
     def _check_labels(self, labels: tf.Tensor) -> None:
@@ -265,5 +281,8 @@ def default_loss(network: keras.Model, right: tf.Tensor) -> keras.losses.Loss:
     """Cross-entropy for labels, mean squared error for other targets."""
     if not right.dtype.is_integer:
         return keras.losses.MeanSquaredError(dtype=right.dtype.name)
-    activation = getattr(network.layers[-1], "activation", None)
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=activation is not keras.activations.softmax)
+    last = network
+    while getattr(last, "layers", None):
+        last = last.layers[-1]
+    chances = isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=not chances)

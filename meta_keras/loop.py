@@ -6,19 +6,13 @@ import keras
 import tensorflow as tf
 
 from meta_keras.functional import PureModel, Weights
-from meta_keras.tasks.episodes import at_least_one, check_episodes
+from meta_keras.tasks.episodes import Episode, at_least_one, check_episodes
 
 
 def maml_loop(
-    network: keras.Model,
-    tasks: tf.data.Dataset,
-    *,
-    loss: Any,
-    learning_rate: float = 0.01,
-    steps: int = 1,
-    optimizer: str | keras.optimizers.Optimizer = "adam",
-    iterations: int = 1000,
-) -> list[float]:
+    network: keras.Model, tasks: tf.data.Dataset, *, loss: Any, learning_rate: float = 0.01, steps: int = 1,
+    optimizer: str | keras.optimizers.Optimizer = "adam", iterations: int = 1000,
+) -> list[float]:  # fmt: skip
     """Train the initial weights of `network` so that a few inner steps suit them to a task; the meta-losses."""
     check_episodes(tasks)
     at_least_one(iterations=iterations)
@@ -37,22 +31,20 @@ def maml_loop(
         return weights
 
     @tf.function
-    def meta_step(episode: tuple[tf.Tensor, ...]) -> tf.Tensor:
+    def meta_step(episode: Episode) -> tf.Tensor:
         losses, states = [], []
         with tf.GradientTape() as outer:  # it sees the inner tapes at work, so their gradients are differentiated
             theta = pure.weights()
             for number, task in enumerate(zip(*map(tf.unstack, episode), strict=True)):
-                support_x, support_y, query_x, query_y = task
-                adapted = adapt(pure.fork(theta, number), support_x, support_y)
-                answers, after, _ = pure(adapted, query_x, training=True)
-                losses.append(tf.reduce_mean(loss(query_y, answers)))
+                adapted = adapt(pure.fork(theta, number), task[0], task[1])
+                answers, after, _ = pure(adapted, task[2], training=True)
+                losses.append(tf.reduce_mean(loss(task[3], answers)))
                 states.append(after.state)
             meta_loss = tf.reduce_mean(losses)
         slopes = outer.gradient(meta_loss, network.trainable_variables)
         optimizer.apply_gradients(zip(slopes, network.trainable_variables, strict=True))
-        for variable, value in zip(
-            network.non_trainable_variables, pure.join([tf.stack(s) for s in zip(*states, strict=True)]), strict=True
-        ):
+        joined = pure.join([tf.stack(values) for values in zip(*states, strict=True)])
+        for variable, value in zip(network.non_trainable_variables, joined, strict=True):
             variable.assign(value)
         return meta_loss
 

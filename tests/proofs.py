@@ -36,15 +36,20 @@ def learner_of(network, rule, loss=keras.losses.mean_squared_error, parallel="ma
     return learner
 
 
-def meta(learner, tasks, training=True):
+def meta(learner, tasks, training=True, graph=False):
     """The meta-loss and its gradients, as NumPy has them."""
-    _, _, (loss, gradients) = learner.meta_gradients(*tasks, training=training)
+    return _meta(tf.function(learner.meta_gradients) if graph else learner.meta_gradients, tasks, training)
+
+
+def _meta(function, tasks, training=True):
+    _, _, (loss, gradients) = function(*tasks, training=training)
     return float(loss), [gradient.numpy() for gradient in gradients]
 
 
-def adapted(rule, network, task, training=True):
+def adapted(rule, network, task, training=True, number=0, loss=None):
     """The network's trainable weights after `rule` has adapted them to one task `(support_x, support_y)`."""
-    found = rule.adapt(network, network.weights(), *task, loss=mean_square, training=training)
+    start = network.fork(network.weights(), number)
+    found = rule.adapt(network, start, *task, loss=loss or mean_square, training=training)
     return [weight.numpy() for weight in found.weights.trainable]
 
 
@@ -60,22 +65,21 @@ def assert_same(given, wanted, tolerance=1e-12):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
-def assert_slopes(learner, tasks, directions=2, tolerance=1e-8):
+def assert_slopes(learner, tasks, graph=False, tolerance=1e-8):
     """The meta-gradients are those of the meta-loss by central differences, for the learner's own variables."""
     variables = learner.trainable_variables
-    _, gradients = meta(learner, tasks)
-    start, generator = [v.numpy() for v in variables], np.random.default_rng(7)
-    assert len(gradients) == len(variables) and any(np.abs(gradient).max() > 1e-4 for gradient in gradients)
-    for _ in range(directions):
-        direction = [generator.normal(size=v.shape) for v in variables]
+    start = [variable.numpy() for variable in variables]
+    direction = [numbers(*value.shape, seed=(7, place)) for place, value in enumerate(start)]
+    function = tf.function(learner.meta_gradients) if graph else learner.meta_gradients
+    _, gradients = _meta(function, tasks)
+    along = sum(np.sum(g * d) for g, d in zip(gradients, direction, strict=True))
 
-        def loss_at(by, direction=direction):
-            for variable, value, along in zip(variables, start, direction, strict=True):
-                variable.assign(value + by * along)
-            return meta(learner, tasks)[0]
+    def loss_at(by):
+        for variable, value, ahead in zip(variables, start, direction, strict=True):
+            variable.assign(value + by * ahead)
+        return _meta(function, tasks)[0]
 
-        h = 1e-3  # the error of these four points is of the order of its fourth power
-        slope = (8 * (loss_at(h) - loss_at(-h)) - (loss_at(2 * h) - loss_at(-2 * h))) / (12 * h)
-        loss_at(0)
-        along = sum(np.sum(g * d) for g, d in zip(gradients, direction, strict=True))
-        np.testing.assert_allclose(along, slope, rtol=tolerance, atol=tolerance)
+    h = 1e-3  # the error of these four points is of the order of its fourth power
+    slope = (8 * (loss_at(h) - loss_at(-h)) - (loss_at(2 * h) - loss_at(-2 * h))) / (12 * h)
+    np.testing.assert_allclose(along, slope, rtol=tolerance, atol=tolerance)
+    assert abs(slope) > 1e-3

@@ -33,6 +33,25 @@ def momentum(gradient, x, steps, rate, beta):
     return x
 
 
+def only_the_head():
+    return mk.MetaLearner(network=mk.networks.d3(5), rule=mk.rules.GradientDescent(0.4, layers="head"))
+
+
+def inner_steps(theta, c, alpha, steps):
+    for _ in range(steps):
+        theta = theta - alpha * 2 * (theta - c)
+    return theta
+
+
+def best_start(curvatures, centres, alpha):
+    return np.average(centres, weights=curvatures * (1 - 2 * alpha * curvatures) ** 2)
+
+
+def reptile(theta, centres, alpha, steps, epsilon):
+    ends = [inner_steps(theta, c, alpha, steps) for c in centres]
+    return theta + epsilon * (np.mean(ends) - theta)
+
+
 RIGHT = {
     "check_chance": lambda ways: 1 / ways,
     "check_cosine": cosine,
@@ -42,6 +61,14 @@ RIGHT = {
     "check_largest_rate": lambda c: 2 / c,
     "check_momentum": momentum,
     "check_warm_up": lambda step, rate, length: rate * min(step / length, 1),
+    "check_rows_of_a_task": lambda task, examples: np.arange(task * examples, (task + 1) * examples),
+    "check_through_the_step": lambda w, a, b, rate: 2 * (w - 2 * rate * (w - a) - b) * (1 - 2 * rate),
+    "check_only_the_head": only_the_head,
+    "check_where_to_go_on": lambda tasks, done: tasks.from_batch(done),
+    "check_inner_steps": inner_steps,
+    "check_best_start": best_start,
+    "check_reptile": reptile,
+    "check_leash": lambda theta, c, strength: (2 * c + strength * theta) / (2 + strength),
 }
 
 WRONG = {
@@ -53,4 +80,12 @@ WRONG = {
     "check_largest_rate": lambda c: 1 / c,
     "check_momentum": lambda gradient, x, steps, rate, beta: x - steps * rate * gradient(x),
     "check_warm_up": lambda step, rate, length: rate * step / length,
+    "check_rows_of_a_task": lambda task, examples: np.arange(task, task + examples),
+    "check_through_the_step": lambda w, a, b, rate: 2 * (w - 2 * rate * (w - a) - b),
+    "check_only_the_head": lambda: mk.MetaLearner(5),
+    "check_where_to_go_on": lambda tasks, done: tasks,
+    "check_inner_steps": lambda theta, c, alpha, steps: theta - steps * alpha * 2 * (theta - c),
+    "check_best_start": lambda curvatures, centres, alpha: np.average(centres, weights=curvatures),
+    "check_reptile": lambda theta, centres, alpha, steps, epsilon: theta + epsilon * (centres.mean() - theta),
+    "check_leash": lambda theta, c, strength: (c + strength * theta) / (1 + strength),
 }

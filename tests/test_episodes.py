@@ -8,6 +8,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from meta_keras import ClassPool, Episode, FewShot, Tasks
+from meta_keras.tasks.episodes import as_inputs, check_first, check_support
 
 
 def tagged(counts, **more):
@@ -212,3 +213,38 @@ def test_a_pool_that_is_too_small_is_told_both_numbers(wanted, message):
 def test_a_class_of_tasks_must_say_how_they_are_drawn():
     with pytest.raises(NotImplementedError, match="Tasks must say how a batch of tasks is drawn"):
         Tasks(meta_batch=1, seed=0)
+
+
+@pytest.mark.parametrize("kind", [int, tf.constant, lambda number: tf.Variable(number, dtype=tf.int64)])
+def test_tasks_can_be_taken_up_at_any_batch(kind):
+    tasks = FewShot(tagged([9] * 5), 3, 1, 2, meta_batch=2)
+    later = tasks.from_batch(kind(3))
+    assert same(drawn(later, 2), drawn(tasks.skip(3), 2))
+    assert later.cardinality() == tf.data.INFINITE_CARDINALITY
+
+
+def test_a_variable_is_read_whenever_the_tasks_are_begun_and_not_on_the_way():
+    tasks, number = FewShot(tagged([9] * 5), 3, 1, 2, meta_batch=2), tf.Variable(0, dtype=tf.int64)
+    following = tasks.from_batch(number)
+    first = iter(following)
+    next(first)
+    number.assign(4)
+    assert same(next(first), next(iter(tasks.skip(1))))
+    assert same(next(iter(following)), next(iter(tasks.skip(4))))
+
+
+def test_inputs_are_scaled_if_they_are_bytes():
+    assert as_inputs(tf.constant([0, 51, 255], tf.uint8)).numpy() == pytest.approx([0, 0.2, 1])
+    assert as_inputs(tf.constant([0.5], tf.float64)).dtype == tf.float32
+    assert as_inputs(tf.constant([7], tf.int64)).dtype == tf.int64
+
+
+def test_the_first_batch_comes_back_as_it_is():
+    tasks = FewShot(tagged([9] * 5), 3, 1, 2, meta_batch=2)
+    assert same(check_first(tasks), next(iter(tasks)))
+
+
+def test_a_support_set_is_made_of_floats_and_of_labels_or_targets():
+    x, labels = check_support(np.uint8([[0], [255]]), np.uint8([1, 0]))
+    assert x.numpy().tolist() == [[0.0], [1.0]] and labels.dtype == tf.int32 and labels.numpy().tolist() == [1, 0]
+    assert check_support([[1.0]], np.float64([[0.5]]))[1].dtype == tf.float32

@@ -117,3 +117,164 @@ def test_the_project_does_not_learn_to_learn():
     by_ordinary, by_learner = mk.evaluate(ordinary, dealt_anew, 200), mk.evaluate(learner, dealt_anew, 200)
     assert abs(by_ordinary.mean - 0.25) < 3 * by_ordinary.interval, "with labels dealt anew it guesses"
     assert by_learner.mean > 0.95
+
+
+class D3sMetaLearner(keras.Model):
+    """The class as D3 prints it."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv1 = keras.layers.Conv2D(32, 3, padding="same", activation="relu")
+        self.conv2 = keras.layers.Conv2D(64, 3, padding="same", activation="relu")
+        self.pool = keras.layers.MaxPooling2D()
+        self.flatten = keras.layers.Flatten()
+        self.dense1 = keras.layers.Dense(128, activation="relu")
+        self.dense2 = keras.layers.Dense(num_classes, activation="softmax")
+        self.optimizer = keras.optimizers.Adam(0.001)
+
+    def call(self, inputs, task_indices):
+        x = self.pool(self.conv1(inputs))
+        x = self.pool(self.conv2(x))
+        x = self.dense1(self.flatten(x))
+        return self.dense2(tf.gather(x, task_indices))
+
+
+def as_network(printed):
+    network = mk.networks.d3(printed.dense2.units)
+    network.set_weights(printed.get_weights())
+    return network
+
+
+def test_the_loop_of_four_comments_learns_nothing():
+    printed = D3sMetaLearner(5)
+    printed(pictures(2) / 255, task_indices=[0, 1])
+    before = printed.get_weights()
+    for _epoch in range(100):
+        ...
+    assert all(np.array_equal(a, b) for a, b in zip(before, printed.get_weights(), strict=True))
+
+    tasks = mk.FewShot(mk.load("glyphs").split("train"), ways=5, queries=1, meta_batch=1)
+    network = as_network(printed)
+    mk.maml_loop(network, tasks, loss=keras.losses.SparseCategoricalCrossentropy(), iterations=1)
+    assert all(np.abs(a - b).max() > 1e-4 for a, b in zip(before, network.get_weights(), strict=True))
+
+
+def test_gathered_rows_belong_to_a_task_and_do_not_tell_it():
+    printed, x = D3sMetaLearner(10), pictures(6) / 255
+    chosen = printed(x, task_indices=[4, 1])
+    np.testing.assert_allclose(chosen, printed(x[[4, 1]], task_indices=[0, 1]), atol=1e-6)
+    others = np.concatenate([pictures(4, seed=1) / 255, x[4:]])
+    np.testing.assert_allclose(chosen[0], printed(others, task_indices=[4])[0], atol=1e-6)
+
+    learner = mk.MetaLearner(network=as_network(printed))
+    np.testing.assert_allclose(learner(x, task_indices=[4, 1]), chosen, atol=1e-6)
+    support, labels, query = (x[None, :2], np.array([[0, 1]]), x[None, 4:])
+    answers = learner((support, labels, query)), learner((others[None, :2], labels, query))
+    assert np.abs(answers[0] - answers[1]).max() > 1e-3, "here the rest of the task does count"
+
+
+def test_the_optimizer_belongs_to_compile():
+    printed, x, y = D3sMetaLearner(10), pictures(4) / 255, np.arange(4)
+    with pytest.raises(ValueError, match="compile"):
+        printed.fit(x, y, verbose=0)
+    printed.compile(loss="sparse_categorical_crossentropy")
+    assert isinstance(printed.optimizer, keras.optimizers.RMSprop), "the Adam of the constructor is gone"
+
+    learner, adam = mk.MetaLearner(10), keras.optimizers.Adam(0.001)
+    learner.compile(optimizer=adam)
+    assert learner.optimizer is adam
+
+
+def test_fit_has_no_task_indices_to_give():
+    printed, x, y = D3sMetaLearner(10), pictures(4) / 255, np.arange(4)
+    printed.compile("adam", "sparse_categorical_crossentropy")
+    with pytest.raises(TypeError, match="task_indices"):
+        printed.fit(x, y, verbose=0)
+    with pytest.raises(ValueError, match="positional"):
+        printed(x, [1, 2])
+
+    learner = mk.MetaLearner(10)
+    assert learner(x).shape == (4, 10) and learner(x, task_indices=[1, 2]).shape == (2, 10)
+
+
+def test_outputs_that_always_mean_the_same_cannot_answer_two_tasks():
+    printed, x = D3sMetaLearner(5), mk.load("glyphs").examples[:100:20] / np.float32(255)
+    printed(x, task_indices=range(5))
+    learner = mk.MetaLearner(network=as_network(printed), rule=mk.rules.GradientDescent(0.1, steps=40))
+    dealings = [np.arange(5), np.array([4, 3, 2, 1, 0])]
+
+    network = as_network(printed)
+    network.compile("adam", "sparse_categorical_crossentropy")
+    network.fit(x, dealings[0], epochs=30, verbose=0)
+    printed.set_weights(network.get_weights())
+    guesses = np.argmax(printed(x, task_indices=range(5)), axis=-1)
+    assert [np.sum(guesses == labels) for labels in dealings] == [5, 1], "it has learned one task, for ever"
+
+    for labels in dealings:
+        answers = learner.predict((x[None], labels[None], x[None]), verbose=0)
+        assert np.array_equal(answers[0].argmax(axis=-1), labels)
+
+
+def one_weight_learner(rule, rate=0.1, **options):
+    """The answer to x is theta * x; theta begins at 0."""
+    network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
+    learner = mk.MetaLearner(network=network, rule=rule, parallel="unrolled", **options)
+    learner.compile(keras.optimizers.SGD(rate), "mse", jit_compile=False)
+    return learner
+
+
+def at_one(supports, queries):
+    """A batch of tasks that ask for the answer at x = 1, and what support and queries say of it."""
+    supports, queries = (tf.constant(np.float32(answers)[..., None]) for answers in (supports, queries))
+    return mk.Episode(tf.ones_like(supports), supports, tf.ones_like(queries), queries)
+
+
+def endless(episode):
+    return tf.data.Dataset.from_tensors(episode).repeat()
+
+
+class FreshStart(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        self.model.network.set_weights([np.zeros((1, 1))])
+
+
+@pytest.mark.parametrize(("callbacks", "learns"), [([], True), ([FreshStart()], False)])
+def test_one_start_is_shared_by_all_tasks(callbacks, learns):
+    learner = one_weight_learner(mk.rules.GradientDescent(0.1))
+    tasks = endless(at_one([[4], [6]], [[4], [6]]))
+    losses = learner.fit(tasks, steps_per_epoch=1, epochs=40, callbacks=callbacks, verbose=0).history["loss"]
+    assert losses[0] == pytest.approx(0.64 * 26)
+    assert losses[-1] == pytest.approx(0.64 if learns else 0.64 * 26, rel=1e-2)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 200])
+def test_after_very_many_steps_the_start_is_forgotten(steps):
+    learner = one_weight_learner(mk.rules.GradientDescent(0.1, steps=steps))
+    *inputs, query_y = at_one([[2]], [[3]])
+    _, _, (_, [slope]) = learner.meta_gradients(tuple(inputs), query_y)
+    kept = 0.8**steps
+    assert slope.numpy().item() == pytest.approx(kept * 2 * (2 - 2 * kept - 3), rel=1e-4, abs=1e-6)
+    assert (abs(slope.numpy().item()) < 1e-6) == (steps == 200), "adapted to the end, no task says where to begin"
+
+
+def test_the_error_that_is_learned_from_is_that_of_the_queries():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(400, 1))
+    support, query = (truth + 2 * rng.normal(size=(400, 1)) for _ in range(2))
+    honest, by_heart = at_one(support, query), at_one(support, support)
+    errors = []
+    for tasks in (honest, by_heart):
+        learner = one_weight_learner(mk.rules.GradientDescent(0.3, learn_rates="weight"), 0.02)
+        learner.parallel = "vectorized"
+        learner.fit(endless(tasks), steps_per_epoch=150, verbose=0)
+        errors.append(learner.evaluate(endless(at_one(support, truth)), steps=1, verbose=0, return_dict=True)["loss"])
+    assert errors[0] < 0.9 and errors[1] > 3, "judged on the support set, it learns to believe every measurement"
+
+
+def test_the_gradient_goes_through_the_adapting_to_the_original_start():
+    learner = one_weight_learner(mk.rules.GradientDescent(0.1))
+    learner.fit(endless(at_one([[2]], [[3]])), steps_per_epoch=1, verbose=0)
+    (theta,) = learner.network.get_weights()
+    assert theta.item() == pytest.approx(0.1 * 4.16), "0 less the meta-gradient, (1 - 0.1 * 2) * 2 * (0.4 - 3)"
+    as_printed = 0.4 - 0.1 * 2 * (0.4 - 3)  # the adapted weight, moved on by the slope where it is
+    assert as_printed == pytest.approx(0.92), "it goes on from the adapted weights, as in ordinary training"

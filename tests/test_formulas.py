@@ -85,10 +85,8 @@ def test_formula_1_4_learning_to_learn_minimises_the_loss_on_the_queries_after_a
 def test_formula_1_5_a_prototype_is_the_mean_of_its_class():
     learner = identity_learner()
     pure = learner.pure
-    prototypes, _ = learner.rule.adapt(
-        pure, pure.weights(), tf.constant(SUPPORT_X), tf.constant(SUPPORT_Y), training=False
-    )
-    np.testing.assert_allclose(prototypes, [[1, 0], [5, 4]])
+    adapted = learner.rule.adapt(pure, pure.weights(), tf.constant(SUPPORT_X), tf.constant(SUPPORT_Y), training=False)
+    np.testing.assert_allclose(adapted.outputs, [[1, 0], [5, 4]])
 
 
 def test_formula_1_6_a_score_is_the_negative_squared_distance():
@@ -169,3 +167,124 @@ def test_formula_2_8_step_decay(step, rate):
 def test_formula_2_9_exponential_decay(step):
     schedule = keras.optimizers.schedules.ExponentialDecay(0.5, decay_steps=40, decay_rate=0.4)
     assert float(schedule(step)) == pytest.approx(0.5 * 0.4 ** (step / 40), rel=1e-5)
+
+
+# Chapter 10: one weight with the answer theta * x at x = 1, and a linear network of two weights
+
+
+def learner_of_weights(rule, *weights):
+    network = keras.Sequential([keras.Input((len(weights),)), keras.layers.Dense(1, use_bias=False)])
+    network.set_weights([np.float32(weights)[:, None]])
+    learner = mk.MetaLearner(network=network, rule=rule, parallel="unrolled")
+    learner.compile(loss="mse")
+    return learner
+
+
+def theta_after(learner, x, y):
+    return learner.adapt(np.float32(x), np.float32(y)).get_weights()[0].ravel()
+
+
+def meta_gradients(learner, support_x, support_y, query_x, query_y):
+    arrays = [tf.constant(np.float32(array))[None] for array in (support_x, support_y, query_x)]
+    return [g.numpy().ravel() for g in learner.meta_gradients(tuple(arrays), np.float32(query_y)[None])[2][1]]
+
+
+LINEAR_START = np.array([0.5, -1.0])
+LINEAR_SUPPORT = np.array([[1.0, 2.0], [0.0, 1.0], [-1.0, 1.0]]), np.array([[1.0], [2.0], [0.5]])
+LINEAR_QUERY = np.array([[2.0, 0.0], [1.0, -1.0]]), np.array([[1.0], [-1.0]])
+LINEAR_TASK = (*LINEAR_SUPPORT, *LINEAR_QUERY)
+
+
+def linear_slope(theta, x, y):
+    return 2 * (x.T @ (x @ theta - y.ravel())) / len(x)
+
+
+def linear_hessian(x):
+    return 2 * x.T @ x / len(x)
+
+
+def test_formula_10_1_steps_on_the_support_loss():
+    rule = mk.rules.GradientDescent(0.1, steps=3)
+    assert theta_after(learner_of_weights(rule, 0.0), [[1]], [[2]]) == pytest.approx(2 - 2 * 0.8**3)
+    theta = LINEAR_START
+    for _ in range(3):
+        theta = theta - 0.1 * linear_slope(theta, *LINEAR_SUPPORT)
+    np.testing.assert_allclose(theta_after(learner_of_weights(rule, *LINEAR_START), *LINEAR_SUPPORT), theta, rtol=1e-5)
+
+
+def test_formula_10_2_the_meta_gradient_is_the_slope_of_the_query_loss_after_adapting():
+    def query_loss(theta):
+        for _ in range(3):
+            theta = theta - 0.1 * linear_slope(theta, *LINEAR_SUPPORT)
+        return np.mean((LINEAR_QUERY[0] @ theta - LINEAR_QUERY[1].ravel()) ** 2)
+
+    learner = learner_of_weights(mk.rules.GradientDescent(0.1, steps=3), *LINEAR_START)
+    nudges = 1e-5 * np.eye(2)
+    differences = [(query_loss(LINEAR_START + n) - query_loss(LINEAR_START - n)) / 2e-5 for n in nudges]
+    np.testing.assert_allclose(meta_gradients(learner, *LINEAR_TASK)[0], differences, rtol=1e-4)
+
+
+def test_formula_10_3_one_step_puts_one_minus_alpha_hessian_before_the_query_slope():
+    learner = learner_of_weights(mk.rules.GradientDescent(0.1), 0.0)
+    assert meta_gradients(learner, [[1]], [[2]], [[1]], [[3]])[0] == pytest.approx(-4.16, rel=1e-5)
+    adapted = LINEAR_START - 0.1 * linear_slope(LINEAR_START, *LINEAR_SUPPORT)
+    bracket = np.eye(2) - 0.1 * linear_hessian(LINEAR_SUPPORT[0])
+    learner = learner_of_weights(mk.rules.GradientDescent(0.1), *LINEAR_START)
+    wanted = bracket @ linear_slope(adapted, *LINEAR_QUERY)
+    np.testing.assert_allclose(meta_gradients(learner, *LINEAR_TASK)[0], wanted, rtol=1e-5)
+
+
+def test_formula_10_4_first_order_is_the_query_slope_where_adapting_ends():
+    rule = mk.rules.GradientDescent(0.1, first_order=True)
+    assert meta_gradients(learner_of_weights(rule, 0.0), [[1]], [[2]], [[1]], [[3]])[0] == pytest.approx(-5.2)
+    adapted = LINEAR_START - 0.1 * linear_slope(LINEAR_START, *LINEAR_SUPPORT)
+    found = meta_gradients(learner_of_weights(rule, *LINEAR_START), *LINEAR_TASK)[0]
+    np.testing.assert_allclose(found, linear_slope(adapted, *LINEAR_QUERY), rtol=1e-5)
+
+
+def test_formula_10_5_meta_sgd_has_a_rate_for_each_weight_and_learns_it():
+    learner = learner_of_weights(mk.rules.GradientDescent(0.1, learn_rates="weight"), *LINEAR_START)
+    rates = np.array([0.3, -0.05])
+    learner.rule.rates[0].assign(rates[:, None])
+    uphill = linear_slope(LINEAR_START, *LINEAR_SUPPORT)
+    adapted = LINEAR_START - rates * uphill
+    np.testing.assert_allclose(theta_after(learner, *LINEAR_SUPPORT), adapted, rtol=1e-5)
+    _, for_rates = meta_gradients(learner, *LINEAR_TASK)
+    np.testing.assert_allclose(for_rates, -uphill * linear_slope(adapted, *LINEAR_QUERY), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("batches", "first"), [(0, 1 / 2), (5, 1 / 4), (10, 0), (99, 0)])
+def test_formula_10_6_the_query_losses_of_all_steps_count_and_in_the_end_the_last_alone(batches, first):
+    learner = learner_of_weights(mk.rules.GradientDescent(0.1, steps=2, multi_step=10), 0.0)
+    learner.optimizer.iterations.assign(batches)
+    one, two, three = ([[number]] for number in (1, 2, 3))
+    batch = [tf.constant(np.float32(array))[None] for array in (one, two, one, three)]
+    loss = learner.meta_gradients(tuple(batch[:3]), batch[3])[2][0]
+    assert float(loss) == pytest.approx(first * (0.4 - 3) ** 2 + (1 - first) * (0.72 - 3) ** 2, rel=1e-5)
+
+
+def test_formula_10_7_reptile_pulls_the_start_towards_where_it_ends():
+    learner = learner_of_weights(mk.rules.Reptile(0.1, steps=3), 0.0)
+    found = meta_gradients(learner, [[1]], [[2]], [[1]], [[3]])[0]
+    assert found == pytest.approx(-(2 - 2 * 0.8**3), rel=1e-5)
+
+
+def leashed_minimum(strength):
+    """Where the slope of the support loss and the pull of the leash cancel; for a linear network, one system."""
+    x, y = LINEAR_SUPPORT
+    pull = strength * np.eye(2)
+    return np.linalg.solve(linear_hessian(x) + pull, 2 * x.T @ y.ravel() / len(x) + strength * LINEAR_START)
+
+
+def test_formula_10_8_imaml_adapts_on_a_leash():
+    rule = mk.rules.ImplicitGradient(0.1, steps=300, strength=0.7)
+    found = theta_after(learner_of_weights(rule, *LINEAR_START), *LINEAR_SUPPORT)
+    np.testing.assert_allclose(found, leashed_minimum(0.7), rtol=1e-4)
+
+
+def test_formula_10_9_the_implicit_gradient_solves_a_system():
+    rule = mk.rules.ImplicitGradient(0.1, steps=300, strength=0.7, conjugate_steps=2)
+    found = meta_gradients(learner_of_weights(rule, *LINEAR_START), *LINEAR_TASK)[0]
+    system = np.eye(2) + linear_hessian(LINEAR_SUPPORT[0]) / 0.7
+    wanted = np.linalg.solve(system, linear_slope(leashed_minimum(0.7), *LINEAR_QUERY))
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)

@@ -197,13 +197,13 @@ def test_with_its_own_weights_it_does_what_the_model_does_and_leaves_the_model_a
     before, losses_before = values(model.variables), values(model.losses)
 
     def answer(weights):
-        return tuple(pure(weights, inputs, training=training))
+        return *pure(weights, inputs, training=training), pure.penalties(weights)
 
-    outputs, weights, losses = (tf.function(answer) if graph else answer)(pure.weights())
+    outputs, weights, losses, penalties = (tf.function(answer) if graph else answer)(pure.weights())
     for now, then in zip(values(model.variables) + values(model.losses), before + losses_before, strict=True):
         np.testing.assert_array_equal(now, then)
     assert_close(outputs, model(inputs, training=training), tolerance)
-    assert_close(losses, model.losses, tolerance)
+    assert_close([*losses, *penalties], model.losses, tolerance)
     assert_close(weights, pure.weights(), tolerance)
 
 
@@ -216,7 +216,7 @@ def test_gradients_for_borrowed_weights_are_those_of_the_variables(build, graph)
         with tf.GradientTape() as tape:
             tape.watch(weights.trainable)
             outcome = pure(weights, inputs, training=True)
-            total = squared([outcome.outputs, *outcome.losses])
+            total = squared([outcome.outputs, *outcome.losses, *pure.penalties(weights)])
         return gradients(tape, total, weights.trainable)
 
     given = (tf.function(borrowed) if graph else borrowed)(pure.weights())
@@ -239,7 +239,7 @@ def test_other_weights_give_what_a_second_model_gives_that_owns_them(build, trai
     for variable, value in zip(twin_variables, [*borrowed.trainable, *borrowed.state], strict=True):
         variable.assign(value)
     assert_close(given.outputs, twin(inputs, training=training), 1e-10)
-    assert_close(given.losses, twin.losses, 1e-10)
+    assert_close([*given.losses, *pure.penalties(borrowed)], twin.losses, 1e-10)
     assert_close(given.weights, twin_pure.weights(), 1e-10)
     assert not np.allclose(values(given.outputs)[0], with_own)
 

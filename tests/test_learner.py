@@ -1,4 +1,4 @@
-"""MetaLearner and its first rule, Prototypes: Keras trains it over tasks, and it scores as the formula says."""
+"""MetaLearner: Keras trains it over tasks and reports as it does for any model, and it answers as the formulas say."""
 
 import keras
 import numpy as np
@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from meta_keras import ClassPool, FewShot, MetaLearner, Sinusoids, evaluate, networks
-from meta_keras.rules import Prototypes, Rule
+from meta_keras import ClassPool, FewShot, MetaLearner, Sinusoids, evaluate
+from meta_keras.rules import GradientDescent, Prototypes
 
 
 def blobs(classes=30, each=12, width=8, spread=0.6, seed=0):
@@ -138,17 +138,6 @@ def test_frozen_weights_stay_as_they_are_to_the_bit():
     assert not np.array_equal(model.layers[-1].get_weights()[0], last)
 
 
-def test_weights_survive_a_file(tmp_path):
-    inputs = given(tasks_of())
-    trained = learner_of(network(layers.BatchNormalization()))
-    trained.fit(tasks_of(), steps_per_epoch=3, verbose=0)
-    trained.save_weights(tmp_path / "learner.weights.h5")
-    other = MetaLearner(network(layers.BatchNormalization()), Prototypes())
-    assert not np.allclose(other(inputs), trained(inputs))
-    other.load_weights(tmp_path / "learner.weights.h5")
-    np.testing.assert_array_equal(other(inputs), trained(inputs))
-
-
 def test_the_same_seed_gives_the_same_weights_after_training():
     def trained(seed, of_tasks=0):
         keras.utils.set_random_seed(seed)
@@ -205,33 +194,9 @@ def test_keras_evaluates_on_so_many_steps():
     assert count.batches == 3
 
 
-@pytest.mark.parametrize(
-    ("use", "word"),
-    [
-        (lambda learner: learner.fit(tasks_of(), verbose=0), "steps_per_epoch=100"),
-        (lambda learner: learner.evaluate(tasks_of(), verbose=0), "steps=100"),
-        (
-            lambda learner: learner.fit(tasks_of(), steps_per_epoch=1, validation_data=tasks_of(), verbose=0),
-            "validation_steps=100",
-        ),
-    ],
-    ids=["fit", "evaluate", "validation"],
-)
-def test_endless_tasks_need_a_number_of_steps(use, word):
-    with pytest.raises(ValueError, match=f"never end; say how many batches of them to take, such as {word}"):
-        use(learner_of(network()))
-
-
 def test_tasks_that_end_need_no_number_of_steps():
     history = learner_of(network()).fit(tasks_of().take(2), epochs=2, verbose=0).history
     assert len(history["loss"]) == 2
-
-
-@pytest.mark.parametrize("wrong", [np.zeros((3, 16)), tf.data.Dataset.range(3), None], ids=["array", "dataset", "None"])
-@pytest.mark.parametrize("method", ["fit", "evaluate"])
-def test_what_holds_no_episodes_is_refused(method, wrong):
-    with pytest.raises(ValueError, match=f"A dataset of episodes is needed.*this is {type(wrong).__name__}"):
-        getattr(learner_of(network()), method)(wrong)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
@@ -242,42 +207,223 @@ def test_a_network_may_compute_in_a_precision_of_its_own(policy):
     assert learner(given(tasks_of())).dtype == tf.float32
 
 
-def many_outputs():
-    inputs = keras.Input((16,))
-    return keras.Model(inputs, [layers.Dense(2)(inputs), layers.Dense(3)(inputs)])
+def curve_learner(rate=0.05, optimizer="sgd", **compiled):
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(3, "tanh", kernel_regularizer="l2"), layers.Dense(1)])
+    learner = MetaLearner(network=model, rule=GradientDescent(rate), parallel="map")
+    learner.compile(**({"optimizer": optimizer, "loss": "mse", "jit_compile": False} | compiled))
+    return learner
+
+
+def curves(**more):
+    return Sinusoids(shots=4, queries=3, meta_batch=2, **more)
+
+
+def weights_of(learner):
+    return [variable.numpy() for variable in learner.variables]
+
+
+def same_to(tolerance, one, other):
+    for here, there in zip(one, other, strict=True):
+        np.testing.assert_allclose(here, there, rtol=tolerance, atol=tolerance)
+
+
+def one_step_by_hand(learner, support_x, support_y, rate):
+    """The weights of a network of one hidden layer, after a step down the squared error and 0.01 |kernel|^2."""
+    first, bias, last, offset = [w.astype(np.float64) for w in learner.network.get_weights()]
+    hidden = np.tanh(support_x @ first + bias)
+    slope = 2 * (hidden @ last + offset - support_y) / len(support_y)
+    back = slope @ last.T * (1 - hidden**2)
+    steps = [support_x.T @ back + 0.02 * first, back.sum(axis=0), hidden.T @ slope, slope.sum(axis=0)]
+    return [w - rate * step for w, step in zip((first, bias, last, offset), steps, strict=True)]
+
+
+HUBER = ("huber", lambda error: np.where(np.abs(error) <= 1, error**2 / 2, np.abs(error) - 0.5))
+LOSSES = {
+    "name": HUBER,
+    "object": (keras.losses.Huber(), HUBER[1]),
+    "function": (lambda y, answers: tf.reduce_mean((y - answers) ** 4, axis=-1), lambda error: error**4),
+}
+
+
+@pytest.mark.parametrize("which", LOSSES)
+def test_the_reported_loss_and_metrics_are_those_worked_out_by_hand(which):
+    loss, errors = LOSSES[which]
+    learner = curve_learner(rate=1e-9, loss=loss, metrics=["mae", keras.metrics.MeanSquaredError(name="square")])
+    reported = learner.evaluate(curves(), steps=3, verbose=0, return_dict=True)
+    first, bias, last, offset = learner.network.get_weights()
+    error = np.stack([np.tanh(e.query_x @ first + bias) @ last + offset - e.query_y for e in curves().take(3)])
+    wanted = {
+        "loss": errors(error).mean() + 0.01 * np.square(first).sum(),
+        "mae": np.abs(error).mean(),
+        "square": np.square(error).mean(),
+    }
+    assert reported == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_answers_are_those_after_a_step_and_fit_evaluate_and_predict_agree_on_them():
+    learner = curve_learner(metrics=["mae"])
+    episodes = [[part.numpy().astype(np.float64) for part in episode] for episode in curves().take(2)]
+    answers, squares = [], []
+    for support_x, support_y, query_x, query_y in (task for e in episodes for task in zip(*e, strict=True)):
+        first, bias, last, offset = one_step_by_hand(learner, support_x, support_y, 0.05)
+        answers.append(np.tanh(query_x @ first + bias) @ last + offset)
+        squares.append(np.square(answers[-1] - query_y).mean() + 0.01 * np.square(first).sum())
+    error = np.abs(np.stack(answers) - np.concatenate([e[3] for e in episodes])).mean()
+    np.testing.assert_allclose(learner.predict(curves(), steps=2, verbose=0), answers, rtol=1e-4, atol=1e-5)
+    wanted = pytest.approx({"loss": np.mean(squares), "mae": error}, rel=1e-4)
+    assert learner.evaluate(curves(), steps=2, verbose=0, return_dict=True) == wanted
+    learner.optimizer.learning_rate = 0.0
+    history = learner.fit(curves(), steps_per_epoch=2, verbose=0).history
+    assert {name: values[0] for name, values in history.items()} == wanted
+
+
+WAYS = {
+    "eagerly": {"run_eagerly": True},
+    "three steps at once": {"steps_per_execution": 3},
+    "compiled": {"jit_compile": True},
+    "compiled or not": {"jit_compile": "auto"},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_however_the_steps_are_run_they_end_at_the_same_weights(way):
+    learners = [curve_learner(optimizer="adam", **more) for more in ({}, WAYS[way])]
+    learners[1].set_weights(learners[0].get_weights())
+    for learner in learners:
+        learner.fit(curves(), steps_per_epoch=6, verbose=0)
+    same_to(1e-5, *map(weights_of, learners))
+    assert int(learners[1].optimizer.iterations) == 6
+
+
+def test_a_second_fit_goes_on_with_the_next_tasks():
+    learners = [curve_learner(optimizer="adam") for _ in range(2)]
+    learners[1].set_weights(learners[0].get_weights())
+    learners[0].fit(curves(), steps_per_epoch=5, verbose=0)
+    for steps in (2, 3):
+        learners[1].fit(curves(), steps_per_epoch=steps, verbose=0)
+    same_to(1e-6, *map(weights_of, learners))
+
+
+def test_accumulated_gradients_are_averaged_over_batches_and_every_batch_is_seen_once():
+    learner, other = curve_learner(optimizer=keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)), curve_learner()
+    other.set_weights(learner.get_weights())
+    slopes = [other.meta_gradients(tuple(e[:3]), e.query_y)[2][1] for e in curves().take(2)]
+    for _ in range(2):  # the second batch comes in a fit of its own
+        learner.fit(curves(), steps_per_epoch=1, verbose=0)
+    wanted = [w - 0.1 * (one + two) / 2 for w, one, two in zip(other.network.get_weights(), *slopes, strict=True)]
+    same_to(1e-5, learner.network.get_weights(), wanted)
+
+
+def test_a_schedule_sets_the_learning_rate_of_every_step():
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.1, 0.0])  # two steps, and then rest
+    learner, other = curve_learner(optimizer=keras.optimizers.SGD(schedule))
+    other = curve_learner(optimizer=keras.optimizers.SGD(0.1))
+    other.set_weights(learner.get_weights())
+    learner.fit(curves(), steps_per_epoch=4, verbose=0)
+    other.fit(curves(), steps_per_epoch=2, verbose=0)
+    same_to(1e-6, learner.network.get_weights(), other.network.get_weights())
+
+
+def test_a_scaled_loss_changes_nothing_but_the_scale():
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01), initial_scale=8.0, dynamic_growth_steps=3)
+    learner, other = curve_learner(optimizer=scaled), curve_learner(optimizer=keras.optimizers.Adam(0.01))
+    other.set_weights(learner.get_weights())
+    histories = [each.fit(curves(), steps_per_epoch=4, verbose=0).history for each in (learner, other)]
+    assert histories[0] == pytest.approx(histories[1], rel=1e-5) and float(scaled.dynamic_scale) == 16
+    same_to(1e-5, learner.network.get_weights(), other.network.get_weights())
+
+
+def test_a_learner_trains_in_half_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    learner = curve_learner(optimizer=keras.optimizers.SGD(0.05))
+    history = learner.fit(curves(), steps_per_epoch=10, epochs=3, verbose=0).history
+    assert isinstance(learner.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert learner(given(curves())).dtype == tf.float16 and learner.network.weights[0].dtype == "float32"
+    assert int(learner.optimizer.iterations) > 20 and history["loss"][-1] < history["loss"][0]
+
+
+def test_callbacks_of_keras_watch_and_end_training(tmp_path):
+    best, log = tmp_path / "best.weights.h5", tmp_path / "log.csv"
+    learner = curve_learner(optimizer=keras.optimizers.SGD(0.0))
+    history = learner.fit(
+        curves(),
+        steps_per_epoch=1,
+        epochs=5,
+        validation_data=curves(seed=1),
+        validation_steps=2,
+        verbose=0,
+        callbacks=[
+            keras.callbacks.EarlyStopping("val_loss", patience=2),
+            keras.callbacks.ModelCheckpoint(best, "val_loss", save_best_only=True, save_weights_only=True),
+            keras.callbacks.CSVLogger(log),
+        ],
+    ).history
+    assert len(history["val_loss"]) == 3  # nothing is learned, so two more epochs bring nothing
+    head, *rows = log.read_text().splitlines()
+    assert head == "epoch,loss,val_loss" and len(rows) == 3
+    other = curve_learner()
+    other.load_weights(best)
+    same_to(0, other.network.get_weights(), learner.network.get_weights())
+
+
+def test_tensorboard_draws_the_loss(tmp_path):
+    pytest.importorskip("tensorboard")
+    callback = keras.callbacks.TensorBoard(tmp_path)
+    curve_learner().fit(curves(), steps_per_epoch=1, epochs=2, verbose=0, callbacks=callback)
+    events = [e for file in tmp_path.rglob("*tfevents*") for e in tf.compat.v1.train.summary_iterator(str(file))]
+    assert sum(value.tag == "epoch_loss" for event in events for value in event.summary.value) == 2
+
+
+def test_a_number_of_classes_makes_the_network_of_d3():
+    network = MetaLearner(7).network
+    kinds = [(type(layer).__name__, layer.output.shape[1:]) for layer in network.layers]
+    assert kinds == [
+        ("Conv2D", (28, 28, 32)),
+        ("MaxPooling2D", (14, 14, 32)),
+        ("Conv2D", (14, 14, 64)),
+        ("MaxPooling2D", (7, 7, 64)),
+        ("Flatten", (3136,)),
+        ("Dense", (128,)),
+        ("Dense", (7,)),
+    ]
+
+
+def test_tasks_indices_name_rows_of_the_networks_own_answers():
+    learner = MetaLearner(3)
+    pictures = np.random.default_rng(0).random((5, 28, 28, 1), np.float32)
+    answers = learner.network(pictures).numpy()
+    np.testing.assert_array_equal(learner(pictures), answers)
+    np.testing.assert_allclose(learner(pictures, task_indices=[4, 0, 0]), answers[[4, 0, 0]], rtol=1e-6)
+    assert not np.allclose(answers[4], answers[0])
+
+
+def test_the_model_of_d3_trains_on_the_cross_entropy_of_its_chances():
+    pictures = np.random.default_rng(0).integers(0, 256, (9, 28, 28, 1), np.uint8)
+    tasks = FewShot(ClassPool(pictures, np.arange(9) // 3), ways=2, shots=1, queries=1, meta_batch=1)
+    learner = MetaLearner(2, rule=GradientDescent(0.01))
+    learner.compile(optimizer="sgd")
+    before = weights_of(learner)
+    *inputs, query_y = next(iter(tasks))
+    chances = learner(tuple(inputs)).numpy()
+    np.testing.assert_allclose(chances.sum(axis=-1), 1, rtol=1e-5)
+    history = learner.fit(tasks, steps_per_epoch=1, verbose=0).history
+    wanted = -np.log(np.take_along_axis(chances, query_y.numpy()[..., None], axis=-1)).mean()
+    assert history["loss"][0] == pytest.approx(wanted, rel=1e-4) and set(history) == {"loss", "accuracy"}
+    assert not np.array_equal(weights_of(learner)[0], before[0])
 
 
 @pytest.mark.parametrize(
-    ("model", "shape"),
+    "end",
     [
-        (many_outputs, r"\[\(5, 2\), \(5, 3\)\]"),
-        (lambda: keras.Sequential([keras.Input((16,)), layers.Reshape((4, 4))]), r"\(5, 4, 4\)"),
+        [layers.Dense(2, "softmax")],
+        [layers.Dense(2), layers.Softmax()],
+        [layers.Dense(2), layers.Activation("softmax")],
+        [keras.Sequential([layers.Dense(2), layers.Softmax()])],
     ],
-    ids=["several", "not flat"],
+    ids=["of a layer", "a layer", "an activation", "in a model within"],
 )
-def test_prototypes_need_one_flat_output(model, shape):
-    with pytest.raises(ValueError, match=f"one row of numbers for each example.*outputs have shape {shape}"):
-        MetaLearner(model(), Prototypes())(given(tasks_of()))
-
-
-def test_prototypes_are_not_for_regression():
-    learner = learner_of(networks.mlp(2), loss="mse")
-    with pytest.raises(ValueError, match="Prototypes stand for classes; these answers are float32"):
-        learner.fit(Sinusoids(), steps_per_epoch=1, verbose=0)
-
-
-def test_a_network_without_weights_is_refused():
-    with pytest.raises(ValueError, match="has no weights yet"):
-        MetaLearner(keras.Sequential([layers.Dense(2)]), Prototypes())
-
-
-def test_a_rule_must_say_how_it_adapts_and_predicts():
-    with pytest.raises(NotImplementedError, match="Rule must say how it adapts"):
-        Rule().adapt(None, None, None, None, training=False)
-    with pytest.raises(NotImplementedError, match="Rule must say how it predicts"):
-        Rule().predict(None, None, None, None, training=False)
-
-
-def test_a_rule_is_an_object_and_not_its_class():
-    with pytest.raises(TypeError, match="A rule is needed"):
-        MetaLearner(network=networks.mlp(2), rule=Prototypes)
+def test_a_softmax_at_the_end_is_seen(end):
+    for ending, logits in ((end, False), ([*end, layers.Dense(2)], True)):
+        learner = MetaLearner(network=keras.Sequential([keras.Input((3,)), *ending]))
+        learner.compile()
+        assert learner.loss.get_config()["from_logits"] is logits

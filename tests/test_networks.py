@@ -88,3 +88,24 @@ def test_the_same_seed_gives_the_same_network(make):
 def test_conv4_says_what_shape_a_picture_has():
     with pytest.raises(ValueError, match=r"\(height, width, channels\).*\(28, 28\) was given"):
         networks.conv4(input_shape=(28, 28))
+
+
+def test_d3_has_the_layers_of_its_document():
+    model = networks.d3(10)
+    assert kinds(model) == ["Conv2D", "MaxPooling2D"] * 2 + ["Flatten", "Dense", "Dense"]
+    assert [getattr(layer, "filters", getattr(layer, "units", None)) for layer in model.layers[::2]] == [
+        32,
+        64,
+        None,
+        10,
+    ]
+    assert model.layers[5].units == 128 and model.layers[0].kernel_size == (3, 3)
+    activations = [layer.activation.__name__ for layer in model.layers if hasattr(layer, "activation")]
+    assert activations == ["relu", "relu", "relu", "softmax"]
+    assert model.count_params() == (9 * 32 + 32) + (9 * 32 * 64 + 64) + (7 * 7 * 64 * 128 + 128) + (128 * 10 + 10)
+
+
+def test_d3_answers_with_chances_of_pictures_of_any_shape():
+    chances = networks.d3(4, input_shape=(9, 8, 3))(np.ones((2, 9, 8, 3), np.float32)).numpy()
+    assert chances.shape == (2, 4) and (chances > 0).all()
+    np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-5)

@@ -118,7 +118,7 @@ def test_as_many_tasks_are_counted_as_were_asked_for(episodes):
 
 def test_a_learner_and_a_function_that_does_the_same_agree():
     network = keras.Sequential([keras.Input((6,)), keras.layers.Dropout(0.5), keras.layers.Dense(3)])
-    learner = MetaLearner(network, Prototypes())
+    learner = MetaLearner(network=network, rule=Prototypes())
 
     def by_hand(support_x, support_y, query_x):
         prototypes = tf.math.segment_mean(tf.gather(network(support_x), tf.argsort(support_y)), tf.sort(support_y))

@@ -100,8 +100,7 @@ def rates_of(steps, names, rate=0.3):
     return rates
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize(("steps", "seed"), [(1, 0), (3, 1)])
 @pytest.mark.parametrize("first_order", [False, True], ids=["second order", "first order"])
 @pytest.mark.parametrize("names", [NAMES, ["head"], ["low", "head"]], ids=["all", "head", "two"])
 def test_the_meta_gradients_are_those_of_the_reference(names, first_order, steps, seed):
@@ -173,5 +172,5 @@ def test_rates_equal_to_alpha_change_nothing():
     for kind in SUMS:
         learner = both(GradientDescent(0.3, 2, learn_rates=kind), 0)[0]
         other, with_omega = meta(learner, tasks)
-        assert other == pytest.approx(given, rel=1e-14)
-        assert_same(with_omega[:6], gradients, 1e-14)
+        assert other == pytest.approx(given, rel=1e-7)  # Keras' initializer rounds alpha to float32
+        assert_same(with_omega[:6], gradients, 1e-7)

@@ -108,11 +108,15 @@ class GradientDescent(Rule):
             on_the_way.append(after._replace(trainable=tuple(moved)))
             return on_the_way[-1]
 
-        steps = self.steps if training else self.evaluation_steps
-        weights = repeat(step, weights, steps, unroll=training)
-        if self.batch_statistics == "support":  # as they are with the adapted weights
-            weights = self.answers(network, weights, support_x, training=training, queries=False).weights
-        return Outcome(tuple(on_the_way[:-1]) if training and self.multi_step else (), weights, ())
+        def settled(weights: Weights) -> Weights:
+            """With the statistics that the support set has by these weights, if the queries go by those."""
+            if self.batch_statistics != "support":
+                return weights
+            return self.answers(network, weights, support_x, training=training, queries=False).weights
+
+        weights = repeat(step, weights, self.steps if training else self.evaluation_steps, unroll=training)
+        judged_too = on_the_way[:-1] if training and self.multi_step else []
+        return Outcome(tuple(map(settled, judged_too)), settled(weights), ())
 
     def predict(self, network: PureModel, adapted: Outcome, inputs: tf.Tensor, *, training: bool) -> Outcome:
         return self.answers(network, adapted.weights, inputs, training=training, queries=True)
@@ -139,7 +143,8 @@ class GradientDescent(Rule):
             )[0]
             for before in adapted.outputs
         ]
-        return early * tf.add_n(judged) + (1 - early * len(judged)) * last, answer
+        # Once they do not count, an early loss that is infinite must not count either.
+        return tf.math.multiply_no_nan(tf.add_n(judged), early) + (1 - early * len(judged)) * last, answer
 
     def _places(self, network: PureModel) -> list[int]:
         """The numbers of the trainable weights that adapt."""

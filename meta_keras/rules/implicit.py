@@ -72,8 +72,6 @@ class ImplicitGradient(Rule):
             return after._replace(trainable=moved)
 
         end = repeat(step, start, self.steps if training else self.evaluation_steps, unroll=False)
-        if self.batch_statistics == "support":
-            end = self.answers(network, end, support_x, training=training, queries=False).weights
 
         def product(vector: Tensors) -> Tensors:
             """(I + H / strength) times the vector."""
@@ -89,7 +87,10 @@ class ImplicitGradient(Rule):
             values = tuple(map(tf.identity, end.trainable))
             return values, lambda *slope: conjugate_gradients(product, list(slope), self.conjugate_steps)
 
-        return Outcome((), end._replace(trainable=tuple(minimum(*weights.trainable))), ())
+        adapted = end._replace(trainable=tuple(minimum(*weights.trainable)))
+        if self.batch_statistics == "support":  # after the minimum, so that the meta-gradient goes through them
+            adapted = self.answers(network, adapted, support_x, training=training, queries=False).weights
+        return Outcome((), adapted, ())
 
     def predict(self, network: PureModel, adapted: Outcome, inputs: tf.Tensor, *, training: bool) -> Outcome:
         return self.answers(network, adapted.weights, inputs, training=training, queries=True)

@@ -44,7 +44,8 @@ class Tasks(tf.data.Dataset):
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        return batches.prefetch(2)
+        # A flat_map does not tell that it never ends; Keras and the checks of a learner must know.
+        return batches.prefetch(2).apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
     def draw(self, seed: tf.Tensor) -> Episode:
         """One batch of `meta_batch` tasks. All chance in it comes from `seed`, two integers."""
@@ -177,6 +178,10 @@ def check_first(tasks: tf.data.Dataset) -> Episode:
 def check_support(support_x: Any, support_y: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """A support set as tensors, once it is seen to be fit to learn from; else a ValueError."""
     support_x, support_y = as_inputs(tf.convert_to_tensor(support_x)), tf.convert_to_tensor(support_y)
+    if not (support_y.dtype.is_integer or support_y.dtype.is_floating):
+        raise ValueError(f"Answers are labels, whole numbers from 0 up, or targets; these are {support_y.dtype.name}.")
+    if 0 in (support_x.shape.rank, support_y.shape.rank):
+        raise ValueError("A support set has a row for each example; a single number was given.")
     if len(support_x) == 0 or len(support_x) != len(support_y):
         raise ValueError(
             f"A support set has as many answers as examples, at least one; {len(support_x)} examples and "

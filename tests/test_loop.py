@@ -1,0 +1,74 @@
+"""maml_loop: short enough to read, and it ends where `MetaLearner.fit` ends."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from meta_keras import ClassPool, FewShot, MetaLearner, Sinusoids, maml_loop, networks
+from meta_keras.rules import GradientDescent
+
+
+def curves():
+    return networks.mlp(1, hidden=(8,), activation="tanh"), Sinusoids(shots=4, queries=3, meta_batch=3), "mse"
+
+
+def pictures():
+    examples = np.random.default_rng(0).normal(size=(12, 6, 6, 1)).astype(np.float32)
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            layers.Conv2D(3, 3, activation="tanh"),
+            layers.BatchNormalization(momentum=0.7),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    tasks = FewShot(ClassPool(examples, np.arange(12) // 4), ways=2, shots=2, queries=2, meta_batch=2)
+    return model, tasks, keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.mark.parametrize("make", [curves, pictures])
+def test_the_loop_ends_at_the_weights_and_losses_of_fit(make):
+    model, tasks, loss = make()
+    twin = make()[0]
+    twin.set_weights(model.get_weights())
+    start = model.get_weights()
+    losses = maml_loop(model, tasks, loss=loss, learning_rate=0.05, steps=2, optimizer="adam", iterations=4)
+    learner = MetaLearner(network=twin, rule=GradientDescent(0.05, steps=2), parallel="map")
+    learner.compile(optimizer="adam", loss=loss, jit_compile=False)
+    history = learner.fit(tasks, steps_per_epoch=1, epochs=4, verbose=0).history
+    np.testing.assert_allclose(losses, history["loss"], rtol=1e-5, atol=1e-6)
+    for one, other, before in zip(model.get_weights(), twin.get_weights(), start, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+        assert not np.allclose(one, before, atol=1e-4)
+
+
+def test_the_loop_takes_an_optimizer_object_and_a_function_for_a_loss():
+    model, tasks, _ = curves()
+    optimizer = keras.optimizers.SGD(0.01)
+    losses = maml_loop(
+        model, tasks, loss=lambda y, answers: (y - answers) ** 2, steps=0, optimizer=optimizer, iterations=2
+    )
+    assert len(losses) == 2 and int(optimizer.iterations) == 2
+
+
+def test_the_loop_fits_on_a_page():
+    assert len(inspect.getsource(maml_loop).splitlines()) <= 40
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"iterations": 0}, "iterations is a whole number of 1 or more; 0 was given"),
+        ({"tasks": np.ones((3, 1))}, "A dataset of episodes is needed"),
+        ({"network": keras.Sequential([layers.Dense(1)])}, "has no weights yet"),
+    ],
+    ids=["iterations", "tasks", "network"],
+)
+def test_the_loop_says_what_it_needs(wrong, message):
+    model, tasks, loss = curves()
+    with pytest.raises(ValueError, match=message):
+        maml_loop(**({"network": model, "tasks": tasks, "loss": loss} | wrong))

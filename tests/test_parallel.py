@@ -1,0 +1,157 @@
+"""The ways through the tasks of a batch: they differ in speed, and in nothing else."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+from proofs import classification, in_float64, learner_of, regression
+
+from meta_keras import networks
+from meta_keras.parallel import SMALL, best_for, over_tasks
+from meta_keras.rules import GradientDescent, ImplicitGradient, Prototypes, Reptile
+
+WAYS = ["map", "vectorized", "unrolled"]
+
+
+def mlp():
+    return keras.Sequential([keras.Input((2,)), layers.Dense(4, "tanh"), layers.Dropout(0.3), layers.Dense(1)])
+
+
+def convolutional():
+    inner = [layers.Conv2D(2, 3, activation="tanh"), layers.BatchNormalization(), layers.Dropout(0.3)]
+    return keras.Sequential([keras.Input((4, 4, 1)), *inner, layers.Flatten(), layers.Dense(3)])
+
+
+NETWORKS = {"mlp": (mlp, regression, "mse"), "convolutional": (convolutional, classification, None)}
+RULES = {
+    "one step": lambda: GradientDescent(0.1),
+    "first order": lambda: GradientDescent(0.1, 2, first_order=True),
+    "all at once": lambda: GradientDescent(0.1, 2, learn_rates="layer-step", multi_step=5, batch_statistics="support"),
+    "reptile": lambda: Reptile(0.1, 3, batch_size=2),
+    "implicit": lambda: ImplicitGradient(0.1, 3, conjugate_steps=2),
+}
+
+
+def found(way, kind, rule, floats, training=True):
+    """The answers, the states, the meta-loss and its gradients."""
+    keras.utils.set_random_seed(0)
+    build, tasks, loss = NETWORKS[kind]
+    inputs, query_y = tf.nest.map_structure(
+        lambda part: tf.cast(part, floats) if part.dtype.is_floating else part, tasks(tasks=3)
+    )
+    learner = learner_of(build(), RULES[rule](), loss, parallel=way)
+    results = tf.function(learner.meta_gradients)(inputs, query_y, training=training)
+    return [part.numpy() for part in tf.nest.flatten(results)]
+
+
+def assert_the_same(kind, rule, floats, tolerance, training=True):
+    wanted = found("map", kind, rule, floats, training)
+    for way in WAYS[1:]:
+        given = found(way, kind, rule, floats, training)
+        assert len(given) == len(wanted)
+        for one, other in zip(given, wanted, strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+@pytest.mark.parametrize("kind", list(NETWORKS))
+def test_all_ways_come_to_the_same_in_float64(kind, rule):
+    in_float64()
+    assert_the_same(kind, rule, "float64", 1e-12)
+
+
+@pytest.mark.parametrize("kind", list(NETWORKS))
+def test_all_ways_come_to_the_same_in_float32(kind):
+    assert_the_same(kind, "all at once", "float32", 1e-5)
+
+
+@pytest.mark.parametrize("rule", ["all at once", "reptile", "implicit"])
+def test_all_ways_come_to_the_same_in_evaluation(rule):
+    in_float64()
+    assert_the_same("mlp", rule, "float64", 1e-12, training=False)
+
+
+def test_xla_comes_to_the_same_as_an_eager_step():
+    def trained(**compiled):
+        keras.utils.set_random_seed(0)
+        learner = learner_of(mlp(), RULES["all at once"](), "mse", "vectorized", optimizer="sgd", **compiled)
+        tasks = tf.nest.map_structure(lambda part: tf.cast(part, tf.float32), regression())
+        step = tf.function(learner.train_step, jit_compile=True) if learner.jit_compile else learner.train_step
+        learner.optimizer.build(learner.trainable_variables)
+        step(tasks)
+        return [variable.numpy() for variable in learner.trainable_variables]
+
+    for one, other in zip(trained(), trained(run_eagerly=True), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def numbered(number, row):
+    """Two results that tell one task from another."""
+    return (row * 2, tf.cast(number, tf.int64)), (tf.reduce_sum(row), [row])
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("way", WAYS)
+def test_the_first_result_is_stacked_and_of_the_second_the_mean_is_taken(way, graph):
+    rows = tf.constant(np.arange(12.0).reshape(4, 3))
+
+    def through(rows):
+        zeros = (tf.zeros((), tf.float64), [tf.zeros(3, tf.float64)])
+        return over_tasks(numbered, (rows,), way, each=(tf.float64, tf.int64), mean=zeros)
+
+    (doubled, numbers), (total, (row,)) = (tf.function(through) if graph else through)(rows)
+    np.testing.assert_array_equal(doubled, 2 * rows)
+    np.testing.assert_array_equal(numbers, range(4))
+    assert float(total) == rows.numpy().sum() / 4
+    np.testing.assert_array_equal(row, rows.numpy().mean(axis=0))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_only_unrolled_needs_to_know_how_many_tasks_there_are(way):
+    @tf.function(input_signature=[tf.TensorSpec((None, 3), tf.float64)])
+    def through(rows):
+        zeros = (tf.zeros((), tf.float64), [tf.zeros(3, tf.float64)])
+        return over_tasks(numbered, (rows,), way, each=(tf.float64, tf.int64), mean=zeros)
+
+    rows = tf.ones((5, 3), tf.float64)
+    if way == "unrolled":
+        with pytest.raises(ValueError, match='"unrolled" needs to know the number of tasks in a batch; take "map"'):
+            through(rows)
+    else:
+        assert float(through(rows)[1][0]) == 3
+
+
+def nested(layer):
+    return keras.Sequential([keras.Input((4, 4, 1)), keras.Sequential([layer, layers.Flatten()]), layers.Dense(2)])
+
+
+@pytest.mark.parametrize(
+    ("network", "best"),
+    [
+        (lambda: networks.mlp(1), "vectorized"),
+        (mlp, "vectorized"),
+        (lambda: networks.mlp(1, hidden=[SMALL]), "map"),
+        (convolutional, "map"),
+        (lambda: nested(layers.Conv2D(1, 2)), "map"),
+        (lambda: nested(layers.LayerNormalization()), "vectorized"),
+        (lambda: keras.Sequential([keras.Input((3, 2)), layers.GRU(2)]), "map"),
+        (lambda: keras.Sequential([keras.Input((3,)), layers.Embedding(9, 2), layers.Flatten()]), "vectorized"),
+    ],
+    ids=["mlp", "dropout", "large", "convolution", "convolution within", "norm within", "recurrent", "embedding"],
+)
+def test_small_networks_of_dense_layers_are_vectorized(network, best):
+    assert best_for(network()) == best
+    assert learner_of(network(), GradientDescent(0.1), parallel="auto").parallel == best
+
+
+def test_a_rule_without_static_shapes_is_mapped():
+    assert learner_of(mlp(), Prototypes(), parallel="auto").parallel == "map"
+    with pytest.raises(ValueError, match='Prototypes cannot be vectorized; take parallel="map"'):
+        learner_of(mlp(), Prototypes(), parallel="vectorized")
+
+
+def test_other_ways_are_refused():
+    with pytest.raises(ValueError, match="parallel is one of .*'vectorized', 'map', 'unrolled'.*; 'fast' was given"):
+        learner_of(mlp(), GradientDescent(0.1), parallel="fast")
