@@ -176,6 +176,7 @@ class MetaLearner(keras.Model):
         self._note(loss, inputs)
         return self.compute_metrics(inputs, query_y, answers)
 
+    @tf.autograph.experimental.do_not_convert
     def meta_gradients(self, inputs: Batch, query_y: tf.Tensor, training: bool = True) -> tuple[Any, Any, Any]:
         """The answers, the states after each task, and the meta-loss with its gradients for what is trainable."""
         weights, omega = self.pure.weights(), [v.value for v in self.rule.trainable_variables]

@@ -1,0 +1,69 @@
+"""Our side of benchmarks/speed.py, which starts it: one line of JSON for each job it is given.
+
+Timed is `learner.fit`, as it is used. The seconds of an iteration are those of an epoch over its steps, so they have
+the data, the metrics and the callbacks in them; the first of them has the start of `fit` too.
+"""
+
+import json
+import resource
+import sys
+import time
+from typing import Any
+
+import meta_keras as mk  # before Keras and TensorFlow, so that they start without their logs
+
+# isort: split
+import keras
+import tensorflow as tf
+from peers import ADAM, episodes
+
+
+class Clock(keras.callbacks.Callback):
+    """When each epoch ended. Training ends when `limit` seconds have passed."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit, self.ends = limit, [time.perf_counter()]
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.ends.append(time.perf_counter())
+        self.model.stop_training = self.ends[-1] - self.ends[0] > self.limit
+
+
+def learner_for(job: dict[str, Any]) -> mk.MetaLearner:
+    work = job["work"]
+    if work["network"] == "mlp":
+        network = mk.networks.mlp(1)
+    elif work["network"] == "dense":
+        network = mk.networks.mlp(5, input_shape=(28, 28, 1), hidden=[work["width"]] * 2)
+    else:
+        network = mk.networks.conv4(5, downsample=work["network"])
+    rule = mk.rules.GradientDescent(work["rate"], steps=work["steps"])
+    learner = mk.MetaLearner(network=network, rule=rule, parallel=job["way"])
+    loss = "mse" if work["network"] == "mlp" else None
+    learner.compile(keras.optimizers.Adam(ADAM), loss=loss, steps_per_execution=job["together"])
+    return learner
+
+
+def timed(job: dict[str, Any]) -> dict[str, Any]:
+    """A first fit, which compiles, and a second one, which counts."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    learner = learner_for(job)
+    tasks = tf.data.Dataset.from_tensors(mk.Episode(*map(tf.constant, episodes(job["work"])))).repeat()
+    began = time.perf_counter()
+    learner.fit(tasks, steps_per_epoch=job["together"], verbose=0)
+    first, clock = time.perf_counter() - began, Clock(job["limit"])
+    learner.fit(tasks, steps_per_epoch=job["epoch"], epochs=job["iterations"], callbacks=[clock], verbose=0)
+    return {
+        "seconds": [(end - start) / job["epoch"] for start, end in zip(clock.ends, clock.ends[1:], strict=False)],
+        "first": first,
+        "parallel": learner.parallel,
+        "weights": learner.network.count_params(),
+        "megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
+if __name__ == "__main__":
+    for each in json.loads(sys.argv[1]):
+        print(json.dumps(timed(each)), flush=True)

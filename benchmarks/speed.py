@@ -1,0 +1,285 @@
+"""How fast meta-training is, beside PyTorch and JAX at the same work, all measured side by side in one run.
+
+    python3 -m venv peers
+    peers/bin/pip install torch==2.13.0 jax==0.10.2
+    PYTHONPATH=. .venv/bin/python benchmarks/speed.py --peers peers/bin/python
+
+Prints the medians and the goals, and stores them in benchmarks/results/speed.json and speed_scaling.png. A run that
+was stopped goes on where it stopped; `--fresh` begins anew, `--only S,O` takes these parts alone, and `--quick` tries
+everything with few iterations of two tasks and stores nothing. It takes about 15 minutes; let nothing else run meanwhile.
+
+Ours is timed as it is used: `learner.fit`, with data, metrics and callbacks. Only what comes before a first fit has
+ended, compiling, is left out. Every contestant has a process of its own, and they take turns, round by round.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+# Neither TensorFlow nor meta_keras is imported up here: a child's peak of memory begins with its parent's size.
+HERE = Path(__file__).resolve().parent
+RESULTS, OURS, PEERS = HERE / "results", HERE / "ours.py", HERE / "peers.py"
+CONV = {"support": 5, "rate": 0.4}
+SINE = {"network": "mlp", "support": 10, "queries": 10, "tasks": 25, "rate": 0.01}
+WORKLOADS = {
+    "S": SINE | {"steps": 1},
+    "S5": SINE | {"steps": 5},
+    "O": CONV | {"network": "stride", "queries": 5, "tasks": 32, "steps": 1},
+    "C": CONV | {"network": "pool", "queries": 75, "tasks": 4, "steps": 5},
+}
+PARTS = (*WORKLOADS, "ways", "memory", "dense", "scaling S", "scaling C")
+TOGETHER = 50  # steps in one call, where a step is so short that the call counts
+JOB = {"way": "auto", "threads": None, "together": 1, "iterations": 10, "limit": 6.0, "epoch": 1}
+META_BATCHES, INNER_STEPS = (1, 2, 4, 8, 16, 32), (1, 2, 3, 5, 8)
+WIDTHS, DENSE_TASKS, WAYS, PATIENCE = (32, 64, 128, 256, 512), 16, ("vectorized", "map", "unrolled"), 45.0
+
+
+def contestants(name: str) -> dict[str, dict[str, Any]]:
+    """What is to be compared on a workload. Where threads matter, every library has them both ways."""
+    if WORKLOADS[name]["network"] == "mlp":
+        ours = {"epoch": 5 * TOGETHER}
+        return {
+            f"ours, {TOGETHER} steps a call": ours | {"together": TOGETHER},
+            "ours, 1 step a call": ours,
+            "torch loop": {"way": "torch loop", "threads": os.cpu_count()},
+            "torch vmap": {"way": "torch vmap", "threads": os.cpu_count()},
+            f"jax vmap, {TOGETHER} steps a call": {"way": "jax vmap", "together": TOGETHER},
+            "jax vmap, 1 step a call": {"way": "jax vmap", "iterations": 300},
+        }
+    threads = dict.fromkeys((1, os.cpu_count()))
+    torch = {f"{w}, threads: {n}": {"way": w, "threads": n} for w in ("torch loop", "torch vmap") for n in threads}
+    ours = {"ours, threads: all": {}, "ours, threads: 1": {"threads": 1}}
+    return ours | torch | {way: {"way": way} for way in ("jax map", "jax vmap")}
+
+
+def compare(name: str, run: "Runner") -> dict[str, Any]:
+    """Every contestant's times on one workload."""
+    answers: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(run.rounds(3 if WORKLOADS[name]["network"] == "mlp" else 2)):
+        for contestant, job in contestants(name).items():
+            if "way" not in job or run.peers:
+                answers.setdefault(contestant, []).append(run([{"work": WORKLOADS[name]} | job])[0])
+    for contestant, rounds in answers.items():
+        say(f"{contestant:26}", summary(rounds))
+    return {contestant: summary(rounds) for contestant, rounds in answers.items()}
+
+
+def ways(run: "Runner") -> dict[str, Any]:
+    """The ways through a batch of tasks, whichever "auto" would choose."""
+    found: dict[str, Any] = {}
+    for name in ("S", "O", "C"):
+        own = {"epoch": 5 * TOGETHER, "together": TOGETHER} if name == "S" else {}
+        for way in WAYS:
+            answers = run([{"work": WORKLOADS[name], "way": way, "iterations": 5} | own], patience=PATIENCE)
+            summed = summary(answers) if answers else f"left out: over {PATIENCE:.0f} s with compiling"
+            found.setdefault(name, {})[way] = summed
+            say(f"{name} {way:24}", summed)
+    return found
+
+
+def memory(run: "Runner") -> dict[str, int]:
+    """The peak of C, in megabytes, with few tasks in a batch and with many."""
+    found = {}
+    for tasks in (4, 32):
+        (answer,) = run([{"work": WORKLOADS["C"] | {"tasks": tasks}, "iterations": 2}])
+        found[str(tasks)] = answer["megabytes"]
+        say(f"meta-batch {tasks}: {answer['megabytes']} MB")
+    return found
+
+
+def dense(run: "Runner") -> dict[str, Any]:
+    """Up to how many weights a dense network is faster vectorized, as `parallel.SMALL` has it."""
+    found = {}
+    for width in WIDTHS[: run.rounds(len(WIDTHS))]:
+        work = CONV | {"network": "dense", "width": width, "queries": 25, "tasks": DENSE_TASKS, "steps": 1}
+        job = {"work": work, "together": 10, "epoch": 30}
+        side, row = run([job | {"way": way} for way in ("vectorized", "map")])
+        found[str(width)] = {"weights": side["weights"], "vectorized": summary([side]), "map": summary([row])}
+        ratio = statistics.median(row["seconds"]) / statistics.median(side["seconds"])
+        say(f"{side['weights']:8,} weights: vectorized is {ratio:.2f} times as fast as map")
+    return found
+
+
+def scaling(name: str, run: "Runner") -> dict[str, dict[str, float]]:
+    """Milliseconds an iteration against the meta-batch, and against the inner steps."""
+    own = {"epoch": 5 * TOGETHER, "together": TOGETHER} if name == "S" else {"iterations": 4}
+    found = {}
+    for kind, field, values in (("meta-batch", "tasks", META_BATCHES), ("inner steps", "steps", INNER_STEPS)):
+        values = values[: run.rounds(len(values)) + 1]  # two points at least, or there is no line
+        answers = run([{"work": WORKLOADS[name] | {field: value}, "limit": 3.0} | own for value in values])
+        pairs = zip(values, answers, strict=True)
+        found[kind] = {str(value): 1e3 * statistics.median(answer["seconds"]) for value, answer in pairs}
+        say(f"{name} by {kind}: " + ", ".join(f"{key}: {value:.3g} ms" for key, value in found[kind].items()))
+    return found
+
+
+class Runner:
+    """Runs jobs, each list of them in one new process, with few iterations of two tasks if this is only a trial."""
+
+    def __init__(self, peers: str | None, quick: bool) -> None:
+        self.peers, self.quick = peers, quick
+
+    def rounds(self, wanted: int) -> int:
+        return 1 if self.quick else wanted
+
+    def __call__(self, jobs: list[dict[str, Any]], patience: float | None = None) -> list[dict[str, Any]]:
+        """One answer a job; none at all if it takes longer than `patience`."""
+        jobs = [JOB | job for job in jobs]
+        if self.quick:
+            short = {"iterations": 2, "limit": 1.0}
+            jobs = [job | short | {"epoch": job["together"], "work": job["work"] | {"tasks": 2}} for job in jobs]
+        theirs = jobs[0]["way"].startswith(("torch", "jax"))
+        command = [self.peers, str(PEERS)] if theirs else [sys.executable, str(OURS)]
+        threads = {"TF_NUM_INTRAOP_THREADS": str(jobs[0]["threads"])} if jobs[0]["threads"] and not theirs else {}
+        try:
+            done = subprocess.run(
+                [*command, json.dumps(jobs)],
+                env=os.environ | threads,
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+                timeout=patience,
+            )
+        except subprocess.TimeoutExpired:
+            return []
+        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def summary(answers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Milliseconds of an iteration over all rounds; of ours also the seconds of the first fit, compiling included."""
+    times = [1e3 * second for answer in answers for second in answer["seconds"]]
+    found = {"median": statistics.median(times), "least": min(times), "most": max(times), "samples": len(times)}
+    if "first" in answers[0]:
+        found |= {"first": statistics.median(a["first"] for a in answers), "parallel": answers[0]["parallel"]}
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in found.items()}
+
+
+def goals(parts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every goal whose part has been measured, with the number reached."""
+    found = {}
+
+    def note(goal: str, reached: float, wanted: float, *, least: bool = True) -> None:
+        met = reached >= wanted if least else reached <= wanted
+        found[goal] = {"reached": round(reached, 3), "wanted": wanted, "met": met}
+        print(f"{goal}: {reached:.2f}, wanted {'at least' if least else 'at most'} {wanted}{'' if met else '  MISSED'}")
+
+    def best(part: str, *names: str) -> float:
+        return min(times["median"] for name, times in parts[part].items() if name.startswith(names))
+
+    compared = [name for name in WORKLOADS if any(key.startswith("jax") for key in parts.get(name, {}))]
+    for name in compared:
+        if WORKLOADS[name]["network"] == "mlp":
+            for call in (f"{TOGETHER} steps a call", "1 step a call"):
+                note(f"{name}: JAX over ours, {call}", best(name, f"jax vmap, {call}") / best(name, f"ours, {call}"), 1)
+            note(f"{name}: learn2learn's way over ours", best(name, "torch loop") / best(name, "ours"), 40)
+        else:
+            ratio = best(name, "torch", "jax") / best(name, "ours")
+            note(f"{name}: the best peer over ours", ratio, {"O": 1.5, "C": 1.7}[name])
+    if "C" in parts:
+        note(
+            "C: seconds of the first step, compiling included",
+            parts["C"]["ours, threads: all"]["first"],
+            10,
+            least=False,
+        )
+    if "memory" in parts:
+        note("C: memory with 32 tasks over 4", parts["memory"]["32"] / parts["memory"]["4"], 1.15, least=False)
+    return found
+
+
+def draw(curves: dict[str, Any], path: Path) -> None:
+    """A dot for each measurement, and the straight line that fits them best."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    from meta_keras.report.figures import PALETTE, in_style
+
+    with in_style():
+        figure, grid = plt.subplots(len(curves), 2, figsize=(7.0, 2.6 * len(curves)), squeeze=False)
+        for row, (name, kinds) in zip(grid, curves.items(), strict=True):
+            for axes, (kind, points) in zip(row, kinds.items(), strict=True):
+                x, y = np.array([int(key) for key in points]), np.array(list(points.values()))
+                slope, start = np.polyfit(x, y, 1)
+                axes.plot(x, y, "o", color=PALETTE[1])
+                axes.plot(x, start + slope * x, "-", color=PALETTE[0], label=f"{start:.2g} + {slope:.2g} n")
+                axes.set(title=f"Workload {name}", xlabel=f"{kind}, n", ylabel="ms an iteration", ylim=(0, None))
+                axes.legend()
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def say(title: str, times: dict[str, Any] | str = "") -> None:
+    if isinstance(times, dict):
+        extra = f"; first fit {times['first']:.1f} s, {times['parallel']}" if "first" in times else ""
+        times = f"{times['median']:9.3f} ms ({times['least']:.3f} to {times['most']:.3f}, {times['samples']}){extra}"
+    print(f"  {title} {times}", flush=True)
+
+
+def identity(run: Runner) -> dict[str, Any]:
+    """Of what machine and programs the numbers are. Parts of another record are not mixed with these."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
+    if run.peers:
+        asked = subprocess.run([run.peers, str(PEERS), "versions"], capture_output=True, text=True, check=True)
+        versions |= json.loads(asked.stdout)
+    machine = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    return {"unit": "ms an iteration", "machine": machine, "versions": versions, "commit": commit.stdout.strip()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", help="the Python of an environment with PyTorch and JAX; without it, ours alone")
+    parser.add_argument("--only", default=",".join(PARTS), help="these parts, such as S,O, of " + ",".join(PARTS))
+    parser.add_argument(
+        "--quick", action="store_true", help="few iterations of two tasks, to try it; nothing is stored"
+    )
+    parser.add_argument("--fresh", action="store_true", help="forget the parts that are stored")
+    options = parser.parse_args()
+    wanted = options.only.split(",")
+    if unknown := set(wanted) - set(PARTS):
+        parser.error(f"--only takes parts of {','.join(PARTS)}; {','.join(sorted(unknown))} is none of them.")
+    run = Runner(options.peers, options.quick)
+    with tempfile.TemporaryDirectory() as trial:
+        folder = Path(trial) if options.quick else RESULTS
+        measure(wanted, run, folder, fresh=options.fresh)
+
+
+def measure(wanted: list[str], run: Runner, folder: Path, *, fresh: bool) -> None:
+    """Measure the parts that are wanted and not yet stored; store each as soon as it is done."""
+    stored = folder / "speed.json"
+    record = identity(run) | {"parts": {}}
+    if stored.exists() and not fresh:
+        before = json.loads(stored.read_text("utf-8"))
+        if all(before.get(key) == value for key, value in record.items() if key != "parts"):
+            record = before
+    for name in wanted:
+        if name in record["parts"]:
+            continue
+        print(name, flush=True)
+        began = time.perf_counter()
+        if name in WORKLOADS:
+            record["parts"][name] = compare(name, run)
+        elif name.startswith("scaling"):
+            record["parts"][name] = scaling(name.removeprefix("scaling "), run)
+        else:
+            record["parts"][name] = {"ways": ways, "memory": memory, "dense": dense}[name](run)
+        print(f"  ({time.perf_counter() - began:.0f} s)", flush=True)
+        stored.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    record["goals"] = goals(record["parts"])
+    stored.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    curves = {name: record["parts"][f"scaling {name}"] for name in "SC" if f"scaling {name}" in record["parts"]}
+    if curves:
+        draw(curves, folder / "speed_scaling.png")
+
+
+if __name__ == "__main__":
+    main()
