@@ -112,7 +112,7 @@ class PureModel:
         """
         ahead = tf.stack([0, tf.cast(task, tf.int64) * DRAWS_PER_TASK])
         moved = [
-            state + tf.cast(ahead, state.dtype) if _is_seed(variable) else state
+            state + tf.cast(ahead, state.dtype) if is_seed(variable) else state
             for variable, state in zip(self.model.non_trainable_variables, weights.state, strict=True)
         ]
         return weights._replace(state=tuple(moved))
@@ -121,7 +121,7 @@ class PureModel:
         """One state from those of many tasks, stacked along the first axis: the mean, and for seeds the furthest."""
         joined = []
         for variable, stacked in zip(self.model.non_trainable_variables, states, strict=True):
-            if _is_seed(variable):
+            if is_seed(variable):
                 joined.append(stacked[-1] + tf.constant([0, DRAWS_PER_TASK], stacked.dtype))
             elif stacked.dtype.is_floating:
                 # As a mean of differences, what all tasks agree on, such as a frozen weight, stays as it is to the bit.
@@ -147,7 +147,7 @@ class PureModel:
                     )
 
 
-def _is_seed(variable: keras.Variable) -> bool:
+def is_seed(variable: keras.Variable) -> bool:
     """Keras keeps the state of a random generator as two whole numbers, a seed and a counter, under this name."""
     return variable.name == "seed_generator_state"
 

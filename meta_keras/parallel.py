@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from meta_keras.functional import is_seed
+
 WAYS_THROUGH = ("auto", "vectorized", "map", "unrolled")
 
 # Tasks in flight at once in "map". Two keep two cores busy; memory grows with it, and not with the meta-batch.
@@ -42,13 +44,15 @@ def best_for(network: keras.Model) -> str:
         keras.layers.BatchNormalization,
         keras.layers.LayerNormalization,
     )
-    with_weights = [layer for layer in network._flatten_layers(include_self=False, recursive=True) if _owns(layer)]
-    fits = all(isinstance(layer, dense) for layer in with_weights) and network.count_params() <= SMALL
-    return "vectorized" if fits else "map"
+    bearers = [layer for layer in network._flatten_layers(include_self=False) if layer.variables and not _inner(layer)]
+    by_chance = any(is_seed(variable) for variable in network.variables)  # dropout cannot be drawn for all at once
+    fits = all(isinstance(layer, dense) for layer in bearers) and network.count_params() <= SMALL
+    return "vectorized" if fits and not by_chance else "map"
 
 
-def _owns(layer: keras.layers.Layer) -> bool:
-    return bool(layer._trainable_variables or layer._non_trainable_variables)
+def _inner(layer: keras.layers.Layer) -> bool:
+    """Whether the layer is a container, whose own layers are looked at one by one."""
+    return bool(getattr(layer, "layers", None))
 
 
 def _vectorized(function: Callable[..., Any], tasks: tuple[tf.Tensor, ...]) -> tuple[Any, Any]:

@@ -32,7 +32,7 @@ LAYERS = {
     "networks": {"functional"},
     "tasks": {"tasks"},
     "rules": {"functional", "tasks", "rules"},
-    "parallel": set(),
+    "parallel": {"functional"},
     "faults": set(),
     "loop": {"functional", "tasks"},
     "learner": {"faults", "functional", "networks", "parallel", "rules", "tasks"},

@@ -132,7 +132,7 @@ def nested(layer):
     ("network", "best"),
     [
         (lambda: networks.mlp(1), "vectorized"),
-        (mlp, "vectorized"),
+        (mlp, "map"),
         (lambda: networks.mlp(1, hidden=[SMALL]), "map"),
         (convolutional, "map"),
         (lambda: nested(layers.Conv2D(1, 2)), "map"),

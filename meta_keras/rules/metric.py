@@ -45,7 +45,7 @@ class Prototypes(Rule):
         """The map and a dense layer: -|x - c|^2 is 2 c.x - |c|^2, but for -|x|^2, the same for every class."""
         places, prototypes = copy_of(network, adapted.weights), adapted.outputs
         scores = keras.layers.Dense(len(prototypes), name="prototypes")
-        model = keras.Model(places.inputs, scores(places.output), name=f"{network.model.name}_expert")
+        model = keras.Model(places.inputs[0], scores(places.outputs[0]), name=f"{network.model.name}_expert")
         scores.set_weights([2 * tf.transpose(prototypes), -tf.reduce_sum(tf.square(prototypes), axis=-1)])
         return model
 
