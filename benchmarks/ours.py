@@ -17,6 +17,8 @@ import keras
 import tensorflow as tf
 from peers import ADAM, episodes
 
+tf.get_logger().setLevel("ERROR")  # it warns of every convolution that cannot be vectorized
+
 
 class Clock(keras.callbacks.Callback):
     """When each epoch ended. Training ends when `limit` seconds have passed."""

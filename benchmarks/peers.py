@@ -3,7 +3,7 @@
     peers/bin/python benchmarks/peers.py '[{"way": "torch loop", "threads": 2, ...}]'
 
 The jobs come from benchmarks/speed.py, as JSON. Each is answered by one line: the seconds of each iteration, that is,
-of one meta-gradient with its Adam update. What came before the first full iteration, compiling included, is left out.
+of one meta-gradient with its Adam update. A first call, which compiles, is left out.
 
     torch loop        learn2learn's way: a loop over tasks, torch.autograd.grad(create_graph=True) within
     torch vmap        torch.func: vmap over tasks, grad of grad
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-FILTERS, ADAM, WARM_UP = 64, 1e-3, 2
+FILTERS, ADAM = 64, 1e-3
 
 
 def episodes(work: dict[str, Any]) -> list[np.ndarray]:
@@ -186,8 +186,7 @@ def jax_network(kind: str) -> tuple[list[Any], Callable[[Any, Any], Any]]:
 
 def timed(step: Callable[[], object], job: dict[str, Any]) -> list[float]:
     """Seconds of each iteration, until there are enough of them or `limit` seconds have passed."""
-    for _ in range(WARM_UP):
-        step()
+    step()
     seconds, began = [], time.perf_counter()
     while len(seconds) < job["iterations"] and (not seconds or time.perf_counter() - began < job["limit"]):
         before = time.perf_counter()
