@@ -9,7 +9,7 @@
 # **What you need.** Chapter [01](01_learning_to_learn.ipynb) for tasks, support and query sets; chapter
 # [02](02_classical_learning.ipynb) for gradient descent. A derivative of a derivative should not frighten you.
 #
-# **Time.** About 40 minutes to read; about one minute to run on two cores.
+# **Time.** About 40 minutes to read; about three minutes to run on two cores.
 #
 # **From the documents.** D3 3, 3.1. The [guide](README.md#from-the-documents-to-the-chapters) has the whole table.
 #

@@ -8,7 +8,7 @@
 # **What you need.** Chapter 01 for tasks and episodes, chapter 02 for gradient descent. Chapter 10 has the mathematics
 # of what is done here; you can read it before or after.
 #
-# **Time.** About 25 minutes to read; about one minute to run on two cores.
+# **Time.** About 25 minutes to read; about three minutes to run on two cores.
 #
 # **From the documents.** D3 5. The [guide](README.md#from-the-documents-to-the-chapters) has the whole table.
 #
