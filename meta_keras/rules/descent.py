@@ -7,8 +7,45 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from meta_keras.functional import PureModel, Weights
+from meta_keras.functional import Outcome, PureModel, Weights
 from meta_keras.rules.base import Loss, Rule, total
+
+
+class Descent(Rule):
+    """A rule that follows gradients: the weights themselves adapt, and the network answers with them as it is."""
+
+    def __init__(
+        self,
+        learning_rate: float,
+        steps: int,
+        *,
+        evaluation_steps: int | None = None,
+        batch_statistics: str = "episode",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(batch_statistics=batch_statistics, **kwargs)
+        evaluation_steps = steps if evaluation_steps is None else evaluation_steps
+        check_rate(learning_rate=learning_rate)
+        check_steps(steps=steps, evaluation_steps=evaluation_steps)
+        self.learning_rate, self.steps, self.evaluation_steps = learning_rate, steps, evaluation_steps
+
+    def check_ways(self, network: PureModel, ways: int) -> None:
+        units = getattr(network.model, "output_shape", (None,))[-1]
+        if isinstance(units, int) and units < ways:
+            raise ValueError(
+                f"The tasks have {ways} ways; the network {network.model.name!r} has {units} outputs. "
+                f"Give its last layer {ways} units."
+            )
+
+    def predict(self, network: PureModel, adapted: Outcome, inputs: tf.Tensor, *, training: bool) -> Outcome:
+        return self.answers(network, adapted.weights, inputs, training=training, queries=True)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "learning_rate": self.learning_rate,
+            "steps": self.steps,
+            "evaluation_steps": self.evaluation_steps,
+        }
 
 
 def slopes(
@@ -76,16 +113,6 @@ def check_answers(answers: tf.Tensor, labels: tf.Tensor) -> None:
         raise ValueError(
             f"Targets have shape {tuple(labels.shape)}; the network's answers have shape {tuple(answers.shape)}. "
             "End the network with as many units as a target has numbers."
-        )
-
-
-def check_units(network: PureModel, ways: int) -> None:
-    """Raise a ValueError unless the network has an output for each class."""
-    units = getattr(network.model, "output_shape", (None,))[-1]
-    if isinstance(units, int) and units < ways:
-        raise ValueError(
-            f"The tasks have {ways} ways; the network {network.model.name!r} has {units} outputs. "
-            f"Give its last layer {ways} units."
         )
 
 

@@ -7,14 +7,14 @@ import keras
 import tensorflow as tf
 
 from meta_keras.functional import Outcome, PureModel, Weights
-from meta_keras.rules.base import Loss, Rule
-from meta_keras.rules.descent import check_rate, check_steps, check_units, repeat, slopes
+from meta_keras.rules.base import Loss
+from meta_keras.rules.descent import Descent, check_steps, repeat, slopes
 
 RATES = (None, "layer", "weight", "layer-step")
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
-class GradientDescent(Rule):
+class GradientDescent(Descent):
     """Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", 2017.
 
         theta_k+1 = theta_k - alpha grad L_S(theta_k),  theta_0 = theta           (Formula 10.1)
@@ -52,15 +52,14 @@ class GradientDescent(Rule):
         batch_statistics: str = "episode",
         **kwargs: Any,
     ) -> None:
-        super().__init__(batch_statistics=batch_statistics, **kwargs)
-        check_rate(learning_rate=learning_rate)
-        evaluation_steps = steps if evaluation_steps is None else evaluation_steps
-        check_steps(steps=steps, evaluation_steps=evaluation_steps, multi_step=multi_step)
+        super().__init__(
+            learning_rate, steps, evaluation_steps=evaluation_steps, batch_statistics=batch_statistics, **kwargs
+        )
+        check_steps(multi_step=multi_step)
         if learn_rates not in RATES:
             raise ValueError(f"learn_rates is one of {RATES}; {learn_rates!r} was given.")
         if steps == 0 and (multi_step or learn_rates):
             raise ValueError("With steps=0 nothing is adapted, so there are no rates or inner steps to learn from.")
-        self.learning_rate, self.steps, self.evaluation_steps = learning_rate, steps, evaluation_steps
         self.first_order, self.learn_rates, self.multi_step = first_order, learn_rates, multi_step
         self.adapted_layers = (layers,) if isinstance(layers, str) else None if layers is None else tuple(layers)
         self.rates: list[keras.Variable] = []
@@ -81,9 +80,6 @@ class GradientDescent(Rule):
             raise ValueError("This rule has learned rates for another network. Make a new rule for this one.")
         self._which = [list(shapes).index(v.path if self.learn_rates == "weight" else _owner(v)) for v in moving]
         self.built = True
-
-    def check_ways(self, network: PureModel, ways: int) -> None:
-        check_units(network, ways)
 
     def adapt(
         self,
@@ -117,9 +113,6 @@ class GradientDescent(Rule):
         weights = repeat(step, weights, self.steps if training else self.evaluation_steps, unroll=training)
         judged_too = on_the_way[:-1] if training and self.multi_step else []
         return Outcome(tuple(map(settled, judged_too)), settled(weights), ())
-
-    def predict(self, network: PureModel, adapted: Outcome, inputs: tf.Tensor, *, training: bool) -> Outcome:
-        return self.answers(network, adapted.weights, inputs, training=training, queries=True)
 
     def judge(
         self,
@@ -171,9 +164,6 @@ class GradientDescent(Rule):
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
-            "learning_rate": self.learning_rate,
-            "steps": self.steps,
-            "evaluation_steps": self.evaluation_steps,
             "first_order": self.first_order,
             "layers": self.adapted_layers,
             "learn_rates": self.learn_rates,

@@ -7,15 +7,15 @@ import keras
 import tensorflow as tf
 
 from meta_keras.functional import Outcome, PureModel, Weights
-from meta_keras.rules.base import Loss, Rule
-from meta_keras.rules.descent import check_rate, check_steps, check_units, repeat, slopes
+from meta_keras.rules.base import Loss
+from meta_keras.rules.descent import Descent, check_rate, repeat, slopes
 from meta_keras.tasks.episodes import at_least_one
 
 Tensors = list[tf.Tensor]
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
-class ImplicitGradient(Rule):
+class ImplicitGradient(Descent):
     """Rajeswaran, Finn, Kakade and Levine, "Meta-Learning with Implicit Gradients", 2019.
 
         theta' = argmin L_S(theta') + strength / 2 |theta' - theta|^2             (Formula 10.8)
@@ -39,16 +39,12 @@ class ImplicitGradient(Rule):
         batch_statistics: str = "episode",
         **kwargs: Any,
     ) -> None:
-        super().__init__(batch_statistics=batch_statistics, **kwargs)
-        check_rate(learning_rate=learning_rate, strength=strength)
-        evaluation_steps = steps if evaluation_steps is None else evaluation_steps
+        super().__init__(
+            learning_rate, steps, evaluation_steps=evaluation_steps, batch_statistics=batch_statistics, **kwargs
+        )
+        check_rate(strength=strength)
         at_least_one(steps=steps, conjugate_steps=conjugate_steps)
-        check_steps(evaluation_steps=evaluation_steps)
-        self.learning_rate, self.steps, self.evaluation_steps = learning_rate, steps, evaluation_steps
         self.strength, self.conjugate_steps = strength, conjugate_steps
-
-    def check_ways(self, network: PureModel, ways: int) -> None:
-        check_units(network, ways)
 
     def adapt(
         self,
@@ -92,16 +88,10 @@ class ImplicitGradient(Rule):
             adapted = self.answers(network, adapted, support_x, training=training, queries=False).weights
         return Outcome((), adapted, ())
 
-    def predict(self, network: PureModel, adapted: Outcome, inputs: tf.Tensor, *, training: bool) -> Outcome:
-        return self.answers(network, adapted.weights, inputs, training=training, queries=True)
-
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
-            "learning_rate": self.learning_rate,
-            "steps": self.steps,
             "strength": self.strength,
             "conjugate_steps": self.conjugate_steps,
-            "evaluation_steps": self.evaluation_steps,
         }
 
 

@@ -6,13 +6,13 @@ import keras
 import tensorflow as tf
 
 from meta_keras.functional import Outcome, PureModel, Weights
-from meta_keras.rules.base import Loss, Rule
-from meta_keras.rules.descent import check_rate, check_steps, check_units, repeat, slopes
+from meta_keras.rules.base import Loss
+from meta_keras.rules.descent import Descent, repeat, slopes
 from meta_keras.tasks.episodes import at_least_one
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
-class Reptile(Rule):
+class Reptile(Descent):
     """Nichol, Achiam and Schulman, "On First-Order Meta-Learning Algorithms", 2018.
 
         meta-gradient = theta - theta_K                                           (Formula 10.7)
@@ -34,18 +34,13 @@ class Reptile(Rule):
         batch_statistics: str = "episode",
         **kwargs: Any,
     ) -> None:
-        super().__init__(batch_statistics=batch_statistics, **kwargs)
-        check_rate(learning_rate=learning_rate)
-        evaluation_steps = steps if evaluation_steps is None else evaluation_steps
+        super().__init__(
+            learning_rate, steps, evaluation_steps=evaluation_steps, batch_statistics=batch_statistics, **kwargs
+        )
         at_least_one(steps=steps)
-        check_steps(evaluation_steps=evaluation_steps)
         if batch_size is not None:
             at_least_one(batch_size=batch_size)
-        self.learning_rate, self.steps, self.evaluation_steps = learning_rate, steps, evaluation_steps
         self.batch_size = batch_size
-
-    def check_ways(self, network: PureModel, ways: int) -> None:
-        check_units(network, ways)
 
     def adapt(
         self,
@@ -70,9 +65,6 @@ class Reptile(Rule):
         adapted = adapted._replace(trainable=tuple(map(tf.stop_gradient, adapted.trainable)))
         return Outcome((), adapted, (_pull(weights, adapted),) if training else ())
 
-    def predict(self, network: PureModel, adapted: Outcome, inputs: tf.Tensor, *, training: bool) -> Outcome:
-        return self.answers(network, adapted.weights, inputs, training=training, queries=True)
-
     def _batch(self, number: int | tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The examples of this step: the next `batch_size` of the support set, and around again."""
         if self.batch_size is None or self.batch_size >= x.shape[0]:
@@ -82,9 +74,6 @@ class Reptile(Rule):
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
-            "learning_rate": self.learning_rate,
-            "steps": self.steps,
-            "evaluation_steps": self.evaluation_steps,
             "batch_size": self.batch_size,
         }
 
