@@ -152,6 +152,20 @@ def is_seed(variable: keras.Variable) -> bool:
     return variable.name == "seed_generator_state"
 
 
+def gradients_of(tape: tf.GradientTape, loss: tf.Tensor, sources: Sequence[Any]) -> list[tf.Tensor]:
+    """The gradients, zeros where the loss does not depend on a source; an error if it depends on none."""
+    gradients = tape.gradient(loss, sources)
+    if sources and all(gradient is None for gradient in gradients):
+        raise ValueError(
+            "The loss depends on none of the weights that it should be learned with: the outputs of the network, or "
+            "the loss, cannot be differentiated."
+        )
+    return [
+        tf.zeros_like(source) if gradient is None else tf.convert_to_tensor(gradient)
+        for source, gradient in zip(sources, gradients, strict=True)
+    ]
+
+
 @contextlib.contextmanager
 def _normalising_by(statistics: str | None) -> Iterator[None]:
     """Let batch normalisation go by the statistics that are asked for, whether the model is in training or not."""

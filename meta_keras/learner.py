@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from meta_keras.execution import in_one_program
 from meta_keras.faults import StopAtFault
 from meta_keras.functional import Outcome, PureModel, Weights
 from meta_keras.networks import d3
-from meta_keras.parallel import WAYS_THROUGH, best_for, over_tasks
+from meta_keras.parallel import WAYS_THROUGH, best_for, gradients_over_tasks, over_tasks
 from meta_keras.rules.base import Rule
-from meta_keras.rules.descent import gradients_of
 from meta_keras.rules.gradient import GradientDescent
 from meta_keras.tasks.episodes import Tasks, check_episodes, check_first, check_support
 
@@ -115,6 +115,15 @@ class MetaLearner(keras.Model):
         self.fault.assign(-1)
         return super().fit(self._given(x, kwargs, "steps_per_epoch", follow=True), callbacks=callbacks, **kwargs)
 
+    def make_train_function(self, force: bool = False) -> None:
+        """As Keras does, and where XLA compiles the steps, all of an execution in one program."""
+        if self.train_function is not None and not force:
+            return
+        super().make_train_function(force)
+        several = self.steps_per_execution > 1 and self.distribute_strategy.num_replicas_in_sync == 1
+        if several and self.jit_compile and not self.run_eagerly:
+            self.train_function = in_one_program(self, self.train_function)
+
     def evaluate(self, x: tf.data.Dataset, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`, on `steps` batches. `meta_keras.evaluate` gives an interval too."""
         if "_use_cached_eval_dataset" not in kwargs:  # Keras' own word, where `fit` validates on what it has prepared
@@ -148,9 +157,9 @@ class MetaLearner(keras.Model):
             self._carry_on(states)
         return answers
 
-    def train_step(self, data: tuple[Batch, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def train_step(self, data: tuple[Any, ...]) -> dict[str, tf.Tensor]:
         """One step of meta-training. The gradient of each task is taken within the map, so memory stays flat."""
-        inputs, query_y = data
+        inputs, query_y = _parts(data)
         if not self.optimizer.built:  # a LossScaleOptimizer would build itself anew
             self.optimizer.build(self.trainable_variables)
         answers, states, (loss, gradients) = self.meta_gradients(inputs, query_y)
@@ -170,8 +179,8 @@ class MetaLearner(keras.Model):
         self._note(loss, inputs)
         return self.compute_metrics(inputs, query_y, answers)
 
-    def test_step(self, data: tuple[Batch, tf.Tensor]) -> dict[str, tf.Tensor]:
-        inputs, query_y = data
+    def test_step(self, data: tuple[Any, ...]) -> dict[str, tf.Tensor]:
+        inputs, query_y = _parts(data)
         answers, _, (loss, _) = self.meta_gradients(inputs, query_y, training=False)
         self._note(loss, inputs)
         return self.compute_metrics(inputs, query_y, answers)
@@ -179,25 +188,31 @@ class MetaLearner(keras.Model):
     @tf.autograph.experimental.do_not_convert
     def meta_gradients(self, inputs: Batch, query_y: tf.Tensor, training: bool = True) -> tuple[Any, Any, Any]:
         """The answers, the states after each task, and the meta-loss with its gradients for what is trainable."""
-        weights, omega = self.pure.weights(), [v.value for v in self.rule.trainable_variables]
+        weights = self.pure.weights()
         step = self.optimizer.iterations if training else None
 
-        def one(number: tf.Tensor, *task: tf.Tensor) -> Any:
+        def judged(number: tf.Tensor, *task: tf.Tensor) -> tuple[Any, tf.Tensor]:
             support_x, support_y, query_x, query_y = task
-            with tf.GradientTape() as tape:
-                tape.watch(weights.trainable)
-                adapted = self._adapt(weights, number, support_x, support_y, training)
-                loss, answers = self.rule.judge(
-                    self.pure, adapted, query_x, query_y, loss=self._loss_of, step=step, training=training
-                )
-                scaled = self.optimizer.scale_loss(loss) if training else loss
-            each = (tf.cast(answers.outputs, self.compute_dtype), answers.weights.state)
-            return each, (loss, gradients_of(tape, scaled, [*weights.trainable, *omega]) if training else [])
+            adapted = self._adapt(weights, number, support_x, support_y, training)
+            loss, answers = self.rule.judge(
+                self.pure, adapted, query_x, query_y, loss=self._loss_of, step=step, training=training
+            )
+            return (tf.cast(answers.outputs, self.compute_dtype), answers.weights.state), loss
 
-        dtypes = (self.compute_dtype, tuple(state.dtype for state in weights.state))
-        zeros = [tf.zeros_like(w) for w in [*weights.trainable, *omega]] if training else []
-        start = (tf.zeros((), self._loss_dtype), zeros)
-        (answers, states), mean = over_tasks(one, (*inputs, query_y), self.parallel, each=dtypes, mean=start)
+        tasks, dtypes = (*inputs, query_y), (self.compute_dtype, tuple(state.dtype for state in weights.state))
+        if not training:
+            start = tf.zeros((), self._loss_dtype)
+            (answers, states), loss = over_tasks(judged, tasks, self.parallel, each=dtypes, mean=start)
+            return answers, states, (loss, [])
+        (answers, states), mean = gradients_over_tasks(
+            judged,
+            tasks,
+            self.parallel,
+            each=dtypes,
+            loss=self._loss_dtype,
+            sources=[*weights.trainable, *(omega.value for omega in self.rule.trainable_variables)],
+            scale=self.optimizer.scale_loss,
+        )
         return answers, states, mean
 
     def adapt(self, support_x: Any, support_y: Any) -> keras.Model:
@@ -276,6 +291,14 @@ class MetaLearner(keras.Model):
                 f"These tasks have {labels.dtype.name} targets, as of a regression; the loss is "
                 'cross-entropy, for labels. Take compile(loss="mse").'
             )
+
+
+def _parts(data: tuple[Any, ...]) -> tuple[Batch, tf.Tensor]:
+    """What is given and what is to be answered, as `fit` and `train_on_batch` hand them on."""
+    inputs, query_y, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if weight is not None:
+        raise ValueError("A MetaLearner counts all queries alike; leave sample_weight out.")
+    return inputs, query_y
 
 
 def default_loss(network: keras.Model, right: tf.Tensor) -> keras.losses.Loss:

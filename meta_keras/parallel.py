@@ -1,12 +1,13 @@
 """How the tasks of a batch are gone through: side by side, one after another, or written out."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from meta_keras.functional import is_seed
+from meta_keras.functional import gradients_of, is_seed
 
 WAYS_THROUGH = ("auto", "vectorized", "map", "unrolled")
 
@@ -35,6 +36,51 @@ def over_tasks(
     return _unrolled(function, tasks)
 
 
+def gradients_over_tasks(
+    function: Callable[..., tuple[Any, tf.Tensor]],
+    tasks: tuple[tf.Tensor, ...],
+    parallel: str,
+    *,
+    each: Any,
+    loss: tf.DType,
+    sources: Sequence[Any],
+    scale: Callable[[tf.Tensor], tf.Tensor],
+) -> tuple[Any, tuple[tf.Tensor, list[tf.Tensor]]]:
+    """As `over_tasks` for a function whose second result is a loss, with the gradients of the mean loss, scaled."""
+
+    def taped(function: Callable[..., Any], *arguments: Any) -> tuple[Any, tf.Tensor, Callable[[], list[tf.Tensor]]]:
+        with tf.GradientTape() as tape:
+            tape.watch([source for source in sources if tf.is_tensor(source)])
+            results, mean = function(*arguments)
+            scaled = scale(mean)
+        return results, mean, lambda: gradients_of(tape, scaled, sources)
+
+    start = tf.zeros((), loss)
+    if parallel == "vectorized" and not tf.executing_eagerly():
+        # What the tasks have in common is one large product, if the gradient is taken of their mean.
+        graph = tf.compat.v1.get_default_graph()
+        before = len(graph.get_operations())
+
+        def over_all() -> tuple[Any, tf.Tensor]:
+            return over_tasks(function, tasks, parallel, each=each, mean=start)
+
+        results, mean, gradients = taped(over_all)
+        if not any(map(_differs_in_gradient, graph.get_operations()[before:])):
+            return results, (mean, gradients())
+
+    def one(*task: tf.Tensor) -> tuple[Any, tuple[tf.Tensor, list[tf.Tensor]]]:
+        results, loss, gradients = taped(function, *task)
+        return results, (loss, gradients())
+
+    # The gradient of each task within the map, so that memory stays flat.
+    return over_tasks(one, tasks, parallel, each=each, mean=(start, [tf.zeros_like(source) for source in sources]))
+
+
+def _differs_in_gradient(operation: tf.Operation) -> bool:
+    """Whether vectorizing may lose how this is to be differentiated: a custom gradient, or what functions hide."""
+    return operation.type == "IdentityN" or any("func" in field.type for field in operation.op_def.attr)
+
+
 def best_for(network: keras.Model) -> str:
     """For small networks of dense layers "vectorized", for others "map": convolutions gain nothing together."""
     dense = (
@@ -57,8 +103,23 @@ def _inner(layer: keras.layers.Layer) -> bool:
 
 def _vectorized(function: Callable[..., Any], tasks: tuple[tf.Tensor, ...]) -> tuple[Any, Any]:
     numbers = tf.range(tf.shape(tasks[0])[0])
-    each, summed = tf.vectorized_map(lambda task: function(*task), (numbers, *tasks))
+    with _unmarked():
+        each, summed = tf.vectorized_map(lambda task: function(*task), (numbers, *tasks))
     return each, tf.nest.map_structure(lambda values: tf.reduce_mean(values, axis=0), summed)
+
+
+@contextlib.contextmanager
+def _unmarked() -> Iterator[None]:
+    """Let `vectorized_map` write its operations down where it is called, although XLA compiles them.
+
+    It would put them into a function. A gradient through that makes XLA compile anew whenever the weights change.
+    """
+    with contextlib.ExitStack() as stack:
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        while graph is not None:
+            stack.enter_context(graph.control_dependencies(None))  # which leaves the mark of XLA, too
+            graph = getattr(graph, "outer_graph", None)
+        yield
 
 
 def _mapped(function: Callable[..., Any], tasks: tuple[tf.Tensor, ...], each: Any, mean: Any) -> tuple[Any, Any]:

@@ -281,6 +281,7 @@ WAYS = {
     "eagerly": {"run_eagerly": True},
     "three steps at once": {"steps_per_execution": 3},
     "compiled": {"jit_compile": True},
+    "compiled together": {"jit_compile": True, "steps_per_execution": 3},
     "compiled or not": {"jit_compile": "auto"},
 }
 

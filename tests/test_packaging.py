@@ -33,9 +33,10 @@ LAYERS = {
     "tasks": {"tasks"},
     "rules": {"functional", "tasks", "rules"},
     "parallel": {"functional"},
+    "execution": set(),
     "faults": set(),
     "loop": {"functional", "tasks"},
-    "learner": {"faults", "functional", "networks", "parallel", "rules", "tasks"},
+    "learner": {"execution", "faults", "functional", "networks", "parallel", "rules", "tasks"},
     "report": {"tasks", "report"},
     "classical": {"tasks"},
 }

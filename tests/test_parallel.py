@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 from proofs import classification, in_float64, learner_of, regression
 
+import meta_keras.parallel
 from meta_keras import networks
 from meta_keras.parallel import SMALL, best_for, over_tasks
 from meta_keras.rules import GradientDescent, ImplicitGradient, Prototypes, Reptile
@@ -86,6 +87,63 @@ def test_xla_comes_to_the_same_as_an_eager_step():
 
     for one, other in zip(trained(), trained(run_eagerly=True), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@tf.custom_gradient
+def reversed_slope(x):
+    """The input itself, with a gradient that is turned round and doubled."""
+    return tf.identity(x), lambda upstream: -2 * upstream
+
+
+class Reversal(layers.Layer):
+    def call(self, inputs):
+        return reversed_slope(inputs)
+
+
+class HiddenReversal(layers.Layer):
+    def call(self, inputs):
+        return tf.function(reversed_slope, autograph=False)(inputs)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+@pytest.mark.parametrize("way", ["map", "vectorized"])
+@pytest.mark.parametrize("reversal", [Reversal, HiddenReversal])
+def test_a_gradient_that_a_layer_defines_for_itself_is_kept(reversal, way, compiled):
+    """Vectorizing forgets it: were the gradient taken after that, it would be the plain one."""
+    in_float64()
+    ends = []
+    for inner in ([], [reversal()]):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((2,)), layers.Dense(3), *inner, layers.Dense(1)])
+        learner = learner_of(model, GradientDescent(0.1, steps=0), "mse", parallel=way)
+        function = tf.function(learner.meta_gradients, jit_compile=compiled, autograph=False)
+        ends.append(function(*regression())[2][1])
+    for place, factor in enumerate((-2, -2, 1, 1)):
+        np.testing.assert_allclose(ends[1][place], factor * ends[0][place], rtol=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["one step", "all at once"])
+def test_the_gradient_of_the_mean_is_the_mean_of_the_gradients(rule, monkeypatch):
+    keras.utils.set_random_seed(0)
+    dense = networks.mlp(1, input_shape=(2,), hidden=(4,), activation="tanh")
+    learner, tasks = learner_of(dense, RULES[rule](), "mse", "vectorized"), regression()
+    tasks = tf.nest.map_structure(lambda part: tf.cast(part, tf.float32), tasks)
+    found = []
+    for differs in (lambda _: False, lambda _: True):
+        monkeypatch.setattr(meta_keras.parallel, "_differs_in_gradient", differs)
+        function = tf.function(lambda *t: learner.meta_gradients(*t)[2], jit_compile=True, autograph=False)
+        found.append([part.numpy() for part in tf.nest.flatten(function(*tasks))])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_what_xla_compiles_is_written_down_in_one_piece():
+    """A gradient through a function would make it compile anew whenever the weights change, which takes seconds."""
+    learner = learner_of(networks.mlp(1), GradientDescent(0.1), "mse", "vectorized")
+    tasks = tf.nest.map_structure(lambda part: tf.cast(part, tf.float32), regression(shape=(1,)))
+    function = tf.function(learner.meta_gradients, jit_compile=True, autograph=False)
+    kinds = {operation.type for operation in function.get_concrete_function(*tasks).graph.get_operations()}
+    assert "MatMul" in kinds and not any("Call" in kind for kind in kinds)
 
 
 def numbered(number, row):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from meta_keras.functional import Outcome, PureModel, Weights
+from meta_keras.functional import Outcome, PureModel, Weights, gradients_of
 from meta_keras.rules.base import Loss, Rule, total
 
 
@@ -67,20 +67,6 @@ def slopes(
         check_answers(outcome.outputs, support_y)
         support_loss = total(loss(support_y, outcome.outputs), (*outcome.losses, *network.penalties(weights)))
     return gradients_of(tape, support_loss, moving), outcome.weights
-
-
-def gradients_of(tape: tf.GradientTape, loss: tf.Tensor, sources: Sequence[Any]) -> list[tf.Tensor]:
-    """The gradients, zeros where the loss does not depend on a source; an error if it depends on none."""
-    gradients = tape.gradient(loss, sources)
-    if sources and all(gradient is None for gradient in gradients):
-        raise ValueError(
-            "The loss depends on none of the weights that it should be learned with: the outputs of the network, or "
-            "the loss, cannot be differentiated."
-        )
-    return [
-        tf.zeros_like(source) if gradient is None else tf.convert_to_tensor(gradient)
-        for source, gradient in zip(sources, gradients, strict=True)
-    ]
 
 
 def repeat(

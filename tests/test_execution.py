@@ -1,0 +1,64 @@
+"""Several steps as one program of XLA: what it ends at is what single steps end at, however the data end."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from meta_keras import MetaLearner, Sinusoids, networks
+from meta_keras.rules import GradientDescent
+
+
+def trained(together, tasks, **arguments):
+    """The weights and the history after two epochs, and how many batches the callbacks were told of."""
+    keras.utils.set_random_seed(0)
+    learner = MetaLearner(network=networks.mlp(1, hidden=(4,)), rule=GradientDescent(0.01))
+    learner.compile("adam", "mse", metrics=["mae"], steps_per_execution=together, jit_compile=together > 1)
+    calls = []
+    watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: calls.append((batch, dict(logs))))
+    history = learner.fit(tasks, epochs=2, verbose=0, callbacks=[watch], **arguments).history
+    return [variable.numpy() for variable in learner.variables], history, calls
+
+
+def curves(batches=None):
+    tasks = Sinusoids(shots=4, queries=3, meta_batch=2)
+    return tasks if batches is None else tasks.take(batches)
+
+
+def assert_the_same(one, other):
+    for here, there in zip(one[0], other[0], strict=True):
+        np.testing.assert_allclose(here, there, rtol=1e-4, atol=1e-5)
+    for name in one[1]:
+        np.testing.assert_allclose(one[1][name], other[1][name], rtol=1e-4)
+
+
+def test_an_execution_is_so_many_steps_and_callbacks_see_the_last_one():
+    together = trained(3, curves(), steps_per_epoch=6)
+    assert_the_same(together, trained(1, curves(), steps_per_epoch=6))
+    calls = together[2]
+    assert [batch for batch, _ in calls] == [2, 5, 2, 5]
+    assert all({"loss", "mae"} <= set(logs) for _, logs in calls)
+
+
+@pytest.mark.parametrize("batches", [6, 7, 8, 2])
+def test_no_batch_is_lost_where_the_data_end_in_mid_execution(batches):
+    assert_the_same(trained(3, curves(batches)), trained(1, curves(batches)))
+
+
+def test_batches_of_varying_shapes_are_taken_one_by_one():
+    def uneven():
+        def shortened(number, episode):
+            return tf.nest.map_structure(lambda part: part[: 2 - tf.cast(number % 2, tf.int32)], episode)
+
+        return curves(4).enumerate().map(shortened)
+
+    assert_the_same(trained(2, uneven()), trained(1, uneven()))
+
+
+def test_training_on_one_batch_works_beside_it():
+    learner = MetaLearner(network=networks.mlp(1, hidden=(4,)), rule=GradientDescent(0.01))
+    learner.compile("sgd", "mse", steps_per_execution=3)
+    *inputs, query_y = next(iter(curves()))
+    before = learner.network.get_weights()
+    assert np.isfinite(learner.train_on_batch(tuple(inputs), query_y))
+    assert not np.array_equal(before[0], learner.network.get_weights()[0])
