@@ -12,17 +12,15 @@ TrainFunction = Callable[[Iterator[Any]], dict[str, Any]]
 def in_one_program(model: keras.Model, otherwise: TrainFunction) -> TrainFunction:
     """What `fit` calls: it takes `steps_per_execution` batches, and XLA loops over their steps by itself.
 
-    Keras' own function, which is called in all other cases, hands every step to XLA anew. For small networks that takes
-    longer than the step.
+    `otherwise` is Keras' own function, which hands every step to XLA anew: for small networks that takes longer than
+    the step. It is still called where batches differ in shape, and where they do not come from a dataset.
     """
     count = model.steps_per_execution
 
     @tf.function(autograph=False)
     def gather(iterator: Iterator[Any]) -> Any:
-        first = iterator.get_next()  # at the end of the data, its error tells Keras so
-        arrays = tf.nest.map_structure(
-            lambda part: tf.TensorArray(part.dtype, 1, dynamic_size=True, element_shape=part.shape).write(0, part), first
-        )
+        def begin(part: tf.Tensor) -> tf.TensorArray:
+            return tf.TensorArray(part.dtype, 1, dynamic_size=True, element_shape=part.shape).write(0, part)
 
         def add(number: tf.Tensor, following: tf.experimental.Optional, arrays: Any) -> tuple[Any, ...]:
             arrays = tf.nest.map_structure(lambda array, p: array.write(number, p), arrays, following.get_value())
@@ -32,9 +30,9 @@ def in_one_program(model: keras.Model, otherwise: TrainFunction) -> TrainFunctio
             none = tf.experimental.Optional.empty(iterator.element_spec)
             return tf.cond(number < count, iterator.get_next_as_optional, lambda: none)
 
-        one = tf.constant(1)
-        more = (one, following_of(one), arrays)
-        _, _, arrays = tf.while_loop(lambda number, following, _: following.has_value(), add, more)
+        arrays = tf.nest.map_structure(begin, iterator.get_next())  # at the end of the data its error tells Keras so
+        start = (tf.constant(1), following_of(tf.constant(1)), arrays)
+        _, _, arrays = tf.while_loop(lambda number, following, _: following.has_value(), add, start)
         return tf.nest.map_structure(lambda array: array.stack(), arrays)
 
     @tf.function(jit_compile=True, autograph=False)
