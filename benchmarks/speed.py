@@ -49,14 +49,15 @@ def contestants(name: str) -> dict[str, dict[str, Any]]:
     """What is to be compared on a workload. Where threads matter, every library has them both ways."""
     if WORKLOADS[name]["network"] == "mlp":
         ours = {"epoch": 5 * TOGETHER}
-        return {
-            f"ours, {TOGETHER} steps a call": ours | {"together": TOGETHER},
-            "ours, 1 step a call": ours,
-            "torch loop": {"way": "torch loop", "threads": os.cpu_count()},
-            "torch vmap": {"way": "torch vmap", "threads": os.cpu_count()},
-            f"jax vmap, {TOGETHER} steps a call": {"way": "jax vmap", "together": TOGETHER},
-            "jax vmap, 1 step a call": {"way": "jax vmap", "iterations": 300},
-        }
+        compared = {way: {"way": way, "threads": os.cpu_count()} for way in ("torch loop", "torch vmap")}
+        for suffix, threads in (("", {}), (", threads: 1", {"threads": 1})):
+            compared |= {
+                f"ours, {TOGETHER} steps a call{suffix}": ours | threads | {"together": TOGETHER},
+                f"ours, 1 step a call{suffix}": ours | threads,
+                f"jax vmap, {TOGETHER} steps a call{suffix}": {"way": "jax vmap", "together": TOGETHER} | threads,
+                f"jax vmap, 1 step a call{suffix}": {"way": "jax vmap", "iterations": 300} | threads,
+            }
+        return compared
     threads = dict.fromkeys((1, os.cpu_count()))
     torch = {f"{w}, threads: {n}": {"way": w, "threads": n} for w in ("torch loop", "torch vmap") for n in threads}
     ours = {"ours, threads: all": {}, "ours, threads: 1": {"threads": 1}}
@@ -144,7 +145,9 @@ class Runner:
             jobs = [job | short | {"epoch": job["together"], "work": job["work"] | {"tasks": 2}} for job in jobs]
         theirs = jobs[0]["way"].startswith(("torch", "jax"))
         command = [self.peers, str(PEERS)] if theirs else [sys.executable, str(OURS)]
-        threads = {"TF_NUM_INTRAOP_THREADS": str(jobs[0]["threads"])} if jobs[0]["threads"] and not theirs else {}
+        threads = {}
+        if jobs[0]["threads"] == 1:  # PyTorch is told by the job itself
+            threads = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"} if theirs else {"TF_NUM_INTRAOP_THREADS": "1"}
         try:
             done = subprocess.run(
                 [*command, json.dumps(jobs)],
