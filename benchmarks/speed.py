@@ -5,9 +5,9 @@
     PYTHONPATH=. .venv/bin/python benchmarks/speed.py --peers peers/bin/python
 
 Prints the medians and the goals, and stores them in benchmarks/results/speed.json and speed_scaling.png. A run that
-was stopped goes on where it stopped, `--fresh` begins anew, and `--only S,O` takes these parts alone. `--quick` tries
-everything with few iterations of two tasks, and stores nothing. All of it takes about 15 minutes, in which nothing
-else should run.
+was stopped goes on where it stopped; `--fresh` measures anew what is stored, and `--only S,O` takes these parts alone.
+`--quick` tries everything with few iterations of two tasks, and stores nothing. All of it takes about half an hour, in
+which nothing else should run.
 
 Ours is timed as it is used: `learner.fit`, with data, metrics and callbacks. Only what comes before a first fit has
 ended, compiling, is left out. Every contestant has a process of its own, and they take turns, round by round.
@@ -18,13 +18,15 @@ import importlib.metadata
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
+
+from speed_report import draw, goals, say, summary
 
 # Neither TensorFlow nor meta_keras is imported up here: a child's peak of memory begins with its parent's size.
 HERE = Path(__file__).resolve().parent
@@ -42,7 +44,7 @@ SLOW = 2.0  # a peer that takes so many seconds an iteration is not the best one
 TOGETHER = 50  # steps in one call, where a step is so short that the call counts
 JOB = {"way": "auto", "threads": None, "together": 1, "iterations": 10, "limit": 6.0, "epoch": 1}
 META_BATCHES, INNER_STEPS = (1, 2, 4, 8, 16, 32), (1, 2, 3, 5, 8)
-WIDTHS, DENSE_TASKS, WAYS, PATIENCE = (32, 64, 128, 256, 512), 16, ("vectorized", "map", "unrolled"), 45.0
+WIDTHS, DENSE_TASKS, WAYS, PATIENCE = (64, 128, 256, 512, 1024), 16, ("vectorized", "map", "unrolled"), 45.0
 
 
 def contestants(name: str) -> dict[str, dict[str, Any]]:
@@ -110,7 +112,7 @@ def dense(run: "Runner") -> dict[str, Any]:
         job = {"work": work, "together": 10, "epoch": 30}
         side, row = run([job | {"way": way} for way in ("vectorized", "map")])
         found[str(width)] = {"weights": side["weights"], "vectorized": summary([side]), "map": summary([row])}
-        ratio = statistics.median(row["seconds"]) / statistics.median(side["seconds"])
+        ratio = median(row["seconds"]) / median(side["seconds"])
         say(f"{side['weights']:8,} weights: vectorized is {ratio:.2f} times as fast as map")
     return found
 
@@ -123,7 +125,7 @@ def scaling(name: str, run: "Runner") -> dict[str, dict[str, float]]:
         values = values[: run.rounds(len(values)) + 1]  # two points at least, or there is no line
         answers = run([{"work": WORKLOADS[name] | {field: value}, "limit": 3.0} | own for value in values])
         pairs = zip(values, answers, strict=True)
-        found[kind] = {str(value): 1e3 * statistics.median(answer["seconds"]) for value, answer in pairs}
+        found[kind] = {str(value): 1e3 * median(answer["seconds"]) for value, answer in pairs}
         say(f"{name} by {kind}: " + ", ".join(f"{key}: {value:.3g} ms" for key, value in found[kind].items()))
     return found
 
@@ -162,85 +164,19 @@ class Runner:
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def summary(answers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Milliseconds of an iteration over all rounds; of ours also the seconds of the first fit, compiling included."""
-    times = [1e3 * second for answer in answers for second in answer["seconds"]]
-    found = {"median": statistics.median(times), "least": min(times), "most": max(times), "samples": len(times)}
-    if "first" in answers[0]:
-        found |= {"first": statistics.median(a["first"] for a in answers), "parallel": answers[0]["parallel"]}
-    return {key: round(value, 4) if isinstance(value, float) else value for key, value in found.items()}
-
-
-def goals(parts: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every goal whose part has been measured, with the number reached."""
-    found = {}
-
-    def note(goal: str, reached: float, wanted: float, *, least: bool = True) -> None:
-        met = reached >= wanted if least else reached <= wanted
-        found[goal] = {"reached": round(reached, 3), "wanted": wanted, "met": met}
-        print(f"{goal}: {reached:.2f}, wanted {'at least' if least else 'at most'} {wanted}{'' if met else '  MISSED'}")
-
-    def best(part: str, *names: str) -> float:
-        return min(times["median"] for name, times in parts[part].items() if name.startswith(names))
-
-    compared = [name for name in WORKLOADS if any(key.startswith("jax") for key in parts.get(name, {}))]
-    for name in compared:
-        if WORKLOADS[name]["network"] == "mlp":
-            for call in (f"{TOGETHER} steps a call", "1 step a call"):
-                note(f"{name}: JAX over ours, {call}", best(name, f"jax vmap, {call}") / best(name, f"ours, {call}"), 1)
-            note(f"{name}: learn2learn's way over ours", best(name, "torch loop") / best(name, "ours"), 40)
-        else:
-            ratio = best(name, "torch", "jax") / best(name, "ours")
-            note(f"{name}: the best peer over ours", ratio, {"O": 1.5, "C": 1.7}[name])
-    if "C" in parts:
-        note(
-            "C: seconds of the first step, compiling included",
-            parts["C"]["ours, threads: all"]["first"],
-            10,
-            least=False,
-        )
-    if "memory" in parts:
-        note("C: memory with 32 tasks over 4", parts["memory"]["32"] / parts["memory"]["4"], 1.15, least=False)
-    return found
-
-
-def draw(curves: dict[str, Any], path: Path) -> None:
-    """A dot for each measurement, and the straight line that fits them best."""
-    import matplotlib.pyplot as plt
-    import numpy as np
-
-    from meta_keras.report.figures import PALETTE, in_style
-
-    with in_style():
-        figure, grid = plt.subplots(len(curves), 2, figsize=(7.0, 2.6 * len(curves)), squeeze=False)
-        for row, (name, kinds) in zip(grid, curves.items(), strict=True):
-            for axes, (kind, points) in zip(row, kinds.items(), strict=True):
-                x, y = np.array([int(key) for key in points]), np.array(list(points.values()))
-                slope, start = np.polyfit(x, y, 1)
-                axes.plot(x, y, "o", color=PALETTE[1])
-                axes.plot(x, start + slope * x, "-", color=PALETTE[0], label=f"{start:.2g} + {slope:.2g} n")
-                axes.set(title=f"Workload {name}", xlabel=f"{kind}, n", ylabel="ms an iteration", ylim=(0, None))
-                axes.legend()
-        figure.savefig(path)
-        plt.close(figure)
-
-
-def say(title: str, times: dict[str, Any] | str = "") -> None:
-    if isinstance(times, dict):
-        extra = f"; first fit {times['first']:.1f} s, {times['parallel']}" if "first" in times else ""
-        times = f"{times['median']:9.3f} ms ({times['least']:.3f} to {times['most']:.3f}, {times['samples']}){extra}"
-    print(f"  {title} {times}", flush=True)
-
-
 def identity(run: Runner) -> dict[str, Any]:
-    """Of what machine and programs the numbers are. Parts of another record are not mixed with these."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    """Of what machine and programs the numbers are. Parts of another machine are not mixed with these."""
     versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
     if run.peers:
         asked = subprocess.run([run.peers, str(PEERS), "versions"], capture_output=True, text=True, check=True)
         versions |= json.loads(asked.stdout)
     machine = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-    return {"unit": "ms an iteration", "machine": machine, "versions": versions, "commit": commit.stdout.strip()}
+    return {"unit": "ms an iteration", "machine": machine, "versions": versions}
+
+
+def commit_now() -> str:
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip()
 
 
 def main() -> None:
@@ -250,7 +186,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="few iterations of two tasks, to try it; nothing is stored"
     )
-    parser.add_argument("--fresh", action="store_true", help="forget the parts that are stored")
+    parser.add_argument("--fresh", action="store_true", help="measure the wanted parts anew, if they are stored")
     options = parser.parse_args()
     wanted = options.only.split(",")
     if unknown := set(wanted) - set(PARTS):
@@ -264,15 +200,15 @@ def main() -> None:
 
 
 def measure(wanted: list[str], run: Runner, folder: Path, *, fresh: bool) -> None:
-    """Measure the parts that are wanted and not yet stored; store each as soon as it is done."""
+    """Measure the parts that are wanted and not yet stored; store each with its commit as soon as it is done."""
     stored = folder / "speed.json"
-    record = identity(run) | {"parts": {}}
-    if stored.exists() and not fresh:
+    record = identity(run) | {"commits": {}, "parts": {}}
+    if stored.exists():
         before = json.loads(stored.read_text("utf-8"))
-        if all(before.get(key) == value for key, value in record.items() if key != "parts"):
+        if all(before.get(key) == record[key] for key in ("unit", "machine", "versions")):
             record = before
     for name in wanted:
-        if name in record["parts"]:
+        if name in record["parts"] and not fresh:
             continue
         print(name, flush=True)
         began = time.perf_counter()
@@ -282,9 +218,10 @@ def measure(wanted: list[str], run: Runner, folder: Path, *, fresh: bool) -> Non
             record["parts"][name] = scaling(name.removeprefix("scaling "), run)
         else:
             record["parts"][name] = {"ways": ways, "memory": memory, "dense": dense}[name](run)
+        record["commits"][name] = commit_now()
         print(f"  ({time.perf_counter() - began:.0f} s)", flush=True)
         stored.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    record["goals"] = goals(record["parts"])
+    record["goals"] = goals(record["parts"], TOGETHER)
     stored.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     curves = {name: record["parts"][f"scaling {name}"] for name in "SC" if f"scaling {name}" in record["parts"]}
     if curves:

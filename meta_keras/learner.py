@@ -13,7 +13,7 @@ from meta_keras.networks import d3
 from meta_keras.parallel import WAYS_THROUGH, best_for, gradients_over_tasks, over_tasks
 from meta_keras.rules.base import Rule
 from meta_keras.rules.gradient import GradientDescent
-from meta_keras.tasks.episodes import Tasks, check_episodes, check_first, check_support
+from meta_keras.tasks.episodes import Episode, Tasks, check_episodes, check_first, check_support
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
@@ -119,6 +119,8 @@ class MetaLearner(keras.Model):
         """As Keras does, and where XLA compiles the steps, all of an execution in one program."""
         if self.train_function is not None and not force:
             return
+        if not self.optimizer.built:  # else its variables would be made in the first step, which is then traced twice
+            self.optimizer.build(self.trainable_variables)
         super().make_train_function(force)
         several = self.steps_per_execution > 1 and self.distribute_strategy.num_replicas_in_sync == 1
         if several and self.jit_compile and not self.run_eagerly:
@@ -279,9 +281,20 @@ class MetaLearner(keras.Model):
         first = check_first(tasks)
         for labels in (first.support_y, first.query_y):
             self._check_labels(labels)
+        if self.compiled:
+            self._make_metrics(first)
         if follow and isinstance(tasks, Tasks) and self.compiled:
             tasks = tasks.from_batch(self._batches_seen.value)
         return tasks.map(lambda episode: (tuple(episode[:3]), episode.query_y))
+
+    def _make_metrics(self, first: Episode) -> None:
+        """Let the metrics make their variables: within the first step, that would have it traced twice."""
+        shape = list(first.query_y.shape)
+        if first.query_y.dtype.is_integer:
+            shape.append(self.rule.scores(self.pure, int(tf.reduce_max(first.support_y)) + 1))
+        inputs = (first.support_x, first.support_y, first.query_x)
+        self.compute_metrics(inputs, first.query_y, tf.zeros(shape, self.compute_dtype))
+        self.reset_metrics()
 
     def _check_labels(self, labels: tf.Tensor) -> None:
         if labels.dtype.is_integer:

@@ -67,6 +67,22 @@ def test_a_wrong_answer_to_an_exercise_is_told_why(source, name):
         checker(source, name)(solutions.WRONG[name])
 
 
+def shown_sources():
+    """What the stored chapters show of the library's code."""
+    for source in SOURCES:
+        for cell in nbformat.read(press.stored_at(source, "en"), as_version=4).cells:
+            if cell.cell_type == "code" and "inspect.getsource(" in cell.source:
+                (output,) = cell.outputs
+                yield output["data"]["text/plain"]
+
+
+def test_code_that_chapters_show_is_the_librarys_as_it_stands():
+    library = "".join(file.read_text("utf-8") for file in (ROOT / "meta_keras").glob("**/*.py"))
+    shown = list(shown_sources())
+    assert len(shown) >= 8
+    assert [code for code in shown if code.strip() not in library] == []
+
+
 def test_the_readme_example_runs_as_printed(tmp_path):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     example = re.search(r"```python\n(.*?)```", text, re.S)[1]

@@ -223,6 +223,12 @@ def test_tasks_can_be_taken_up_at_any_batch(kind):
     assert later.cardinality() == tf.data.INFINITE_CARDINALITY
 
 
+@pytest.mark.parametrize("number", [1.5, -1, "3", None])
+def test_a_batch_that_there_cannot_be_is_refused(number):
+    with pytest.raises(ValueError, match="whole numbers from 0 up; from_batch"):
+        FewShot(tagged([9] * 5), 3, 1, 2).from_batch(number)
+
+
 def test_a_variable_is_read_whenever_the_tasks_are_begun_and_not_on_the_way():
     tasks, number = FewShot(tagged([9] * 5), 3, 1, 2, meta_batch=2), tf.Variable(0, dtype=tf.int64)
     following = tasks.from_batch(number)

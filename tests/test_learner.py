@@ -296,6 +296,23 @@ def test_however_the_steps_are_run_they_end_at_the_same_weights(way):
     assert int(learners[1].optimizer.iterations) == 6
 
 
+@pytest.mark.parametrize("together", [1, 2])
+@pytest.mark.parametrize("kind", ["labels", "targets"])
+def test_a_step_is_traced_once(kind, together, monkeypatch):
+    """Variables that were made within it would have TensorFlow trace it again, and compiling takes twice as long."""
+    traced = []
+    whole = MetaLearner.meta_gradients
+    monkeypatch.setattr(MetaLearner, "meta_gradients", lambda *a, **more: traced.append(1) or whole(*a, **more))
+    if kind == "labels":
+        learner, tasks = learner_of(network(), steps_per_execution=together, jit_compile=False), tasks_of()
+    else:
+        learner, tasks = curve_learner(optimizer="adam", metrics=["mae"], steps_per_execution=together), curves()
+    learner.fit(tasks, steps_per_epoch=2, epochs=2, verbose=0)
+    assert len(traced) == 1
+    learner.evaluate(tasks, steps=2, verbose=0)
+    assert len(traced) == 2
+
+
 def test_a_second_fit_goes_on_with_the_next_tasks():
     learners = [curve_learner(optimizer="adam") for _ in range(2)]
     learners[1].set_weights(learners[0].get_weights())

@@ -172,5 +172,5 @@ def test_rates_equal_to_alpha_change_nothing():
     for kind in SUMS:
         learner = both(GradientDescent(0.3, 2, learn_rates=kind), 0)[0]
         other, with_omega = meta(learner, tasks)
-        assert other == pytest.approx(given, rel=1e-7)  # Keras' initializer rounds alpha to float32
-        assert_same(with_omega[:6], gradients, 1e-7)
+        assert other == pytest.approx(given, rel=1e-14)
+        assert_same(with_omega[:6], gradients)

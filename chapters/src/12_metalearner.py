@@ -8,7 +8,7 @@
 # **What you need.** Chapter 01 for tasks and episodes, chapter 02 for gradient descent. Chapter 10 has the mathematics
 # of what is done here; you can read it before or after.
 #
-# **Time.** About 25 minutes to read; about three minutes to run on two cores.
+# **Time.** About 25 minutes to read; about a minute and a half to run on two cores.
 #
 # **From the documents.** D3 5. The [guide](README.md#from-the-documents-to-the-chapters) has the whole table.
 #
@@ -200,12 +200,12 @@ assert np.allclose(learner(pictures)[:5], printed(pictures, task_indices=range(5
 # and gives scores for the queries. How it adapts is its rule, `learner.rule`. By default that is gradient descent.
 
 # %%
-problem = mk.FewShot(practice, ways=5, shots=1, queries=3, meta_batch=4, seed=0)
+problem = mk.FewShot(practice, ways=5, shots=1, queries=2, meta_batch=4, seed=0)
 episode = next(iter(problem))
 learner = mk.MetaLearner(num_classes=5)
 scores = learner((episode.support_x, episode.support_y, episode.query_x))
 print(type(learner.rule).__name__, "gives", tuple(scores.shape), "scores: tasks, queries, ways")
-assert scores.shape == (4, 15, 5)
+assert scores.shape == (4, 10, 5)
 
 # %% [markdown]
 # ## The loop, comment by comment
@@ -225,7 +225,7 @@ RATE = 0.4
 
 # %% [markdown]
 # **1. Generate the task data.** A problem is a dataset that never ends. We take its next batch, and of that the first
-# task: five drawings to learn from, 15 to be answered.
+# task: five drawings to learn from, ten to be answered.
 
 
 # %%
@@ -292,7 +292,7 @@ print(f"round 1: {errors[0]:.3f}, round 15: {errors[-1]:.3f}")
 assert errors[-1] < 0.7 * errors[0]
 
 # %% [markdown]
-# On one task that is no great thing: the start has come to fit these 15 queries. If every round brings another task,
+# On one task that is no great thing: the start has come to fit these ten queries. If every round brings another task,
 # the start can only improve by what the tasks have in common. And the mean over several tasks is a better guide than
 # one of them, as in any training on batches.
 
@@ -388,16 +388,16 @@ assert apart(resumed.get_weights(), learner.get_weights()) < 1e-4
 #
 # Six alphabets were kept for the exam. The question is how well five drawings of a new task are used, and it has four
 # answers: after 0, 1, 3 and 5 inner steps. Without a step the labels of the task cannot be known, so that must give
-# chance, one in five. Three steps are examined on 600 tasks, the others on 200.
+# chance, one in five. Three steps are examined on 300 tasks, the others on 100.
 #
-# Beside the learned start stands the untrained one, adapted in the same way, on 100 tasks. What it reaches, gradient
+# Beside the learned start stands the untrained one, adapted in the same way, on 60 tasks. What it reaches, gradient
 # descent gives alone.
 
 # %%
 exam = mk.FewShot(unseen, ways=5, shots=1, queries=2, meta_batch=4, seed=2)
 
 
-def examined(learner, most=600, others=200):
+def examined(learner, most=300, others=100):
     """The accuracy after 0, 1, 3 and 5 steps; a MetaLearner asks its rule how many."""
     scores = {}
     for steps in (0, 1, 3, 5):
@@ -411,13 +411,13 @@ fresh_network = keras.models.clone_model(learner.network)
 fresh_network.set_weights(untrained)
 fresh = mk.MetaLearner(network=fresh_network, rule=mk.rules.GradientDescent(RATE))
 results = {
-    "D3's network, untrained start": examined(fresh, 100, 100),
+    "D3's network, untrained start": examined(fresh, 60, 60),
     "D3's network, learned start": examined(learner),
 }
 
 # %% [markdown]
 # And ordinary learning, from scratch: D3's network with fresh weights in each task, trained for 20 steps on its five
-# drawings, at a smaller rate, which suits a fresh network better. That takes longer, so it gets 60 tasks and a wider
+# drawings, at a smaller rate, which suits a fresh network better. That takes longer, so it gets 40 tasks and a wider
 # interval.
 
 # %%
@@ -432,7 +432,7 @@ def from_scratch(support_x, support_y, query_x, steps=20):
     return scratch(query_x)
 
 
-many_steps = mk.evaluate(from_scratch, exam, episodes=60)
+many_steps = mk.evaluate(from_scratch, exam, episodes=40)
 
 # %% [markdown]
 # ## A better network

@@ -40,6 +40,10 @@ class Rule(keras.layers.Layer):
     def check_ways(self, network: PureModel, ways: int) -> None:
         """Raise a ValueError unless the network can tell `ways` classes apart by this rule."""
 
+    def scores(self, network: PureModel, ways: int) -> int:
+        """How many scores a query gets, where the tasks have so many ways."""
+        return ways
+
     def adapt(
         self,
         network: PureModel,

@@ -30,12 +30,16 @@ class Descent(Rule):
         self.learning_rate, self.steps, self.evaluation_steps = learning_rate, steps, evaluation_steps
 
     def check_ways(self, network: PureModel, ways: int) -> None:
-        units = getattr(network.model, "output_shape", (None,))[-1]
-        if isinstance(units, int) and units < ways:
+        units = self.scores(network, ways)
+        if units < ways:
             raise ValueError(
                 f"The tasks have {ways} ways; the network {network.model.name!r} has {units} outputs. "
                 f"Give its last layer {ways} units."
             )
+
+    def scores(self, network: PureModel, ways: int) -> int:
+        units = getattr(network.model, "output_shape", (None,))[-1]
+        return units if isinstance(units, int) else ways
 
     def predict(self, network: PureModel, adapted: Outcome, inputs: tf.Tensor, *, training: bool) -> Outcome:
         return self.answers(network, adapted.weights, inputs, training=training, queries=True)

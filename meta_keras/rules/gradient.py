@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from meta_keras.functional import Outcome, PureModel, Weights
@@ -73,9 +74,8 @@ class GradientDescent(Descent):
         else:
             shapes = dict.fromkeys(owners, (self.steps,) if self.learn_rates == "layer-step" else ())
         if self.learn_rates is not None and not self.rates:
-            alpha = keras.initializers.Constant(self.learning_rate)
             names = {name: "rate_" + name.replace("/", "_") for name in shapes}
-            self.rates = [self.add_weight(shape=s, initializer=alpha, name=names[name]) for name, s in shapes.items()]
+            self.rates = [self.add_weight(shape=s, initializer=self._alpha, name=names[n]) for n, s in shapes.items()]
         if self.rates and [tuple(rate.shape) for rate in self.rates] != list(shapes.values()):
             raise ValueError("This rule has learned rates for another network. Make a new rule for this one.")
         self._which = [list(shapes).index(v.path if self.learn_rates == "weight" else _owner(v)) for v in moving]
@@ -152,6 +152,10 @@ class GradientDescent(Descent):
         if not chosen:
             raise ValueError(f"layers={list(self.adapted_layers)} are frozen, so nothing could adapt.")
         return [place for place, variable in enumerate(variables) if id(variable) in chosen]
+
+    def _alpha(self, shape: tuple[int, ...], dtype: str | None = None) -> np.ndarray:
+        """The learning rate to the last digit; Keras' Constant would round it to float32."""
+        return np.full(shape, self.learning_rate, dtype)
 
     def _rates_at(self, number: int | tf.Tensor, count: int) -> list[tf.Tensor]:
         """The learning rate of each adapted weight at this inner step. Beyond the steps trained, the last one."""

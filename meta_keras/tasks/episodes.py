@@ -38,6 +38,8 @@ class Tasks(tf.data.Dataset):
 
     def from_batch(self, number: int | tf.Tensor | tf.Variable) -> tf.data.Dataset:
         """The same batches from batch `number` on. A variable is read whenever the dataset is begun."""
+        if not isinstance(number, tf.Tensor | tf.Variable) and (not isinstance(number, Integral) or number < 0):
+            raise ValueError(f"Batches have whole numbers from 0 up; from_batch({number!r}) was asked for.")
         counter = tf.data.Dataset.range(1).flat_map(lambda _: tf.data.Dataset.counter(start=tf.cast(number, tf.int64)))
         batches = counter.map(
             lambda number: self.draw(tf.stack([tf.cast(self.seed, tf.int64), number])),
@@ -177,6 +179,8 @@ def check_first(tasks: tf.data.Dataset) -> Episode:
 
 def check_support(support_x: Any, support_y: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """A support set as tensors, once it is seen to be fit to learn from; else a ValueError."""
+    if support_x is None or support_y is None:
+        raise ValueError("A support set is needed: examples to learn from, and their labels or targets.")
     support_x, support_y = as_inputs(tf.convert_to_tensor(support_x)), tf.convert_to_tensor(support_y)
     if not (support_y.dtype.is_integer or support_y.dtype.is_floating):
         raise ValueError(f"Answers are labels, whole numbers from 0 up, or targets; these are {support_y.dtype.name}.")
