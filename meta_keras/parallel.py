@@ -14,8 +14,8 @@ WAYS_THROUGH = ("auto", "vectorized", "map", "unrolled")
 # Tasks in flight at once in "map". Two keep two cores busy; memory grows with it, and not with the meta-batch.
 IN_FLIGHT = 2
 
-# Measured in benchmarks/speed.py: beyond so many weights, one matrix product a task is faster than a batched one.
-SMALL = 100_000
+# So many weights are copied for every task. Up to here it was measured (benchmarks/speed.py), and was always faster.
+SMALL = 650_000
 
 
 def over_tasks(

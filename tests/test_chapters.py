@@ -111,6 +111,25 @@ def test_the_readmes_speeds_are_those_of_the_record():
         assert f"{record[meta_batch]['median']:,}" in text
 
 
+def test_the_readmes_times_of_training_are_those_of_the_record():
+    parts = json.loads((ROOT / "benchmarks" / "results" / "speed.json").read_text("utf-8"))["parts"]
+    text = (ROOT / "README.md").read_text("utf-8")
+    lines = [line for line in text.splitlines() if re.match(r"\|.* inner steps? \|", line)]
+    rows = [re.findall(r"\| ([\d.,]+)(?= )", line) for line in lines]
+    assert len(rows) == 4
+    for name, row in zip(("S", "S5", "O", "C"), rows, strict=True):
+        best = [least(parts[name], kind) for kind in ("ours", "jax", "torch vmap", "torch loop")]
+        for median, printed in zip(best, row, strict=True):
+            digits = len(printed.partition(".")[2])
+            assert float(printed.replace(",", "")) == round(median, digits or None)
+    for megabytes in parts["memory"].values():
+        assert f"{megabytes:,} " in text or f"{megabytes:,})" in text
+
+
+def least(times, kind):
+    return min(each["median"] for name, each in times.items() if name.startswith(kind))
+
+
 # Faults that the checks must find
 
 

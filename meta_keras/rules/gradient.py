@@ -11,6 +11,8 @@ from meta_keras.functional import Outcome, PureModel, Weights
 from meta_keras.rules.base import Loss
 from meta_keras.rules.descent import Descent, check_steps, repeat, slopes
 
+# So many steps are written out in evaluation, too: a loop pays for longer ones.
+FEW = 2
 RATES = (None, "layer", "weight", "layer-step")
 
 
@@ -110,7 +112,8 @@ class GradientDescent(Descent):
                 return weights
             return self.answers(network, weights, support_x, training=training, queries=False).weights
 
-        weights = repeat(step, weights, self.steps if training else self.evaluation_steps, unroll=training)
+        steps = self.steps if training else self.evaluation_steps
+        weights = repeat(step, weights, steps, unroll=training or steps <= FEW)
         judged_too = on_the_way[:-1] if training and self.multi_step else []
         return Outcome(tuple(map(settled, judged_too)), settled(weights), ())
 
