@@ -674,7 +674,7 @@ counts = {
 # %%
 for name, count in counts.items():
     plt.plot(ladder, count, marker="o", label=name)
-plt.gca().set(xlabel="inner steps", ylabel="operations in the graph", ylim=(0, None))
+plt.gca().set(xlabel="inner steps", ylabel="operations", xticks=ladder, ylim=(0, None))
 plt.legend()
 plt.show()
 assert all(a > b for a, b in zip(counts["MAML"], counts["first order"], strict=True))

@@ -468,12 +468,9 @@ for name, scores in results.items():
     plt.errorbar(list(scores), means, intervals, marker="o", capsize=3, label=name)
 plt.axhline(0.2, color="0.5", linewidth=1, linestyle=":")
 plt.axhline(many_steps.mean, color="0.5", linewidth=1, linestyle=(0, (1, 3)))
-plt.annotate(
-    "from scratch, 20 steps", (5, many_steps.mean), (0, 3), textcoords="offset points", ha="right"
-)
-plt.gca().set(
-    xlabel="inner steps", ylabel="accuracy, unseen alphabets", xticks=[0, 1, 3, 5], ylim=(0, 1)
-)
+plt.annotate("from scratch,\n20 steps", (5.2, many_steps.mean + 0.02))
+plt.gca().set(xlabel="inner steps", ylabel="accuracy, unseen alphabets", xticks=[0, 1, 3, 5])
+plt.axis((-0.2, 6.2, 0, 1))
 plt.legend(loc="upper left")
 plt.show()
 
@@ -483,9 +480,9 @@ plt.show()
 # - Without a step every start scores chance.
 # - One step from the learned start is worth more than any number of these steps from the untrained one. The rate of 0.4
 #   is too large for a fresh network, which gets worse again from three steps to five. The learned start has been learned
-#   *for* this rate, and for one step: more of them bring it nothing.
-# - After one step D3's learned start is about where ordinary learning is after twenty. It is not shown to be better, and
-#   its curve above says that it is not done learning.
+#   *for* this rate, and for one step: what two more of them bring is too little to be seen here.
+# - In one to five steps D3's learned start comes to about where ordinary learning is after twenty. It is not shown to be
+#   better, and its curve above says that it is not done learning.
 # - After three steps the better network is ahead of D3's. Its lead over ordinary learning is too small to be told on
 #   100 tasks.
 
@@ -594,7 +591,7 @@ folder.cleanup()
 # - The loop is: draw a task; step on its support set; measure the loss on its queries; move the *start* against that
 #   loss, through the step.
 # - `maml_loop` is this loop in full. `fit` does the same, and adds validation, checkpoints and resuming.
-# - D3's learned start does in one step about what a fresh network does in twenty. A better network does more.
+# - D3's learned start does in a few steps about what a fresh network does in twenty. A better network does more.
 # - An expert is a plain Keras model: save it, serve it, train it on.
 
 # %% [markdown]
