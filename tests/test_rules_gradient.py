@@ -158,7 +158,7 @@ def test_learned_rates_are_as_many_as_asked_for_and_alpha_at_first(kind, shapes)
     (learner,) = pair({"steps": 3, "learn_rates": kind})
     rates = learner.rule.rates
     assert [tuple(rate.shape) for rate in rates] == shapes
-    assert all((rate.numpy() == np.float32(0.2)).all() for rate in rates)
+    assert all((rate.numpy() == np.asarray(0.2, rate.dtype)).all() for rate in rates)
     assert [id(v) for v in learner.trainable_variables[6:]] == [id(rate) for rate in rates]
 
 
