@@ -90,7 +90,7 @@ class MetaLearner(keras.Model):
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """As Keras does when it loads a file."""
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
+        self._build_optimizer()
 
     def fit(self, x: tf.data.Dataset, **kwargs: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`, on an endless dataset of episodes: say how many with `steps_per_epoch`.
@@ -102,7 +102,8 @@ class MetaLearner(keras.Model):
                 raise ValueError(f"Episodes carry their answers, in batches of tasks; fit cannot take {name}.")
         kwargs.setdefault("shuffle", False)  # episodes are drawn by chance already
         if kwargs.get("validation_data") is not None:
-            kwargs["validation_data"] = self._given(kwargs["validation_data"], kwargs, "validation_steps")
+            self._look_over(kwargs["validation_data"], kwargs, "validation_steps")
+            kwargs["validation_data"] = _in_pairs(kwargs["validation_data"])
         callbacks = kwargs.pop("callbacks", None) or []
         if isinstance(callbacks, keras.callbacks.Callback):
             callbacks = [callbacks]
@@ -113,14 +114,16 @@ class MetaLearner(keras.Model):
         else:
             callbacks = [*callbacks, stop]
         self.fault.assign(-1)
-        return super().fit(self._given(x, kwargs, "steps_per_epoch", follow=True), callbacks=callbacks, **kwargs)
+        self._make_metrics(self._look_over(x, kwargs, "steps_per_epoch"))
+        if isinstance(x, Tasks) and self.compiled:
+            x = x.from_batch(self._batches_seen.value)
+        return super().fit(_in_pairs(x), callbacks=callbacks, **kwargs)
 
     def make_train_function(self, force: bool = False) -> None:
         """As Keras does, and where XLA compiles the steps, all of an execution in one program."""
         if self.train_function is not None and not force:
             return
-        if not self.optimizer.built:  # else its variables would be made in the first step, which is then traced twice
-            self.optimizer.build(self.trainable_variables)
+        self._build_optimizer()
         super().make_train_function(force)
         several = self.steps_per_execution > 1 and self.distribute_strategy.num_replicas_in_sync == 1
         if several and self.jit_compile and not self.run_eagerly:
@@ -129,13 +132,15 @@ class MetaLearner(keras.Model):
     def evaluate(self, x: tf.data.Dataset, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`, on `steps` batches. `meta_keras.evaluate` gives an interval too."""
         if "_use_cached_eval_dataset" not in kwargs:  # Keras' own word, where `fit` validates on what it has prepared
-            x = self._given(x, kwargs, "steps")
+            self._make_metrics(self._look_over(x, kwargs, "steps"))
+            x = _in_pairs(x)
         return super().evaluate(x, **kwargs)
 
     def predict(self, x: Any, **kwargs: Any) -> np.ndarray:
         """The answers to all queries: of `steps` batches of a dataset of episodes, or of one batch of tasks."""
         if isinstance(x, tf.data.Dataset):
-            x = self._given(x, kwargs, "steps").map(lambda inputs, _: (inputs,))
+            self._look_over(x, kwargs, "steps")
+            x = x.map(lambda episode: (tuple(episode[:3]),))
         return super().predict(x, **kwargs)
 
     def call(self, inputs: Batch | tf.Tensor, task_indices: Any = None, training: bool = False) -> tf.Tensor:
@@ -160,10 +165,9 @@ class MetaLearner(keras.Model):
         return answers
 
     def train_step(self, data: tuple[Any, ...]) -> dict[str, tf.Tensor]:
-        """One step of meta-training. The gradient of each task is taken within the map, so memory stays flat."""
+        """One step of meta-training. A step that is not finite is not taken, and `fit` ends by it."""
         inputs, query_y = _parts(data)
-        if not self.optimizer.built:  # a LossScaleOptimizer would build itself anew
-            self.optimizer.build(self.trainable_variables)
+        self._build_optimizer()
         answers, states, (loss, gradients) = self.meta_gradients(inputs, query_y)
         finite = tf.math.is_finite(loss)
         if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):  # which skips such gradients itself
@@ -265,6 +269,11 @@ class MetaLearner(keras.Model):
         """How many batches were trained on. `optimizer.iterations` counts fewer where gradients are accumulated."""
         return getattr(self.optimizer, "inner_optimizer", self.optimizer)._iterations
 
+    def _build_optimizer(self) -> None:
+        """Before the first step, which would be traced twice if the optimizer's variables were made within it."""
+        if not self.optimizer.built:  # a LossScaleOptimizer would build itself anew
+            self.optimizer.build(self.trainable_variables)
+
     def _carry_on(self, states: tuple[tf.Tensor, ...]) -> None:
         for variable, value in zip(self.network.non_trainable_variables, self.pure.join(states), strict=True):
             variable.assign(value)
@@ -273,22 +282,20 @@ class MetaLearner(keras.Model):
         mean = next(metric for metric in self.metrics if metric.name == "loss")
         mean.update_state(loss, sample_weight=tf.shape(inputs[0])[0])
 
-    def _given(self, tasks: Any, arguments: dict[str, Any], steps: str, follow: bool = False) -> tf.data.Dataset:
-        """Episodes in the form that Keras trains on: what is given, and what is to be answered."""
+    def _look_over(self, tasks: Any, arguments: dict[str, Any], steps: str) -> Episode:
+        """The first batch, once these tasks are seen to be fit for this learner; else a ValueError."""
         check_episodes(tasks)
         if arguments.get(steps) is None and tasks.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError(f"These tasks never end; say how many batches of them to take, such as {steps}=100.")
         first = check_first(tasks)
         for labels in (first.support_y, first.query_y):
             self._check_labels(labels)
-        if self.compiled:
-            self._make_metrics(first)
-        if follow and isinstance(tasks, Tasks) and self.compiled:
-            tasks = tasks.from_batch(self._batches_seen.value)
-        return tasks.map(lambda episode: (tuple(episode[:3]), episode.query_y))
+        return first
 
     def _make_metrics(self, first: Episode) -> None:
         """Let the metrics make their variables: within the first step, that would have it traced twice."""
+        if not self.compiled:
+            return  # Keras says so better
         shape = list(first.query_y.shape)
         if first.query_y.dtype.is_integer:
             shape.append(self.rule.scores(self.pure, int(tf.reduce_max(first.support_y)) + 1))
@@ -304,6 +311,11 @@ class MetaLearner(keras.Model):
                 f"These tasks have {labels.dtype.name} targets, as of a regression; the loss is "
                 'cross-entropy, for labels. Take compile(loss="mse").'
             )
+
+
+def _in_pairs(tasks: tf.data.Dataset) -> tf.data.Dataset:
+    """Episodes in the form that Keras trains on: what is given, and what is to be answered."""
+    return tasks.map(lambda episode: (tuple(episode[:3]), episode.query_y))
 
 
 def _parts(data: tuple[Any, ...]) -> tuple[Batch, tf.Tensor]:

@@ -313,6 +313,23 @@ def test_a_step_is_traced_once(kind, together, monkeypatch):
     assert len(traced) == 2
 
 
+def test_predicting_in_mid_epoch_leaves_the_metrics_of_training_alone():
+    learners = [curve_learner(metrics=["mae"]) for _ in range(2)]
+    learners[1].set_weights(learners[0].get_weights())
+
+    def predict(batch, logs):
+        learners[1].predict(curves(), steps=1, verbose=0)
+
+    look = keras.callbacks.LambdaCallback(on_train_batch_end=predict)
+    plain, looked_at = (
+        learner.fit(curves(), steps_per_epoch=4, verbose=0, callbacks=callbacks).history
+        for learner, callbacks in zip(learners, ([], [look]), strict=True)
+    )
+    assert {name: values[0] for name, values in looked_at.items()} == pytest.approx(
+        {name: values[0] for name, values in plain.items()}, rel=1e-5
+    )
+
+
 def test_a_second_fit_goes_on_with_the_next_tasks():
     learners = [curve_learner(optimizer="adam") for _ in range(2)]
     learners[1].set_weights(learners[0].get_weights())
