@@ -13,7 +13,7 @@ from meta_keras.startup import start_tensorflow
 
 start_tensorflow()
 
-from meta_keras import classical, functional, networks, report, rules  # noqa: E402
+from meta_keras import classical, functional, networks, report, rules, transfer  # noqa: E402
 from meta_keras.learner import MetaLearner  # noqa: E402
 from meta_keras.loop import maml_loop  # noqa: E402
 from meta_keras.report import Score, evaluate  # noqa: E402
@@ -37,4 +37,5 @@ __all__ = [
     "networks",
     "report",
     "rules",
+    "transfer",
 ]

@@ -9,7 +9,7 @@ import tensorflow as tf
 from meta_keras.execution import in_one_program
 from meta_keras.faults import StopAtFault
 from meta_keras.functional import Outcome, PureModel, Weights
-from meta_keras.networks import d3
+from meta_keras.networks import d3, default_loss
 from meta_keras.parallel import WAYS_THROUGH, best_for, gradients_over_tasks, over_tasks
 from meta_keras.rules.base import Rule
 from meta_keras.rules.gradient import GradientDescent
@@ -324,14 +324,3 @@ def _parts(data: tuple[Any, ...]) -> tuple[Batch, tf.Tensor]:
     if weight is not None:
         raise ValueError("A MetaLearner counts all queries alike; leave sample_weight out.")
     return inputs, query_y
-
-
-def default_loss(network: keras.Model, right: tf.Tensor) -> keras.losses.Loss:
-    """Cross-entropy for labels, mean squared error for other targets."""
-    if not right.dtype.is_integer:
-        return keras.losses.MeanSquaredError(dtype=right.dtype.name)
-    last = network
-    while getattr(last, "layers", None):
-        last = last.layers[-1]
-    chances = isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=not chances)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import keras
+import tensorflow as tf
 from keras import layers
 
 
@@ -87,3 +88,14 @@ def mlp(
         network.add(layers.Dense(width, activation=activation))
     network.add(layers.Dense(units, name="head"))
     return network
+
+
+def default_loss(network: keras.Model, right: tf.Tensor) -> keras.losses.Loss:
+    """The loss that fits a network and its right answers: cross-entropy for labels, else the mean squared error."""
+    if not right.dtype.is_integer:
+        return keras.losses.MeanSquaredError(dtype=right.dtype.name)
+    last = network
+    while getattr(last, "layers", None):
+        last = last.layers[-1]
+    chances = isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=not chances)

@@ -39,6 +39,7 @@ LAYERS = {
     "learner": {"execution", "faults", "functional", "networks", "parallel", "rules", "tasks"},
     "report": {"tasks", "report"},
     "classical": {"tasks"},
+    "transfer": {"functional", "networks", "rules", "tasks", "transfer"},
 }
 
 

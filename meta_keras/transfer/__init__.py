@@ -1,0 +1,3 @@
+"""Transfer: what a model has learned on one task, carried to another."""
+
+__all__: list[str] = []
