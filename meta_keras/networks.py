@@ -94,8 +94,12 @@ def default_loss(network: keras.Model, right: tf.Tensor) -> keras.losses.Loss:
     """The loss that fits a network and its right answers: cross-entropy for labels, else the mean squared error."""
     if not right.dtype.is_integer:
         return keras.losses.MeanSquaredError(dtype=right.dtype.name)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=not ends_in_softmax(network))
+
+
+def ends_in_softmax(network: keras.Model) -> bool:
+    """Whether the answers are chances that add up to 1, or scores."""
     last = network
     while getattr(last, "layers", None):
         last = last.layers[-1]
-    chances = isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=not chances)
+    return isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax

@@ -1,0 +1,130 @@
+"""Adapters: a frozen source, and beside it something small that learns. D5's f_mt = f_s + f_ad."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from meta_keras.functional import PureModel
+from meta_keras.networks import ends_in_softmax
+from meta_keras.rules.base import copy_of
+from meta_keras.transfer.finetune import freeze
+from meta_keras.transfer.parts import choose, parts
+
+
+def with_residual(source: keras.Model, adapter: keras.Model | None = None) -> keras.Model:
+    """A model that answers with the sum of a frozen source and a trained residual (D5; Formula 3.5).
+
+        f_mt(x) = f_s(x) + f_ad(x)
+
+    The source is copied, so yours stays as it is; the copy does not train, and runs in inference mode.
+
+    adapter: a model with the inputs and outputs of the source. By default a fresh copy of the source whose last layer
+        is zero, so that learning begins with f_mt = f_s.
+
+    >>> from meta_keras import networks
+    >>> source = networks.mlp(3)
+    >>> model = with_residual(source)
+    >>> x = keras.ops.ones((2, 1))
+    >>> bool(keras.ops.all(model(x) == source(x)))
+    True
+    """
+    if ends_in_softmax(source):
+        raise ValueError(
+            f"{source.name!r} ends in a softmax: chances do not add up. Take what it computes before, with a last "
+            "layer that has no activation, and a loss with from_logits=True."
+        )
+    if adapter is None:
+        adapter = _silent(source)
+    for what in ("input_shape", "output_shape"):
+        mine, theirs = getattr(adapter, what), getattr(source, what)
+        if mine != theirs:
+            raise ValueError(
+                f"The {what.replace('_', ' ')} of the adapter {adapter.name!r} is {mine}; that of the source "
+                f"{source.name!r} is {theirs}. They must be the same to be added."
+            )
+    inputs = [keras.Input(batch_shape=one.shape, dtype=one.dtype) for one in source.inputs]
+    inputs = inputs[0] if len(inputs) == 1 else inputs
+    outputs = keras.layers.Add()([Frozen(_copy(source), name="source")(inputs), adapter(inputs)])
+    return keras.Model(inputs, outputs, name=f"{source.name}_adapted")
+
+
+@keras.saving.register_keras_serializable(package="meta_keras")
+class Frozen(keras.layers.Layer):
+    """A model as a layer that neither trains nor does anything else than in inference.
+
+    Calling a model with training=False does not do within a functional model: Keras hands the training of `fit` on to
+    it all the same. Dropout would drop, and batch normalisation go by the batch.
+    """
+
+    def __init__(self, model: keras.Model, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.trainable = False
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        return self.model(inputs, training=False)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"model": keras.saving.serialize_keras_object(self.model)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Frozen":
+        return cls(**(config | {"model": keras.saving.deserialize_keras_object(config["model"])}))
+
+
+def with_low_rank(
+    source: keras.Model, rank: int = 4, layers: str | Sequence[str] | None = None, *, train: Sequence[str] = ()
+) -> keras.Model:
+    """A copy of the source whose layers carry a residual of low rank (Hu et al., "LoRA", 2021; Formula 3.6).
+
+        W_mt = W_s + A B,   A of shape (inputs, rank), B of shape (rank, outputs) and zero at first
+
+    Only A and B train, and they are few: rank * (inputs + outputs) numbers instead of inputs * outputs.
+
+    layers: which layers carry one; None takes every dense, convolution and embedding layer. train: names of layers
+        that train as a whole, such as a fresh head.
+
+    >>> from meta_keras import networks
+    >>> model = with_low_rank(networks.mlp(1), rank=2, layers="head")
+    >>> sorted(weight.name for weight in model.trainable_weights)
+    ['lora_kernel_a', 'lora_kernel_b']
+    """
+    if rank < 1:
+        raise ValueError(f"A residual has a rank of 1 or more; {rank} was given.")
+    model = _copy(source)
+    there = parts(model)
+    able = [name for name, layer in there.items() if hasattr(layer, "enable_lora") and name not in train]
+    names = able if layers is None else choose(model, layers)
+    if not set(names) <= set(able) or not names:
+        wrong = [name for name in names if name not in able]
+        raise ValueError(
+            f"The layers that can carry a residual are {', '.join(able) or 'none'}; not {wrong or 'none'}."
+        )
+    freeze(model, "all", batch_norm=True)
+    whole = choose(model, train) if train else []
+    for name, layer in there.items():
+        if name in names:
+            frozen = list(layer.trainable_weights)
+            layer.enable_lora(rank)
+            for weight in frozen:
+                weight.trainable = False
+        elif name not in whole:
+            layer.trainable = False
+    return model
+
+
+def _silent(source: keras.Model) -> keras.Model:
+    """A fresh copy of a model that answers 0 whatever it is asked."""
+    adapter = keras.models.clone_model(source)
+    freeze(adapter, "all", batch_norm=True)
+    head = list(parts(adapter).values())[-1]
+    for weight in head.weights:
+        weight.assign(keras.ops.zeros_like(weight))
+    return adapter
+
+
+def _copy(source: keras.Model) -> keras.Model:
+    pure = PureModel(source)
+    return copy_of(pure, pure.weights())

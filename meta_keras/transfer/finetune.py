@@ -1,0 +1,162 @@
+"""Fine-tuning (微调): train on from what a model has learned, all of it or some, the top before the bottom."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from meta_keras.networks import default_loss
+from meta_keras.transfer.parts import choose, parts
+
+
+def freeze(model: keras.Model, train: str | Sequence[str] = "head", *, batch_norm: bool = False) -> list[str]:
+    """Let some layers of a model train and freeze all others. Returns the names of those that train.
+
+    train: "head", the last layer with weights; "all"; or names of layers.
+    batch_norm: whether batch normalisation trains too. Usually it should not: its moving averages would be overwritten
+        by those of a few new examples. A frozen one runs in inference mode, in `fit` too. One that is named trains.
+
+    >>> from meta_keras import networks
+    >>> freeze(networks.d3(10))
+    ['head']
+    """
+    there = parts(model)
+    names = list(there)[-1:] if train == "head" else list(there) if train == "all" else choose(model, train)
+    if not batch_norm and train in ("head", "all"):
+        names = [name for name in names if not isinstance(there[name], keras.layers.BatchNormalization)]
+    # One by one: on TensorFlow, Keras passes `model.trainable = True` on to the layers only if it was False before.
+    for layer in model._flatten_layers():
+        layer.trainable = True
+    for name, layer in there.items():
+        if name not in names:
+            layer.trainable = False
+    return names
+
+
+def fine_tune(
+    model: keras.Model,
+    data: Any,
+    *,
+    train: str | Sequence[str] | None = "head",
+    gradual: int = 0,
+    rate: float | None = None,
+    depth_decay: float = 1.0,
+    batch_norm: bool = False,
+    optimizer: str | keras.optimizers.Optimizer = "adam",
+    loss: Any = None,
+    metrics: list[Any] | None = None,
+    **fit: Any,
+) -> keras.callbacks.History:
+    """Train some of a model's layers on new data, the others bit for bit as they were. Returns Keras' history.
+
+    The model is compiled anew, and what was frozen stays so until you say otherwise (see `freeze`).
+
+    data: `(x, y)`, a `tf.data.Dataset` of batches, or a `keras.utils.PyDataset`.
+    train, batch_norm: what trains, as in `freeze`. None leaves every layer as trainable as it is.
+    gradual: after so many epochs the next layer below trains too, beginning with the head alone (Howard and Ruder,
+        "Universal Language Model Fine-tuning for Text Classification", 2018). Each such stage has an optimizer of its
+        own, and the last lasts to the end of `epochs`. 0 trains all of them from the start.
+    rate: the learning rate of the head, 0.001 if the optimizer is a name. depth_decay: the rate of each layer further
+        down is so many times that of the layer above (the same paper; Formula 3.4).
+    loss: by default cross-entropy for whole numbers as labels, else the mean squared error; metrics: accuracy, if so.
+    fit: what `keras.Model.fit` takes, such as epochs, batch_size, validation_data, callbacks, verbose.
+    """
+    names = freeze(model, train, batch_norm=batch_norm) if train is not None else _training(model)
+    right = _answers(data)
+    _check_labels(model, right)
+    if loss is None:
+        loss = default_loss(model, right)
+        metrics = ["accuracy"] if metrics is None and right.dtype.is_integer else metrics
+    x, y = data if isinstance(data, tuple) else (data, None)
+    history = keras.callbacks.History()
+    history.epoch = []
+    for stage, first, last in _stages(names, gradual, fit.pop("epochs", 1)):
+        if gradual:
+            freeze(model, stage)
+        fresh = _optimizer(optimizer, rate)
+        if depth_decay != 1:
+            slow_by_depth(fresh, model, depth_decay)
+        model.compile(fresh, loss=loss, metrics=metrics)
+        part = model.fit(x, y, initial_epoch=first, epochs=last, **fit)
+        history.epoch += part.epoch
+        for name, values in part.history.items():
+            history.history.setdefault(name, []).extend(values)
+        if model.stop_training:
+            break
+    history.set_model(model)
+    return history
+
+
+def slow_by_depth(optimizer: keras.optimizers.Optimizer, model: keras.Model, decay: float) -> None:
+    """Let each layer learn at `decay` times the rate of the layer above it (Formula 3.4).
+
+    alpha_l = alpha * decay ** depth_l,  depth 0 for the head
+    """
+    if not 0 < decay <= 1:
+        raise ValueError(f"depth_decay is a number above 0, and 1 at most; {decay!r} was given.")
+    factors = {
+        weight.value.ref(): decay**depth
+        for depth, layer in enumerate(reversed(parts(model).values()))
+        for weight in layer.trainable_weights
+    }
+    step = optimizer.update_step
+
+    def slowed(gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        step(gradient, variable, learning_rate * tf.cast(factors[variable.ref()], learning_rate.dtype))
+
+    # Keras has one rate for all weights. Scaled gradients would not do: Adam divides their scale out again.
+    optimizer.update_step = slowed
+
+
+def _training(model: keras.Model) -> list[str]:
+    return [name for name, layer in parts(model).items() if layer.trainable_weights]
+
+
+def _stages(names: list[str], gradual: int, epochs: int) -> Iterator[tuple[list[str], int, int]]:
+    """What trains from which epoch to which: one layer more in every stage, from the top."""
+    if not gradual:
+        yield names, 0, epochs
+        return
+    if epochs < gradual * len(names):
+        raise ValueError(
+            f"{len(names)} layers, one more after every {gradual} epochs, need {gradual * len(names)} epochs; "
+            f"epochs={epochs} was given. Give more epochs, a smaller gradual=, or fewer layers to train."
+        )
+    for count in range(1, len(names) + 1):
+        yield names[-count:], (count - 1) * gradual, count * gradual if count < len(names) else epochs
+
+
+def _optimizer(optimizer: str | keras.optimizers.Optimizer, rate: float | None) -> keras.optimizers.Optimizer:
+    """A fresh optimizer: its memory of earlier steps belongs to other weights."""
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        if rate is not None:
+            raise ValueError(f"{optimizer.name!r} brings a learning rate of its own; leave rate= out.")
+        return optimizer.from_config(optimizer.get_config())
+    fresh = keras.optimizers.get(optimizer)
+    fresh.learning_rate = 1e-3 if rate is None else rate
+    return fresh
+
+
+def _answers(data: Any) -> tf.Tensor:
+    """Some of the right answers: all of an array's, and those of the first batch of other data."""
+    if isinstance(data, tuple):
+        return tf.convert_to_tensor(data[1])
+    if isinstance(data, tf.data.Dataset):
+        data = next(iter(data), ())
+    elif isinstance(data, keras.utils.PyDataset):
+        data = data[0]
+    if not isinstance(data, tuple | list) or len(data) < 2:
+        raise ValueError("Fine-tuning needs inputs and answers: (x, y), or a dataset of such batches.")
+    return tf.convert_to_tensor(data[1])
+
+
+def _check_labels(model: keras.Model, right: tf.Tensor) -> None:
+    """Raise a ValueError if there are labels without an output."""
+    units = model.output_shape[-1] if isinstance(model.output_shape, tuple) else None
+    if right.dtype.is_integer and units is not None and np.max(right) >= units:
+        raise ValueError(
+            f"The model {model.name!r} has {units} outputs, for labels 0 to {units - 1}; the label {np.max(right)} was "
+            "given. Give it a head for these classes, or number them from 0."
+        )

@@ -1,0 +1,134 @@
+"""Adapters: a frozen source and a trained residual, on the outputs and inside the layers."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import meta_keras as mk
+from meta_keras.transfer import fine_tune, with_low_rank, with_residual
+from meta_keras.transfer.adapters import Frozen
+from meta_keras.transfer.parts import parts
+
+
+def source(units=3, activation=None):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            layers.Conv2D(4, 3, activation="tanh", name="conv"),
+            layers.BatchNormalization(name="norm"),
+            layers.Flatten(),
+            layers.Dropout(0.3),
+            layers.Dense(8, activation="tanh", name="hidden"),
+            layers.Dense(units, activation=activation, name="head"),
+        ]
+    )
+
+
+def task(count=24):
+    random = np.random.default_rng(0)
+    return random.normal(1, 2, (count, 6, 6, 1)).astype("float32"), np.arange(count) % 3
+
+
+def test_learning_begins_with_the_answers_of_the_source():
+    model, x = source(), task()[0]
+    for adapted in (with_residual(model), with_low_rank(model, 2)):
+        np.testing.assert_array_equal(adapted(x), model(x))
+
+
+def test_the_answer_is_the_sum_of_source_and_adapter_also_after_training():
+    model, (x, y) = source(), task()
+    adapter = keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(3)])
+    adapted = with_residual(model, adapter)
+    fine_tune(adapted, (x, y), train=None, epochs=3, verbose=0)
+    np.testing.assert_allclose(adapted(x), model(x) + adapter(x), rtol=1e-5, atol=1e-6)
+
+
+def test_the_source_is_a_copy_that_training_leaves_to_the_bit():
+    model, data = source(), task()
+    adapted = with_residual(model)
+    frozen = adapted.get_layer("source")
+    before = frozen.get_weights()
+    loss = fine_tune(adapted, data, train=None, epochs=8, rate=0.01, verbose=0).history["loss"]
+    assert all(np.array_equal(*pair) for pair in zip(before, frozen.get_weights(), strict=True))
+    assert all(np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True))
+    assert loss[-1] < loss[0] and model.trainable and len(model.trainable_weights) == 8
+    assert not {id(w) for w in adapted.weights} & {id(w) for w in model.weights}
+
+
+def test_the_frozen_source_runs_in_inference_mode():
+    silent = keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(3, kernel_initializer="zeros")])
+    model, (x, _) = source(), task()
+    assert np.abs(model(x, training=True) - model(x, training=False)).max() > 0.1
+    np.testing.assert_array_equal(with_residual(model, silent)(x, training=True), model(x, training=False))
+
+
+def test_keras_hands_training_on_within_a_functional_model_so_a_frozen_model_is_a_layer():
+    model, (x, _), inputs = source(), task(), keras.Input((6, 6, 1))
+    model.trainable = False
+    by_word = keras.Model(inputs, model(inputs, training=False))
+    assert np.abs(by_word(x, training=True) - model(x, training=False)).max() > 0.1, "if not, Frozen can go"
+    by_layer = keras.Model(inputs, Frozen(model)(inputs))
+    np.testing.assert_array_equal(by_layer(x, training=True), model(x, training=False))
+
+
+def test_a_residual_of_low_rank_is_the_product_of_two_small_matrices():
+    model, (x, y) = source(), task()
+    adapted = with_low_rank(model, 2, ["conv", "hidden"])
+    fine_tune(adapted, (x, y), train=None, epochs=3, rate=0.01, verbose=0)
+    new, old = parts(adapted)["hidden"], parts(model)["hidden"]
+    a, b = new.lora_kernel_a.numpy(), new.lora_kernel_b.numpy()
+    assert a.shape == (64, 2) and b.shape == (2, 8) and np.abs(b).max() > 0
+    np.testing.assert_allclose(new.kernel, old.kernel.numpy() + a @ b, rtol=1e-5, atol=1e-6)
+    assert np.linalg.matrix_rank(new.kernel - old.kernel.numpy(), tol=1e-5) == 2
+
+
+def test_only_the_residuals_and_what_is_named_train():
+    model, data = source(), task()
+    adapted = with_low_rank(model, 1, "hidden", train=["head"])
+    before = {weight.path: weight.numpy() for weight in adapted.weights}
+    fine_tune(adapted, data, train=None, epochs=3, rate=0.01, verbose=0)
+    moved = {w.path.split("/", 1)[1] for w in adapted.weights if (w.numpy() != before[w.path]).any()}
+    assert moved == {"hidden/lora_kernel_a", "hidden/lora_kernel_b", "head/kernel", "head/bias"}
+
+
+def test_by_default_every_layer_that_can_carries_a_residual():
+    adapted = with_low_rank(source(), 1)
+    carrying = [name for name, layer in parts(adapted).items() if getattr(layer, "lora_enabled", False)]
+    assert carrying == ["conv", "hidden", "head"]
+    assert {weight.name for weight in adapted.trainable_weights} == {"lora_kernel_a", "lora_kernel_b"}
+
+
+def test_adapted_models_are_saved_and_loaded(tmp_path):
+    x = task()[0]
+    for adapted in (with_residual(source()), with_low_rank(source(), 2)):
+        fine_tune(adapted, task(), train=None, epochs=2, verbose=0)
+        adapted.save(tmp_path / "adapted.keras")
+        loaded = keras.saving.load_model(tmp_path / "adapted.keras")
+        np.testing.assert_allclose(loaded(x), adapted(x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_of_two_inputs_can_be_adapted():
+    left, right = keras.Input((2,)), keras.Input((3,))
+    model = keras.Model([left, right], layers.Dense(2)(layers.Concatenate()([left, right])))
+    given = [np.ones((4, 2)), np.ones((4, 3))]
+    np.testing.assert_array_equal(with_residual(model)(given), model(given))
+
+
+@pytest.mark.parametrize(
+    ("adapt", "words"),
+    [
+        (lambda: with_residual(source(activation="softmax")), ["softmax", "from_logits=True"]),
+        (lambda: with_residual(source(3), source(4)), ["output shape", "(None, 4)", "(None, 3)", "'sequential"]),
+        (lambda: with_residual(source(), mk.networks.d3(3)), ["input shape", "(None, 28, 28, 1)", "(None, 6, 6, 1)"]),
+        (lambda: with_low_rank(source(), 0), ["rank", "0"]),
+        (lambda: with_low_rank(source(), 1, "norm"), ["conv, hidden, head", "['norm']"]),
+        (lambda: with_low_rank(source(), 1, "tail"), ["'tail' asked for"]),
+        (lambda: with_low_rank(source(), 1, "head", train=["head"]), ["conv, hidden", "['head']"]),
+    ],
+)
+def test_errors_name_the_layers_and_both_shapes(adapt, words):
+    with pytest.raises(ValueError) as error:
+        adapt()
+    assert not [word for word in words if word not in str(error.value)], str(error.value)

@@ -1,0 +1,232 @@
+"""Fine-tuning: what trains, what stays bit for bit, at which rates and when."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import meta_keras as mk
+from meta_keras.transfer import fine_tune, freeze
+from meta_keras.transfer.finetune import slow_by_depth
+from meta_keras.transfer.parts import parts
+
+NAMES = ["first", "norm", "second", "head"]
+
+
+def network(activation=None, units=3):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(8, activation="tanh", name="first"),
+            layers.BatchNormalization(name="norm"),
+            layers.Dense(6, activation="tanh", name="second"),
+            layers.Dense(units, activation=activation, name="head"),
+        ]
+    )
+
+
+def task(count=24, seed=0):
+    random = np.random.default_rng(seed)
+    return random.normal(1, 2, (count, 4)).astype("float32"), np.arange(count) % 3
+
+
+def moved(model, work):
+    """The layers of which any weight has changed, to the last bit."""
+    before = model.get_weights()
+    work()
+    return changed(model, before)
+
+
+def changed(model, before):
+    now = dict(zip([weight.path for weight in model.weights], before, strict=True))
+    different = {weight.path for weight in model.weights if (weight.numpy() != now[weight.path]).any()}
+    return [name for name, layer in parts(model).items() if different & {weight.path for weight in layer.weights}]
+
+
+@pytest.mark.parametrize(
+    ("train", "expected"),
+    [
+        ("head", ["head"]),
+        ("all", ["first", "second", "head"]),
+        ("second", ["second"]),
+        (["first", "head"], ["first", "head"]),
+        (["norm", "head"], ["norm", "head"]),
+    ],
+)
+def test_only_what_is_asked_for_trains_and_the_rest_stays_to_the_bit(train, expected):
+    model = network()
+    assert moved(model, lambda: fine_tune(model, task(), train=train, epochs=3, verbose=0)) == expected
+    assert freeze(model, train) == expected
+
+
+def test_batch_normalisation_trains_only_if_it_is_asked_to():
+    model = network()
+    fit = {"train": "all", "epochs": 2, "verbose": 0}
+    assert "norm" not in moved(model, lambda: fine_tune(model, task(), **fit))
+    assert moved(model, lambda: fine_tune(model, task(), batch_norm=True, **fit)) == NAMES
+
+
+def test_a_frozen_batch_normalisation_runs_in_inference_mode():
+    model, (x, _) = network(), task()
+    norm = parts(model)["norm"]
+    assert np.abs(model(x, training=True) - model(x, training=False)).max() > 1e-3
+    freeze(model, "all")
+    np.testing.assert_array_equal(model(x, training=True), model(x, training=False))
+    assert not norm.trainable_weights
+
+
+def test_freezing_again_frees_what_was_frozen():
+    model = network()
+    freeze(model, "head")
+    assert freeze(model, "all", batch_norm=True) == NAMES
+    assert len(model.trainable_weights) == 8
+
+
+def test_a_layer_within_a_layer_is_frozen_by_its_own_name_or_by_that_of_the_outer_one():
+    trunk = keras.Sequential([layers.Dense(5, name="low"), layers.Dense(5, name="high")], name="trunk")
+    model = keras.Sequential([keras.Input((4,)), trunk, layers.Dense(3, name="head")])
+    assert freeze(model, "trunk/high") == ["trunk/high"]
+    assert moved(model, lambda: fine_tune(model, task(), train="trunk/high", verbose=0)) == ["trunk/high"]
+    assert freeze(model, "trunk") == ["trunk/low", "trunk/high"]
+
+
+def test_gradual_training_lets_one_layer_more_train_after_every_stage():
+    model, seen = network(), []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.before = self.model.get_weights()
+
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(changed(self.model, self.before))
+
+    history = fine_tune(model, task(), train="all", gradual=2, epochs=8, callbacks=[Watch()], verbose=0)
+    assert seen == [["head"]] * 2 + [["second", "head"]] * 2 + [["first", "second", "head"]] * 4
+    assert history.epoch == list(range(8)) and len(history.history["loss"]) == 8
+
+
+def test_each_layer_learns_at_its_own_rate_below_the_head():
+    full, slowed = network(), network()
+    for model, decay in ((full, 1.0), (slowed, 0.5)):
+        start = {name: layer.kernel.numpy() for name, layer in parts(model).items() if name != "norm"}
+        data = tf.data.Dataset.from_tensors(task())
+        fine_tune(model, data, train="all", optimizer="sgd", rate=0.1, depth_decay=decay, verbose=0)
+        model.steps = {name: parts(model)[name].kernel.numpy() - old for name, old in start.items()}
+    for name, depth in (("head", 0), ("second", 1), ("first", 3)):
+        np.testing.assert_allclose(slowed.steps[name], 0.5**depth * full.steps[name], rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "rmsprop", "adagrad", "adamw"])
+def test_rates_by_depth_hold_for_every_optimizer(name):
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1, name="low"), layers.Dense(1, name="high")])
+    optimizer = keras.optimizers.get(name)
+    optimizer.learning_rate, optimizer.weight_decay = 0.1, None
+    slow_by_depth(optimizer, model, 0.25)
+    kernels = [layer.kernel for layer in model.layers]
+    for kernel in kernels:
+        kernel.assign([[1.0]])
+    optimizer.apply([tf.constant([[0.5]])] * 2, kernels)
+    low, high = (1 - float(kernel[0, 0]) for kernel in kernels)
+    assert low == pytest.approx(0.25 * high, rel=1e-4) and high > 0
+
+
+def test_the_rate_is_that_of_the_head_and_an_optimizer_keeps_its_own():
+    model = network()
+    fine_tune(model, task(), rate=0.02, verbose=0)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.02)
+    mine = keras.optimizers.SGD(0.3, momentum=0.5)
+    fine_tune(model, task(), optimizer=mine, verbose=0)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.3) and model.optimizer.momentum == 0.5
+    assert model.optimizer is not mine and not mine.built, "yours is not used up"
+
+
+def test_it_learns():
+    x, y = task(60)
+    y = (x[:, 0] > 1).astype(int) + (x[:, 1] > 1)
+    model = network()
+    history = fine_tune(model, (x, y), train="all", rate=0.03, epochs=40, verbose=0)
+    assert history.history["accuracy"][-1] > 0.9 > history.history["accuracy"][0]
+    assert model.evaluate(x, y, verbose=0, return_dict=True)["accuracy"] > 0.9
+
+
+def test_the_loss_fits_the_answers():
+    x, y = task()
+    scores, chances = network(), network("softmax")
+    losses = [fine_tune(model, (x, y), verbose=0).history["loss"][0] for model in (scores, chances)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    real = fine_tune(network(units=1), (x, x[:, :1]), verbose=0)
+    assert "accuracy" not in real.history and real.history["loss"][0] > 0
+
+
+def test_data_may_come_as_arrays_as_a_dataset_or_in_pieces():
+    class Pieces(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return tuple(part[12 * index : 12 * index + 12] for part in task())
+
+    x, y = task()
+    sets = [(x, y), tf.data.Dataset.from_tensor_slices((x, y)).batch(12), Pieces()]
+    kernels = []
+    for data in sets:
+        model = network()
+        fit = {"batch_size": 12} if isinstance(data, tuple) else {}
+        fine_tune(model, data, shuffle=False, verbose=0, **fit)
+        kernels.append(model.layers[-1].kernel.numpy())
+    np.testing.assert_allclose(kernels[0], kernels[1], rtol=1e-6)
+    np.testing.assert_allclose(kernels[0], kernels[2], rtol=1e-6)
+
+
+def test_training_that_a_callback_stops_is_not_taken_up_in_the_next_stage():
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 1
+
+    history = fine_tune(network(), task(), train="all", gradual=3, epochs=9, callbacks=[Stop()], verbose=0)
+    assert history.epoch == [0, 1]
+
+
+def test_with_train_none_everything_stays_as_trainable_as_it_is():
+    model = network()
+    model.layers[0].trainable = False
+    model.layers[1].trainable = False
+    assert moved(model, lambda: fine_tune(model, task(), train=None, verbose=0)) == ["second", "head"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"train": "tail"}, ["'tail' asked for", "'second'"]),
+        ({"train": []}, ["none asked for"]),
+        ({"train": "all", "gradual": 2, "epochs": 5}, ["3 layers", "6 epochs", "epochs=5"]),
+        ({"depth_decay": 0.0}, ["depth_decay", "0.0"]),
+        ({"depth_decay": 2.0}, ["depth_decay", "2.0"]),
+        ({"optimizer": keras.optimizers.Adam(0.1), "rate": 0.1}, ["'adam' brings a learning rate"]),
+    ],
+)
+def test_errors_say_what_was_given_and_what_to_do(arguments, words):
+    with pytest.raises(ValueError) as error:
+        fine_tune(network(), task(), verbose=0, **arguments)
+    assert not [word for word in words if word not in str(error.value)], str(error.value)
+
+
+def test_a_label_without_an_output_is_told_before_training():
+    x, y = task()
+    with pytest.raises(ValueError, match="3 outputs, for labels 0 to 2; the label 5 was given"):
+        fine_tune(network(), (x, y + 3), verbose=0)
+
+
+def test_data_without_answers_are_told():
+    for data in (tf.data.Dataset.from_tensor_slices(task()[0]).batch(4), task()[0]):
+        with pytest.raises(ValueError, match="inputs and answers"):
+            fine_tune(network(), data, verbose=0)
+
+
+def test_a_network_of_the_library_is_fine_tuned_as_it_is():
+    model = mk.networks.conv4(3, filters=4, downsample="stride")
+    x = np.random.default_rng(0).normal(size=(6, 28, 28, 1)).astype("float32")
+    names = moved(model, lambda: fine_tune(model, (x, np.arange(6) % 3), train="all", epochs=2, verbose=0))
+    assert not [name for name in names if "norm" in name] and "head" in names
