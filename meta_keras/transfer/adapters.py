@@ -66,6 +66,11 @@ class Frozen(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         return self.model(inputs, training=False)
 
+    @property
+    def metrics(self) -> list[keras.Metric]:
+        """None: those that the model was once trained with would hide those of the training at hand."""
+        return []
+
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"model": keras.saving.serialize_keras_object(self.model)}
 

@@ -68,7 +68,7 @@ def blend_weights(
     """
     if isinstance(amount, Mapping) and layers is None:
         layers = list(amount)
-    pairs, left = _pairs(source, target, layers)
+    pairs, left = pairs_of(source, target, layers)
     amounts = _amounts(source, pairs, amount)
     givers, takers = parts(source), parts(target)
     mixed = [
@@ -105,7 +105,7 @@ def _amounts(source: keras.Model, names: Iterable[str], amount: float | Mapping[
     return amounts
 
 
-def _pairs(source: keras.Model, target: keras.Model, layers: Layers) -> tuple[dict[str, str], dict[str, str]]:
+def pairs_of(source: keras.Model, target: keras.Model, layers: Layers) -> tuple[dict[str, str], dict[str, str]]:
     """Which source layer goes to which target layer, and for all other layers why they stay."""
     by_place = {place: name for name, place in places(target).items()}
     partners = {name: by_place.get(place) for name, place in places(source).items()}
