@@ -121,11 +121,11 @@ def test_an_array_on_disk_is_never_in_memory_as_a_whole(tmp_path):
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda: feature_extractor(network(), "conv9"), ["'conv9' was asked for", "'first', 'norm'"]),
-        (lambda: feature_extractor(network(), ["first", "none"]), ["'none' was asked for"]),
+        (lambda: feature_extractor(network(), "conv9"), ["no 'conv9'", "'first', 'norm'"]),
+        (lambda: feature_extractor(network(), ["first", "none"]), ["no 'none'"]),
         (lambda: feature_extractor(network(), "first", units=[0, 6]), ["0 to 5", "[6]"]),
         (lambda: feature_extractor(network(), "first", units=[]), ["none asked for"]),
-        (lambda: feature_extractor(keras.Sequential([layers.Dense(1)])), ["does not tell", "keras.Input"]),
+        (lambda: feature_extractor(keras.Sequential([layers.Dense(1)])), ["not known before it runs", "keras.Input"]),
         (lambda: extract_features(network(), rows(0)), ["no inputs"]),
         (
             lambda: extract_features(network(), tf.data.Dataset.from_tensor_slices(rows(9))),
@@ -150,7 +150,7 @@ def test_a_subclassed_model_is_told_how_to_show_its_features():
 
     model = Own()
     model(rows(1))
-    with pytest.raises(ValueError, match="Own that does not tell how its layers are joined"):
+    with pytest.raises(ValueError, match="a Own, are not known before it runs"):
         feature_extractor(model, "dense")
     assert extract_features(model, rows(3)).shape == (3, 2)
 

@@ -3,6 +3,7 @@
 from meta_keras.transfer.adapters import Frozen, with_low_rank, with_residual
 from meta_keras.transfer.features import extract_features, feature_extractor
 from meta_keras.transfer.finetune import fine_tune, freeze
+from meta_keras.transfer.structure import join_models, same_structure, split_model
 from meta_keras.transfer.weights import Transfer, blend_weights, transfer_weights
 
 __all__ = [
@@ -13,6 +14,9 @@ __all__ = [
     "feature_extractor",
     "fine_tune",
     "freeze",
+    "join_models",
+    "same_structure",
+    "split_model",
     "transfer_weights",
     "with_low_rank",
     "with_residual",

@@ -10,6 +10,7 @@ from meta_keras.networks import ends_in_softmax
 from meta_keras.rules.base import copy_of
 from meta_keras.transfer.finetune import freeze
 from meta_keras.transfer.parts import choose, parts
+from meta_keras.transfer.structure import same_structure
 
 
 def with_residual(source: keras.Model, adapter: keras.Model | None = None) -> keras.Model:
@@ -122,8 +123,7 @@ def with_low_rank(
 
 def _silent(source: keras.Model) -> keras.Model:
     """A fresh copy of a model that answers 0 whatever it is asked."""
-    adapter = keras.models.clone_model(source)
-    freeze(adapter, "all", batch_norm=True)
+    adapter = same_structure(source)
     head = list(parts(adapter).values())[-1]
     for weight in head.weights:
         weight.assign(keras.ops.zeros_like(weight))

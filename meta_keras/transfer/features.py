@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from meta_keras.transfer.graph import calls, check_graph, output_of
+
 
 def feature_extractor(
     model: keras.Model, layer: str | Sequence[str] | None = None, *, units: Sequence[int] | None = None
@@ -26,16 +28,13 @@ def feature_extractor(
     (None, 2)
     """
     check_graph(model)
-    if layer is None:
-        outputs = head_of(model).input
-    elif isinstance(layer, str):
-        outputs = layer_of(model, layer).output
-    else:
-        outputs = [layer_of(model, name).output for name in layer]
+    names = [layer] if isinstance(layer, str) else layer
+    outputs = _given_to_head(model) if names is None else [output_of(model, name) for name in names]
+    if names is None or isinstance(layer, str):
+        outputs = outputs[0]
     if units is not None:
         outputs = Take(units)(outputs)
-    inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
-    return keras.Model(inputs, outputs, name=f"{model.name}_features")
+    return keras.Model(model.inputs[0], outputs, name=f"{model.name}_features")
 
 
 def extract_features(model: keras.Model, data: Any, *, batch_size: int = 256) -> Any:
@@ -66,28 +65,6 @@ def extract_features(model: keras.Model, data: Any, *, batch_size: int = 256) ->
     return features
 
 
-def layer_of(model: keras.Model, name: str) -> keras.layers.Layer:
-    """The layer of this name, or a ValueError that lists what there is."""
-    layers = {layer.name: layer for layer in model.layers}
-    if name not in layers:
-        raise ValueError(f"The layers of {model.name!r} are {', '.join(map(repr, layers))}; {name!r} was asked for.")
-    return layers[name]
-
-
-def head_of(model: keras.Model) -> keras.layers.Layer:
-    """The last layer that has weights."""
-    return [layer for layer in model.layers if layer.weights][-1]
-
-
-def check_graph(model: keras.Model) -> None:
-    """Raise a ValueError unless the model tells how its layers are joined."""
-    if getattr(model, "inputs", None) is None:
-        raise ValueError(
-            f"{model.name!r} is a {type(model).__name__} that does not tell how its layers are joined. Make it a "
-            "Sequential model that begins with keras.Input(shape), or a functional model."
-        )
-
-
 @keras.saving.register_keras_serializable(package="meta_keras")
 class Take(keras.layers.Layer):
     """Some of the features, by their numbers along the last axis."""
@@ -106,6 +83,11 @@ class Take(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"units": self.units}
+
+
+def _given_to_head(model: keras.Model) -> list[keras.KerasTensor]:
+    """What the last layer that has weights is called with."""
+    return [call.input_tensors for call in calls(model) if getattr(call.operation, "weights", None)][-1]
 
 
 def _features_of_dataset(model: keras.Model, data: tf.data.Dataset) -> tf.data.Dataset:
