@@ -52,6 +52,21 @@ def reptile(theta, centres, alpha, steps, epsilon):
     return theta + epsilon * (np.mean(ends) - theta)
 
 
+def fading(source, target, names):
+    amounts = np.linspace(1, 0, len(names))
+    mk.transfer.blend_weights(source, target, dict(zip(names, amounts, strict=True)))
+
+
+def count(model, train):
+    mk.transfer.freeze(model, train)
+    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+
+
+def pays(with_transfer, from_scratch):
+    mean, half_width = mk.report.mean_and_interval(np.subtract(with_transfer, from_scratch))
+    return "cannot tell" if abs(mean) <= half_width else "yes" if mean > 0 else "no"
+
+
 RIGHT = {
     "check_chance": lambda ways: 1 / ways,
     "check_cosine": cosine,
@@ -69,6 +84,10 @@ RIGHT = {
     "check_best_start": best_start,
     "check_reptile": reptile,
     "check_leash": lambda theta, c, strength: (2 * c + strength * theta) / (2 + strength),
+    "check_fading": fading,
+    "check_count": count,
+    "check_saving": lambda m, n, r: m * n / (r * (m + n)),
+    "check_pays": pays,
 }
 
 WRONG = {
@@ -88,4 +107,8 @@ WRONG = {
     "check_best_start": lambda curvatures, centres, alpha: np.average(centres, weights=curvatures),
     "check_reptile": lambda theta, centres, alpha, steps, epsilon: theta + epsilon * (centres.mean() - theta),
     "check_leash": lambda theta, c, strength: (c + strength * theta) / (1 + strength),
+    "check_fading": lambda source, target, names: mk.transfer.blend_weights(source, target, 0.5, names),
+    "check_count": lambda model, train: model.count_params(),
+    "check_saving": lambda m, n, r: m * n / r,
+    "check_pays": lambda with_transfer, from_scratch: "yes" if np.mean(with_transfer) > np.mean(from_scratch) else "no",
 }

@@ -278,3 +278,122 @@ def test_the_gradient_goes_through_the_adapting_to_the_original_start():
     assert theta.item() == pytest.approx(0.1 * 4.16), "0 less the meta-gradient, (1 - 0.1 * 2) * 2 * (0.4 - 3)"
     as_printed = 0.4 - 0.1 * 2 * (0.4 - 3)  # the adapted weight, moved on by the slope where it is
     assert as_printed == pytest.approx(0.92), "it goes on from the adapted weights, as in ordinary training"
+
+
+def as_in_d1(head=None):
+    """D1's network with an eighth of its filters: five convolutions and a mean over the picture."""
+    layers = [keras.Input((32, 32, 3))]
+    for filters in (8, 16, 32, 64):
+        layers += [keras.layers.Conv2D(filters, 3, padding="same", activation="relu"), keras.layers.MaxPooling2D()]
+    layers += [keras.layers.Conv2D(128, 3, padding="same", activation="relu"), keras.layers.GlobalAveragePooling2D()]
+    return keras.Sequential([*layers, *([keras.layers.Dense(head)] if head else [])])
+
+
+def test_without_a_head_the_outputs_are_features_and_not_classes():
+    x = np.random.default_rng(0).normal(size=(64, 32, 32, 3)).astype("float32")
+    assert as_in_d1().output_shape == (None, 128), "as many as the last convolution has filters, 1024 in the document"
+    assert (as_in_d1()(x).numpy().argmax(axis=1) >= 10).mean() > 0.5, "most answers are no class of CIFAR-10"
+    assert as_in_d1(head=100).output_shape == (None, 100)
+
+
+def test_a_network_of_ten_classes_cannot_be_examined_on_a_hundred():
+    model, labels = as_in_d1(head=10), np.arange(100)
+    x = np.random.default_rng(0).normal(size=(100, 32, 32, 3)).astype("float32")
+    assert (model(x).numpy().argmax(axis=1) == labels).mean() <= 0.1, "90 labels have no output"
+    with pytest.raises(ValueError, match="10 outputs, for labels 0 to 9; the label 99"):
+        mk.transfer.fine_tune(model, (x, labels), verbose=0)
+    target = as_in_d1(head=100)
+    assert len(mk.transfer.transfer_weights(model, target).moved) == 5, "the convolutions move, the head is new"
+    mk.transfer.fine_tune(target, (x, labels), verbose=0)
+
+
+def test_an_exam_with_pictures_changed_by_chance_has_no_one_result():
+    picture = np.random.default_rng(0).uniform(size=(1, 32, 32, 3)).astype("float32")
+    changed = keras.Sequential(
+        [keras.layers.RandomFlip("horizontal", seed=1), keras.layers.RandomTranslation(0.1, 0.1, seed=2)]
+    )
+    model = as_in_d1(head=10)
+    answers = [model(changed(picture, training=True)).numpy() for _ in range(2)]
+    assert np.abs(answers[0] - answers[1]).max() > 1e-4
+    np.testing.assert_array_equal(model(changed(picture, training=False)), model(changed(picture, training=False)))
+
+
+def test_a_progress_line_every_2000_batches_never_comes_in_an_epoch_of_500():
+    batches = 50_000 // 100
+    assert not [batch for batch in range(batches) if batch % 2000 == 1999]
+
+
+def test_a_network_that_enters_no_loss_gets_no_gradient_and_gives_none():
+    source, target = as_in_d1(head=10), as_in_d1(head=10)
+    x = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
+    with tf.GradientTape() as tape:
+        source(x)
+        loss = tf.reduce_mean(target(x) ** 2)
+    slopes = tape.gradient(loss, [v.value for v in source.trainable_variables])
+    assert all(slope is None for slope in slopes), "so its optimizer has nothing to step by"
+    assert not np.array_equal(source.get_weights()[0], target.get_weights()[0]), "and nothing is synchronised"
+    mk.transfer.transfer_weights(source, target)
+    np.testing.assert_array_equal(source(x), target(x))
+
+
+def test_meta_optimization_by_a_fixed_optimizer_learns_nothing_about_optimizing():
+    optimizer = keras.optimizers.SGD(0.001, momentum=0.9)
+    network = mk.networks.mlp(1)
+    network.compile(optimizer, "mse")
+    network.fit(np.ones((8, 1)), np.ones((8, 1)), epochs=3, verbose=0)
+    assert float(optimizer.learning_rate) == pytest.approx(0.001)
+    rule = mk.rules.GradientDescent(0.001, learn_rates="layer")
+    learner = mk.MetaLearner(network=mk.networks.mlp(1), rule=rule)
+    learner.compile(keras.optimizers.Adam(0.01), "mse")
+    learner.fit(mk.Sinusoids(shots=5), steps_per_epoch=2, verbose=0)
+    assert all(abs(float(rate) - 0.001) > 1e-4 for rate in rule.rates), "here the rates themselves are learned"
+
+
+def test_a_flatten_of_the_wrong_size_tears_pictures_apart():
+    convolved = keras.layers.Conv2D(64, 3)(keras.layers.Conv2D(32, 3)(np.zeros((64, 32, 32, 3), "float32")))
+    assert convolved.shape == (64, 28, 28, 64)
+    assert tf.reshape(convolved, (-1, 64 * 64)).shape == (784, 4096), "784 rows, and 64 labels"
+    assert keras.layers.Flatten()(convolved).shape == (64, 28 * 28 * 64)
+
+
+def test_a_weight_is_assigned_to_and_not_replaced():
+    source, target = (keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]) for _ in range(2))
+    half = source.layers[0].kernel * 0.5 + target.layers[0].kernel * 0.5
+    with pytest.raises(AttributeError):
+        target.layers[0].kernel = half
+    mk.transfer.blend_weights(source, target, 0.5)
+    np.testing.assert_allclose(target.layers[0].kernel, half, rtol=1e-6)
+
+
+def test_a_mean_of_two_networks_is_a_network_only_if_they_had_one_start():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(400, 4)).astype("float32")
+    y = (x[:, 0] * x[:, 1] > 0).astype(int)
+
+    def learned(seed, start=None):
+        keras.utils.set_random_seed(seed)
+        model = mk.networks.mlp(2, input_shape=(4,), hidden=(16, 16))
+        if start:
+            mk.transfer.transfer_weights(start, model)
+        mk.transfer.fine_tune(model, (x, y), train="all", rate=0.01, epochs=15, verbose=0)
+        return model
+
+    source = learned(seed=1)
+    accuracies = {}
+    for name, target in (("one start", learned(2, source)), ("two starts", learned(3))):
+        mk.transfer.blend_weights(source, target, 0.5)
+        accuracies[name] = float((target(x).numpy().argmax(axis=1) == y).mean())
+    assert accuracies["one start"] > 0.95 and accuracies["two starts"] < 0.85, accuracies
+
+
+def test_fine_tuning_loses_the_source_and_a_sum_keeps_it():
+    x = np.random.default_rng(0).normal(size=(32, 10)).astype("float32")
+    source = mk.networks.mlp(1, input_shape=(10,), hidden=(16,))
+    tuned = mk.networks.mlp(1, input_shape=(10,), hidden=(16,))
+    tuned.set_weights(source.get_weights())
+    added = mk.transfer.with_residual(source)
+    for model in (tuned, added):
+        mk.transfer.fine_tune(model, (x, x[:, :1]), train=None, rate=0.01, epochs=10, verbose=0)
+    kept = added.get_layer("source").model
+    np.testing.assert_array_equal(kept(x), source(x))
+    assert np.abs(tuned(x) - source(x)).max() > 0.1, "what the source was, the target has forgotten"

@@ -288,3 +288,71 @@ def test_formula_10_9_the_implicit_gradient_solves_a_system():
     system = np.eye(2) + linear_hessian(LINEAR_SUPPORT[0]) / 0.7
     wanted = np.linalg.solve(system, linear_slope(leashed_minimum(0.7), *LINEAR_QUERY))
     np.testing.assert_allclose(found, wanted, rtol=1e-3)
+
+
+def two_layers(low, high, units=2):
+    """A network of two dense layers with these kernels, and no biases."""
+    layers = [keras.layers.Dense(len(low[0]), use_bias=False, name="low")]
+    layers += [keras.layers.Dense(units, use_bias=False, name="high")]
+    model = keras.Sequential([keras.Input((len(low),)), *layers])
+    model.set_weights([np.float32(low), np.float32(high)])
+    return model
+
+
+SOURCE_LAYERS = [[1, 2], [3, 4]], [[5, 6], [7, 8]]
+TARGET_LAYERS = [[10, 20], [30, 40]], [[50, 60], [70, 80]]
+
+
+def test_formula_3_1_the_chosen_layers_take_the_weights_of_the_source():
+    source, target = two_layers(*SOURCE_LAYERS), two_layers(*TARGET_LAYERS)
+    mk.transfer.transfer_weights(source, target, ["low"])
+    low, high = target.get_weights()
+    np.testing.assert_array_equal(low, [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(high, [[50, 60], [70, 80]])
+
+
+def test_formula_3_2_a_blend_is_the_weighted_mean():
+    source, target = two_layers(*SOURCE_LAYERS), two_layers(*TARGET_LAYERS)
+    mk.transfer.blend_weights(source, target, {"low": 0.25, "high": 0.5})
+    low, high = target.get_weights()
+    np.testing.assert_allclose(low, [[7.75, 15.5], [23.25, 31]])
+    np.testing.assert_allclose(high, [[27.5, 33], [38.5, 44]])
+
+
+def test_formula_3_3_a_head_learns_from_what_the_source_sees():
+    source = two_layers(*SOURCE_LAYERS)
+    x = np.float32([[1, -1]])
+    features = mk.transfer.extract_features(mk.transfer.feature_extractor(source, "low"), x)
+    np.testing.assert_allclose(features, [[-2, -2]])
+    head = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+    head.set_weights([np.float32([[0.5], [2]])])
+    np.testing.assert_allclose(head(features), [[-5]])
+
+
+def test_formula_3_4_a_layer_learns_more_slowly_the_deeper_it_lies():
+    eta, alpha, x, y = 0.1, 0.001, np.float32([[1, -1]]), np.float32([[0, 1]])
+    model = two_layers(*SOURCE_LAYERS)
+    low, high = model.get_weights()
+    hidden = x @ low
+    slope = hidden @ high - y  # of the mean of two squares
+    data = tf.data.Dataset.from_tensors((x, y))
+    settings = {"train": "all", "optimizer": "sgd", "rate": alpha, "depth_decay": eta, "verbose": 0}
+    mk.transfer.fine_tune(model, data, **settings)
+    np.testing.assert_allclose(model.get_weights()[1], high - alpha * hidden.T @ slope, rtol=1e-5)
+    np.testing.assert_allclose(model.get_weights()[0], low - alpha * eta * x.T @ (slope @ high.T), rtol=1e-5)
+
+
+def test_formula_3_5_the_answer_is_the_sum_of_the_source_and_the_residual():
+    source, adapter = two_layers(*SOURCE_LAYERS), two_layers(*TARGET_LAYERS)
+    x = np.float32([[1, 2]])
+    by_hand = x @ np.array(SOURCE_LAYERS[0]) @ SOURCE_LAYERS[1] + x @ np.array(TARGET_LAYERS[0]) @ TARGET_LAYERS[1]
+    np.testing.assert_allclose(mk.transfer.with_residual(source, adapter)(x), by_hand)
+
+
+def test_formula_3_6_a_product_of_thin_matrices_is_added_to_the_weights():
+    model = mk.transfer.with_low_rank(two_layers(*SOURCE_LAYERS), 1, "low")
+    layer = model.get_layer("low")
+    layer.lora_kernel_a.assign([[2.0], [-1.0]])
+    layer.lora_kernel_b.assign([[0.5, 3.0]])
+    np.testing.assert_allclose(layer.kernel, [[1 + 1, 2 + 6], [3 - 0.5, 4 - 3]])
+    np.testing.assert_allclose(model(np.float32([[1, 1]])), np.array([[4.5, 9]]) @ SOURCE_LAYERS[1])

@@ -1,6 +1,6 @@
 """Feature transfer (特征迁移): what a trained model computes on its way, given to another to learn from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -55,10 +55,9 @@ def extract_features(model: keras.Model, data: Any, *, batch_size: int = 256) ->
         return _features_of_dataset(model, data)
     if not len(data):
         raise ValueError("There are no inputs to extract features from.")
-    answer = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
     features = None
-    for start, batch in _batches(data, batch_size):
-        found = answer(batch).numpy()
+    for start in range(0, len(data), batch_size):
+        found = model.predict_on_batch(np.asarray(data[start : start + batch_size]))
         if features is None:
             features = np.empty((len(data), *found.shape[1:]), found.dtype)
         features[start : start + len(found)] = found
@@ -103,8 +102,3 @@ def _features_of_dataset(model: keras.Model, data: tf.data.Dataset) -> tf.data.D
         return (found, *labels) if labels else found
 
     return data.map(features).prefetch(1)
-
-
-def _batches(data: Any, size: int) -> Iterator[tuple[int, Any]]:
-    for start in range(0, len(data), size):
-        yield start, tf.convert_to_tensor(data[start : start + size])

@@ -70,6 +70,8 @@ def fine_tune(
         loss = default_loss(model, right)
         metrics = ["accuracy"] if metrics is None and right.dtype.is_integer else metrics
     x, y = data if isinstance(data, tuple) else (data, None)
+    if y is None:
+        fit.setdefault("shuffle", False)  # a dataset is shuffled as it was made, and Keras would warn
     history = keras.callbacks.History()
     history.epoch = []
     for stage, first, last in _stages(names, gradual, fit.pop("epochs", 1)):
