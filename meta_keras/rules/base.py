@@ -99,17 +99,23 @@ def total(loss: tf.Tensor, more: tuple[tf.Tensor, ...]) -> tf.Tensor:
 
 def copy_of(network: PureModel, weights: Weights) -> keras.Model:
     """A Keras model of its own with these weights."""
-    try:
-        copy = keras.models.clone_model(network.model)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"The network {network.model.name!r} cannot be copied, since {type(network.model).__name__} has no "
-            "get_config. Add one, or build the network as a Sequential or functional model."
-        ) from error
-    if not copy.built:
-        copy.build(network.model.input_shape)
+    copy = fresh_copy(network.model)
     pairs = [(copy.trainable_variables, weights.trainable), (copy.non_trainable_variables, weights.state)]
     for variables, values in pairs:
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
+    return copy
+
+
+def fresh_copy(network: keras.Model) -> keras.Model:
+    """A Keras model of the same architecture, with weights of its own as its initializers draw them."""
+    try:
+        copy = keras.models.clone_model(network)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"The network {network.name!r} cannot be copied, since {type(network).__name__} has no "
+            "get_config. Add one, or build the network as a Sequential or functional model."
+        ) from error
+    if not copy.built:
+        copy.build(network.input_shape)
     return copy
