@@ -118,6 +118,15 @@ class Distiller(keras.Model):
         losses = losses if weight is None else losses * tf.cast(weight, losses.dtype)
         return answers, tf.add_n([tf.reduce_mean(losses), *self.student.losses])
 
+    def get_metrics_result(self) -> dict[str, tf.Tensor]:
+        """As Keras does, without the metrics that have seen no labels and so have nothing to say."""
+        results: dict[str, tf.Tensor] = {}
+        for metric in self.metrics:
+            if getattr(metric, "built", True):
+                result = metric.result()
+                results |= result if isinstance(result, dict) else {metric.name: result}
+        return results
+
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
             "student": keras.saving.serialize_keras_object(self.student),

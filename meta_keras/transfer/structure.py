@@ -29,7 +29,8 @@ def same_structure(model: keras.Model, layers: Sequence[str] | None = None) -> k
     (None, 5)
     """
     copy = fresh_copy(model) if layers is None else _part_of_chain(model, layers)
-    copy.trainable = True
+    for layer in copy._flatten_layers():  # a model that is trainable already would not pass it on
+        layer.trainable = True
     return copy
 
 
