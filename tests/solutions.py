@@ -52,6 +52,16 @@ def reptile(theta, centres, alpha, steps, epsilon):
     return theta + epsilon * (np.mean(ends) - theta)
 
 
+def soften(p, temperature):
+    powers = np.asarray(p) ** (1 / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def soft_slope(teacher, student, temperature):
+    p, q = (np.exp(scores / temperature) for scores in (teacher, student))
+    return temperature * (q / q.sum() - p / p.sum())
+
+
 RIGHT = {
     "check_chance": lambda ways: 1 / ways,
     "check_cosine": cosine,
@@ -69,6 +79,10 @@ RIGHT = {
     "check_best_start": best_start,
     "check_reptile": reptile,
     "check_leash": lambda theta, c, strength: (2 * c + strength * theta) / (2 + strength),
+    "check_soften": soften,
+    "check_soft_slope": soft_slope,
+    "check_without_head": lambda model: mk.transfer.split_model(model, model.layers[-2].name)[0],
+    "check_stitch": lambda seen_a, seen_b: np.linalg.lstsq(seen_a, seen_b, rcond=None)[0],
 }
 
 WRONG = {
@@ -88,4 +102,10 @@ WRONG = {
     "check_best_start": lambda curvatures, centres, alpha: np.average(centres, weights=curvatures),
     "check_reptile": lambda theta, centres, alpha, steps, epsilon: theta + epsilon * (centres.mean() - theta),
     "check_leash": lambda theta, c, strength: (c + strength * theta) / (1 + strength),
+    "check_soften": lambda p, temperature: p / temperature,
+    "check_soft_slope": lambda teacher, student, temperature: (
+        soft_slope(teacher, student, temperature) / temperature**2
+    ),
+    "check_without_head": lambda model: mk.transfer.same_structure(model, [layer.name for layer in model.layers[:-1]]),
+    "check_stitch": lambda seen_a, seen_b: np.eye(seen_a.shape[1]),
 }
