@@ -87,6 +87,19 @@ def test_half_precision_is_softened_in_single():
     assert model(data()[0]).dtype == tf.float16 and soft_labels(model, data()[0], 4).dtype == tf.float32
 
 
+def test_half_precision_learns_as_single_does():
+    x, y = data(8)
+    losses, weights = [], None
+    for policy in ("float32", "mixed_float16"):
+        keras.config.set_dtype_policy(policy)
+        distiller = Distiller(network(5), network(6), features=("hidden_0", "hidden_0"))
+        weights = weights or distiller.get_weights()
+        distiller.set_weights(weights)
+        losses.append(distiller.distil(x, tf.constant(y))[1])
+    assert losses[1].dtype == tf.float32
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-2)
+
+
 def test_soft_labels_go_from_one_class_to_all_alike():
     scores = np.array([[1.0, 3.0, 2.0]])
     identity = keras.Sequential([keras.Input((3,)), layers.Identity()])

@@ -13,7 +13,7 @@ import tensorflow as tf
 from meta_keras.networks import default_loss
 from meta_keras.transfer.features import bridge_between, feature_loss, seeing
 from meta_keras.transfer.graph import fits
-from meta_keras.transfer.soft import check_temperature, scores_of, soft_loss
+from meta_keras.transfer.soft import check_temperature, in_single, scores_of, soft_loss
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
@@ -162,7 +162,7 @@ def _hard_loss(student: keras.Model, y: tf.Tensor | None, answers: tf.Tensor) ->
             f"Labels are whole numbers, one a row; these are {y.dtype.name} of shape {tuple(y.shape)}. "
             "One-hot labels become numbers with y.argmax(axis=-1)."
         )
-    return default_loss(student, y).call(y, answers)
+    return default_loss(student, y).call(y, in_single(answers))
 
 
 def _check_settings(temperature: float, soft: float, feature_weight: float) -> None:

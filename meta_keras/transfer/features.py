@@ -9,11 +9,12 @@ import keras
 import tensorflow as tf
 
 from meta_keras.transfer.graph import check_graph, fits, output_of
+from meta_keras.transfer.soft import in_single
 
 
 def feature_loss(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
     """(rows,) the mean squared distance between what two layers give, both (rows, ...) (Formula 5.5)."""
-    apart = tf.square(tf.cast(teacher, student.dtype) - student)
+    apart = tf.square(in_single(teacher) - in_single(student))
     return tf.reduce_mean(apart, axis=tuple(range(1, len(apart.shape))))
 
 

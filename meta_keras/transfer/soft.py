@@ -48,11 +48,15 @@ def scores_of(network: keras.Model, answers: tf.Tensor) -> tf.Tensor:
 
     The logarithm gives back the scores up to a number added to all, which no softmax notices.
     """
-    if answers.dtype.size < 4:
-        answers = tf.cast(answers, tf.float32)
+    answers = in_single(answers)
     if default_loss(network, tf.constant(0)).from_logits:
         return answers
     return tf.math.log(tf.maximum(answers, np.finfo(answers.dtype.as_numpy_dtype).tiny))
+
+
+def in_single(numbers: tf.Tensor) -> tf.Tensor:
+    """The same in single precision, if half precision was too coarse for a loss."""
+    return tf.cast(numbers, tf.float32) if numbers.dtype.size < 4 else numbers
 
 
 def check_temperature(temperature: float) -> None:
