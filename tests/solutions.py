@@ -67,6 +67,16 @@ def pays(with_transfer, from_scratch):
     return "cannot tell" if abs(mean) <= half_width else "yes" if mean > 0 else "no"
 
 
+def soften(p, temperature):
+    powers = np.asarray(p) ** (1 / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def soft_slope(teacher, student, temperature):
+    p, q = (np.exp(scores / temperature) for scores in (teacher, student))
+    return temperature * (q / q.sum() - p / p.sum())
+
+
 RIGHT = {
     "check_chance": lambda ways: 1 / ways,
     "check_cosine": cosine,
@@ -88,6 +98,10 @@ RIGHT = {
     "check_count": count,
     "check_saving": lambda m, n, r: m * n / (r * (m + n)),
     "check_pays": pays,
+    "check_soften": soften,
+    "check_soft_slope": soft_slope,
+    "check_without_head": lambda model: mk.transfer.split_model(model, model.layers[-2].name)[0],
+    "check_stitch": lambda seen_a, seen_b: np.linalg.lstsq(seen_a, seen_b, rcond=None)[0],
 }
 
 WRONG = {
@@ -111,4 +125,10 @@ WRONG = {
     "check_count": lambda model, train: model.count_params(),
     "check_saving": lambda m, n, r: m * n / r,
     "check_pays": lambda with_transfer, from_scratch: "yes" if np.mean(with_transfer) > np.mean(from_scratch) else "no",
+    "check_soften": lambda p, temperature: p / temperature,
+    "check_soft_slope": lambda teacher, student, temperature: (
+        soft_slope(teacher, student, temperature) / temperature**2
+    ),
+    "check_without_head": lambda model: mk.transfer.same_structure(model, [layer.name for layer in model.layers[:-1]]),
+    "check_stitch": lambda seen_a, seen_b: np.eye(seen_a.shape[1]),
 }

@@ -397,3 +397,30 @@ def test_fine_tuning_loses_the_source_and_a_sum_keeps_it():
     kept = added.get_layer("source").model
     np.testing.assert_array_equal(kept(x), source(x))
     assert np.abs(tuned(x) - source(x)).max() > 0.1, "what the source was, the target has forgotten"
+
+
+def test_parts_that_were_trained_apart_fit_only_from_one_start_or_with_a_stitch():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(512, 8)).astype("float32")
+    y = (x @ rng.normal(size=(8, 6))).argmax(axis=1)
+    loss, networks = keras.losses.SparseCategoricalCrossentropy(from_logits=True), []
+    start = mk.networks.mlp(6, input_shape=(8,), hidden=(32,))
+    for begin in (start, start, mk.transfer.same_structure(start)):
+        network = mk.transfer.same_structure(start)
+        network.set_weights(begin.get_weights())
+        network.compile(keras.optimizers.Adam(0.01), loss, jit_compile=False)
+        network.fit(x, y, epochs=8, verbose=0)
+        networks.append(network)
+
+    def accuracy(model):
+        return float(np.mean(np.argmax(model(x), axis=1) == y))
+
+    parts = [mk.transfer.split_model(network, network.layers[0].name) for network in networks]
+    front = parts[0][0]
+    assert min(accuracy(network) for network in networks) > 0.8
+    assert accuracy(mk.transfer.join_models(front, parts[1][1])) > 0.7, "one start, other batches"
+    assert accuracy(mk.transfer.join_models(front, parts[2][1])) < 0.4, "trained apart, recombined as D4 says"
+    seen, wanted = (np.array(part[0](x)) for part in (parts[0], parts[2]))
+    stitch = keras.Sequential([keras.Input((32,)), keras.layers.Dense(32, use_bias=False)])
+    stitch.set_weights([np.linalg.lstsq(seen, wanted, rcond=None)[0]])
+    assert accuracy(mk.transfer.join_models(front, stitch, parts[2][1])) > 0.7, "a linear layer mends it"

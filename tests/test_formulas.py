@@ -356,3 +356,109 @@ def test_formula_3_6_a_product_of_thin_matrices_is_added_to_the_weights():
     layer.lora_kernel_b.assign([[0.5, 3.0]])
     np.testing.assert_allclose(layer.kernel, [[1 + 1, 2 + 6], [3 - 0.5, 4 - 3]])
     np.testing.assert_allclose(model(np.float32([[1, 1]])), np.array([[4.5, 9]]) @ SOURCE_LAYERS[1])
+
+
+TEACHER_Z = np.array([[0.0, np.log(9)], [2.0, -1.0], [0.3, 0.1]])
+STUDENT_Z = np.array([[0.0, 0.0], [1.0, 1.5], [-2.0, 2.0]])
+
+
+@pytest.mark.parametrize(("temperature", "first"), [(1, [0.1, 0.9]), (2, [0.25, 0.75])])
+def test_formula_5_1_soft_labels_are_a_softmax_of_scores_over_the_temperature(temperature, first):
+    identity = keras.Sequential([keras.Input((2,)), keras.layers.Identity()])
+    found = mk.transfer.soft_labels(identity, TEACHER_Z, temperature).numpy()
+    np.testing.assert_allclose(found[0], first, rtol=1e-5)
+    np.testing.assert_allclose(found, softmax(TEACHER_Z / temperature), rtol=1e-5)
+
+
+def test_formula_5_2_the_soft_loss_is_a_divergence_times_the_temperature_squared():
+    found = mk.transfer.soft_loss(tf.constant(TEACHER_Z), tf.constant(STUDENT_Z), 2.0).numpy()
+    assert found[0] == pytest.approx(4 * (0.25 * np.log(0.5) + 0.75 * np.log(1.5)), rel=1e-12)
+    p, q = softmax(TEACHER_Z / 2), softmax(STUDENT_Z / 2)
+    np.testing.assert_allclose(found, 4 * (p * np.log(p / q)).sum(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(
+        mk.transfer.soft_loss(tf.constant(TEACHER_Z), tf.constant(TEACHER_Z + 5), 2.0), 0, atol=1e-12
+    )
+
+
+def soft_slopes(temperature):
+    student = tf.constant(STUDENT_Z)
+    with tf.GradientTape() as tape:
+        tape.watch(student)
+        loss = tf.reduce_sum(mk.transfer.soft_loss(tf.constant(TEACHER_Z), student, temperature))
+    return tape.gradient(loss, student).numpy()
+
+
+def test_formula_5_3_its_slope_is_the_difference_of_soft_labels_times_the_temperature():
+    np.testing.assert_allclose(soft_slopes(2.0)[0], [0.5, -0.5], rtol=1e-12)
+    for temperature in (0.5, 1.0, 7.0):
+        wanted = temperature * (softmax(STUDENT_Z / temperature) - softmax(TEACHER_Z / temperature))
+        np.testing.assert_allclose(soft_slopes(temperature), wanted, rtol=1e-9, atol=1e-12)
+    centred = [scores - scores.mean(axis=1, keepdims=True) for scores in (STUDENT_Z, TEACHER_Z)]
+    np.testing.assert_allclose(soft_slopes(1e4), (centred[0] - centred[1]) / 2, rtol=1e-3)
+
+
+def linear_pair():
+    """A student and a teacher with two layers each, and their weights."""
+    pair = [mk.networks.mlp(2, input_shape=(2,), hidden=(width,), activation="linear") for width in (3, 4)]
+    return pair, [model.get_weights() for model in pair]
+
+
+def test_formula_5_4_the_whole_loss_is_a_weighted_sum():
+    (student, teacher), weights = linear_pair()
+    scores = [(QUERY_X @ w[0] + w[1]) @ w[2] + w[3] for w in weights]
+    p, q = (softmax(z / 3) for z in reversed(scores))
+    soft = 9 * (p * np.log(p / q)).sum(axis=1)
+    hard = -np.log(softmax(scores[0])[np.arange(3), QUERY_Y])
+    distiller = mk.transfer.Distiller(student, teacher, temperature=3.0, soft=0.7)
+    loss = distiller.distil(tf.constant(QUERY_X), tf.constant(QUERY_Y))[1]
+    np.testing.assert_allclose(loss, np.mean(0.7 * soft + 0.3 * hard), rtol=1e-4)
+
+
+def test_formula_5_5_features_are_compared_through_a_linear_map():
+    (student, teacher), weights = linear_pair()
+    names = tuple(model.layers[0].name for model in (student, teacher))
+    plain, hinted = (
+        mk.transfer.Distiller(student, teacher, features=features, feature_weight=2.0) for features in (None, names)
+    )
+    losses = [made.distil(tf.constant(QUERY_X), tf.constant(QUERY_Y))[1] for made in (plain, hinted)]
+    ours, theirs = (QUERY_X @ w[0] + w[1] for w in weights)
+    apart = ours @ hinted.bridge.kernel.numpy() - theirs
+    np.testing.assert_allclose(losses[1] - losses[0], 2 * np.mean(apart**2), rtol=1e-3)
+
+
+def test_formula_5_6_a_network_is_its_parts_one_after_the_other():
+    network = mk.networks.mlp(2, input_shape=(2,), hidden=(3,))
+    kernel, bias, last_kernel, last_bias = network.get_weights()
+    front, back = mk.transfer.split_model(network, network.layers[0].name)
+    seen = np.maximum(QUERY_X @ kernel + bias, 0)
+    np.testing.assert_allclose(front(QUERY_X), seen, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(back(seen), seen @ last_kernel + last_bias, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        mk.transfer.join_models(front, back)(QUERY_X), seen @ last_kernel + last_bias, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_formula_5_7_hidden_units_have_no_order():
+    network = mk.networks.mlp(2, input_shape=(2,), hidden=(5,))
+    kernel, bias, last_kernel, last_bias = (np.float32(w + 0.1) for w in network.get_weights())
+    network.set_weights([kernel, bias, last_kernel, last_bias])
+    answers, order = network(QUERY_X).numpy(), [3, 0, 4, 2, 1]
+    swap = np.eye(5, dtype="float32")[order]
+    shuffled = [kernel @ swap.T, swap @ bias, swap @ last_kernel, last_bias]
+    network.set_weights(shuffled)
+    np.testing.assert_allclose(network(QUERY_X), answers, rtol=1e-5, atol=1e-6)
+    network.set_weights([*shuffled[:2], last_kernel, last_bias])
+    assert not np.allclose(network(QUERY_X), answers, atol=1e-3)
+
+
+def test_formula_5_8_a_stitch_is_a_linear_map_between_two_parts():
+    one, other = (mk.networks.mlp(2, input_shape=(2,), hidden=(3,)) for _ in range(2))
+    kernel, bias, last_kernel, last_bias = one.get_weights()
+    swap = np.eye(3, dtype="float32")[[2, 0, 1]]
+    other.set_weights([kernel @ swap.T, swap @ bias, swap @ last_kernel, last_bias])
+    front, _ = mk.transfer.split_model(one, one.layers[0].name)
+    _, back = mk.transfer.split_model(other, other.layers[0].name)
+    stitch = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    stitch.set_weights([swap.T, np.zeros(3)])
+    answers = mk.transfer.join_models(front, stitch, back)(QUERY_X)
+    np.testing.assert_allclose(answers, one(QUERY_X), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,368 @@
+"""Distillation: the loss is the sum that it says, the student learns by it, and the teacher stays as it is."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from meta_keras import networks
+from meta_keras.transfer import Distiller, same_structure, soft_labels, soft_loss
+
+
+def network(*widths, given=4, classes=3, end=None):
+    rows = [layers.Dense(width, activation="tanh", name=f"hidden_{n}") for n, width in enumerate(widths)]
+    return keras.Sequential([keras.Input((given,)), *rows, layers.Dense(classes, activation=end, name="head")])
+
+
+def data(rows=24, given=4, classes=3, seed=0):
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(rows, given)).astype("float32"), generator.integers(0, classes, rows)
+
+
+def softmax(scores):
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def by_hand(teacher, student, y, temperature, soft):
+    """The rows of the loss, of scores."""
+    p, q = softmax(teacher / temperature), softmax(student / temperature)
+    hard = -np.log(softmax(student)[np.arange(len(y)), y])
+    return soft * temperature**2 * (p * np.log(p / q)).sum(axis=-1) + (1 - soft) * hard
+
+
+def frozen(model):
+    return [np.copy(weight) for weight in model.get_weights()]
+
+
+def same(before, model):
+    return all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+# What is computed
+
+
+@pytest.mark.parametrize("soft", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("temperature", [0.5, 1, 20])
+def test_the_loss_is_that_of_the_paper(temperature, soft):
+    student, teacher = network(), network(5)
+    x, y = data()
+    answers, loss = Distiller(student, teacher, temperature=temperature, soft=soft).distil(x, tf.constant(y))
+    np.testing.assert_array_equal(answers, student(x))
+    rows = by_hand(teacher(x).numpy(), student(x).numpy(), y, temperature, soft)
+    np.testing.assert_allclose(loss, rows.mean(), rtol=1e-4)
+
+
+def test_probabilities_and_scores_are_taught_alike():
+    x, y = data()
+    scores = {role: network(5) for role in ("student", "teacher")}
+    losses = []
+    for ends in ((None, None), (None, "softmax"), ("softmax", None), ("softmax", "softmax")):
+        pair = [network(5, end=end) for end in ends]
+        for model, role in zip(pair, scores, strict=True):
+            model.set_weights(scores[role].get_weights())
+        losses.append(float(Distiller(*pair, temperature=3).distil(x, tf.constant(y))[1]))
+        np.testing.assert_allclose(
+            soft_labels(pair[1], x, 3), softmax(scores["teacher"](x).numpy() / 3), rtol=1e-5, atol=1e-6
+        )
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
+
+
+def test_a_teacher_that_is_very_sure_gives_no_nan_and_is_softened_still():
+    scores = tf.constant([[60.0, 0.0, 0.0, 0.0]])
+    sure = keras.Sequential([keras.Input((4,)), layers.Softmax()])
+    wanted = softmax(scores.numpy() / 20)
+    np.testing.assert_allclose(soft_labels(sure, scores, 20), wanted, rtol=1e-4)
+    student = network(given=4, classes=4, end="softmax")
+    distiller = Distiller(student, sure, soft=1.0)
+    distiller.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+    assert np.isfinite(distiller.fit(1000 * scores, verbose=0).history["loss"]).all()
+    assert all(np.isfinite(weight).all() for weight in student.get_weights())
+
+
+def test_half_precision_is_softened_in_single():
+    keras.config.set_dtype_policy("mixed_float16")
+    model = network(5, end="softmax")
+    assert model(data()[0]).dtype == tf.float16 and soft_labels(model, data()[0], 4).dtype == tf.float32
+
+
+def test_half_precision_learns_as_single_does():
+    x, y = data(8)
+    losses, weights = [], None
+    for policy in ("float32", "mixed_float16"):
+        keras.config.set_dtype_policy(policy)
+        distiller = Distiller(network(5), network(6), features=("hidden_0", "hidden_0"))
+        weights = weights or distiller.get_weights()
+        distiller.set_weights(weights)
+        losses.append(distiller.distil(x, tf.constant(y))[1])
+    assert losses[1].dtype == tf.float32
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-2)
+
+
+def test_soft_labels_go_from_one_class_to_all_alike():
+    scores = np.array([[1.0, 3.0, 2.0]])
+    identity = keras.Sequential([keras.Input((3,)), layers.Identity()])
+    np.testing.assert_allclose(soft_labels(identity, scores, 0.01), [[0, 1, 0]], atol=1e-6)
+    np.testing.assert_allclose(soft_labels(identity, scores, 1e5), np.full((1, 3), 1 / 3), atol=1e-4)
+    np.testing.assert_allclose(soft_labels(identity, scores), softmax(scores), rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 50.0])
+def test_the_slope_of_the_soft_loss_is_the_difference_of_the_soft_labels_times_the_temperature(temperature):
+    generator = np.random.default_rng(0)
+    teacher, student = (tf.constant(generator.normal(size=(6, 5)), tf.float64) for _ in range(2))
+    with tf.GradientTape() as tape:
+        tape.watch(student)
+        loss = tf.reduce_sum(soft_loss(teacher, student, temperature))
+    wanted = temperature * (softmax(student.numpy() / temperature) - softmax(teacher.numpy() / temperature))
+    np.testing.assert_allclose(tape.gradient(loss, student), wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("width", [5, 7])
+def test_features_add_their_mean_squared_distance(width):
+    student, teacher = network(5), network(6, width)
+    x, y = data()
+    plain = Distiller(student, teacher).distil(x, tf.constant(y))[1]
+    distiller = Distiller(student, teacher, features=("hidden_0", "hidden_1"), feature_weight=2.5)
+    answers, loss = distiller.distil(x, tf.constant(y))
+    seen = keras.Model(student.inputs[0], student.layers[0].output)(x).numpy()
+    shown = keras.Model(teacher.inputs[0], teacher.layers[1].output)(x).numpy()
+    seen = seen if distiller.bridge is None else seen @ distiller.bridge.kernel.numpy()
+    assert (distiller.bridge is None) == (width == 5)
+    np.testing.assert_allclose(loss - plain, 2.5 * np.mean((seen - shown) ** 2), rtol=1e-4)
+    np.testing.assert_allclose(answers, student(x), rtol=1e-6)
+
+
+def test_features_of_pictures_are_mapped_place_by_place():
+    student, teacher = (networks.conv4(3, filters=filters, downsample="stride") for filters in (2, 3))
+    ours, theirs = student.layers[5].name, teacher.layers[5].name
+    distiller = Distiller(student, teacher, features=(ours, theirs), soft=0.0)
+    assert distiller.bridge.kernel.shape == (2, 3)
+    x = np.random.default_rng(0).normal(size=(4, 28, 28, 1)).astype("float32")
+    with tf.GradientTape() as tape:
+        _, loss = distiller.distil(x, tf.zeros(4, tf.int32), training=True)
+    slopes = tape.gradient(loss, [*student.layers[0].trainable_variables, distiller.bridge.kernel])
+    assert all(np.isfinite(slope).all() and np.any(slope) for slope in slopes)
+
+
+def test_rows_count_as_their_weights_say():
+    student, teacher = network(), network(5)
+    x, y = data()
+    weight = np.linspace(0, 2, len(y)).astype("float32")
+    distiller = Distiller(student, teacher)
+    distiller.compile("sgd", jit_compile=False)
+    loss = distiller.evaluate(x, y, sample_weight=weight, batch_size=len(y), verbose=0)
+    rows = by_hand(teacher(x).numpy(), student(x).numpy(), y, 4.0, 0.9)
+    np.testing.assert_allclose(loss, np.mean(rows * weight), rtol=1e-4)
+
+
+def test_what_the_layers_of_the_student_add_is_added_and_those_of_the_teacher_are_not():
+    x, y = data()
+    teacher = network(5)
+    teacher.layers[0].kernel_regularizer = teacher.layers[0].kernel.regularizer = keras.regularizers.L2(7.0)
+    student = keras.Sequential([keras.Input((4,)), layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.5))])
+    rows = by_hand(teacher(x).numpy(), student(x).numpy(), y, 4.0, 0.9)
+    extra = 0.5 * np.sum(student.get_weights()[0] ** 2)
+    np.testing.assert_allclose(Distiller(student, teacher).distil(x, tf.constant(y))[1], rows.mean() + extra, rtol=1e-4)
+
+
+# Training
+
+
+@pytest.mark.parametrize("features", [None, ("hidden_0", "batch_norm")])
+def test_the_teacher_is_bit_identical_after_and_runs_as_in_a_test(features):
+    teacher = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(6),
+            layers.BatchNormalization(name="batch_norm"),
+            layers.Dropout(0.5),
+            layers.Dense(3),
+        ]
+    )
+    student = network(5)
+    before, start = frozen(teacher), frozen(student)
+    flags = [v.trainable for v in teacher.variables]
+    distiller = Distiller(student, teacher, features=features)
+    distiller.compile("adam", metrics=["accuracy"], jit_compile=False)
+    x, y = data()
+    answers = teacher(x).numpy()
+    distiller.fit(x, y, epochs=3, batch_size=8, verbose=0)
+    assert same(before, teacher) and not any(np.array_equal(a, b) for a, b in zip(start, frozen(student), strict=True))
+    assert [v.trainable for v in teacher.variables] == flags and teacher.trainable
+    np.testing.assert_array_equal(teacher(x), answers)
+    rows = Distiller(student, teacher, soft=1.0)
+    np.testing.assert_allclose(
+        rows.distil(x, training=True)[1], by_hand(answers, student(x).numpy(), y, 4.0, 1.0).mean(), rtol=1e-4
+    )
+
+
+def test_a_layer_of_the_student_that_is_frozen_stays_to_the_bit():
+    student = network(5)
+    student.layers[0].trainable = False
+    before = frozen(student)
+    distiller = Distiller(student, network(6))
+    distiller.compile("adam", jit_compile=False)
+    distiller.fit(*data(), verbose=0)
+    after = frozen(student)
+    assert all(np.array_equal(a, b) for a, b in zip(before[:2], after[:2], strict=True))
+    assert not np.array_equal(before[2], after[2])
+
+
+def test_a_step_of_fit_is_a_step_of_the_loss_by_hand():
+    student, teacher = network(), network(5)
+    x, y = data(8)
+    kernel, bias = student.get_weights()
+    scores = x @ kernel + bias
+    one_hot = np.eye(3)[y]
+    slope = 0.6 * 2.0 * (softmax(scores / 2) - softmax(teacher(x).numpy() / 2)) + 0.4 * (softmax(scores) - one_hot)
+    distiller = Distiller(student, teacher, temperature=2.0, soft=0.6)
+    distiller.compile(keras.optimizers.SGD(0.5), jit_compile=False)
+    distiller.fit(x, y, batch_size=8, verbose=0)
+    np.testing.assert_allclose(student.get_weights()[0], kernel - 0.5 * x.T @ slope / 8, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(student.get_weights()[1], bias - 0.5 * slope.mean(axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_without_labels_the_student_comes_to_answer_as_its_teacher():
+    teacher, student = network(8), network(8)
+    x, y = data(200)
+    distiller = Distiller(student, teacher, soft=1.0, temperature=1.0)
+    distiller.compile(keras.optimizers.Adam(0.05), metrics=["accuracy"], jit_compile=False)
+    history = distiller.fit(x, batch_size=200, epochs=40, verbose=0).history
+    assert set(history) == {"loss"} and history["loss"][-1] < 0.1 * history["loss"][0]
+    new, _ = data(400, seed=1)
+    agree = np.mean(student(new).numpy().argmax(axis=1) == teacher(new).numpy().argmax(axis=1))
+    assert agree > 0.9
+    right = np.mean(student(x).numpy().argmax(axis=1) == y)
+    loss, accuracy = distiller.evaluate(x, y, verbose=0)
+    assert accuracy == pytest.approx(right, abs=1e-6) and loss < history["loss"][0]
+
+
+def test_the_loss_that_is_reported_is_the_mean_over_all_rows():
+    student, teacher = network(), network(5)
+    x, y = data(20)
+    distiller = Distiller(student, teacher)
+    distiller.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    rows = by_hand(teacher(x).numpy(), student(x).numpy(), y, 4.0, 0.9)
+    assert distiller.fit(x, y, batch_size=8, verbose=0).history["loss"][0] == pytest.approx(rows.mean(), rel=1e-4)
+    assert distiller.evaluate(x, y, batch_size=8, verbose=0) == pytest.approx(rows.mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("end", [None, "softmax"])
+def test_calling_the_distiller_answers_as_the_student(end):
+    student = keras.Sequential([keras.Input((4,)), layers.Dropout(0.5), layers.Dense(3, activation=end)])
+    distiller = Distiller(student, network(5))
+    x, _ = data(50)
+    np.testing.assert_array_equal(distiller(x), student(x))
+    np.testing.assert_allclose(distiller.predict(x, verbose=0), student(x), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(distiller(x, training=True), student(x))
+    assert distiller.student is student and type(student) is keras.Sequential
+
+
+def test_only_the_student_and_the_bridge_are_trained():
+    student, teacher = network(5), network(6)
+    assert Distiller(student, teacher).trainable_variables == student.trainable_variables
+    distiller = Distiller(student, teacher, features=("hidden_0", "hidden_0"))
+    assert distiller.trainable_variables == [*student.trainable_variables, distiller.bridge.kernel]
+    assert distiller.trainable_weights == distiller.trainable_variables
+    distiller.compile("adam", jit_compile=False)
+    before = distiller.bridge.kernel.numpy()
+    distiller.fit(*data(), verbose=0)
+    assert not np.array_equal(before, distiller.bridge.kernel)
+
+
+@pytest.mark.parametrize("features", [None, ("hidden_0", "hidden_0")])
+def test_a_distiller_is_saved_and_goes_on_where_it_was(features, tmp_path):
+    x, y = data()
+    distiller = Distiller(network(5), network(6, end="softmax"), temperature=3, soft=0.5, features=features)
+    distiller.compile(keras.optimizers.Adam(0.01), metrics=["accuracy"], jit_compile=False)
+    distiller.fit(x, y, verbose=0)
+    distiller.save(tmp_path / "distiller.keras")
+    again = keras.models.load_model(tmp_path / "distiller.keras")
+    np.testing.assert_array_equal(again(x), distiller(x))
+    np.testing.assert_array_equal(again.teacher(x), distiller.teacher(x))
+    for model in (distiller, again):
+        model.fit(x, y, shuffle=False, verbose=0)
+    np.testing.assert_allclose(again(x), distiller(x), rtol=1e-5, atol=1e-6)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 0}, "temperature is a positive number; 0 was given"),
+        ({"temperature": -1.0}, "temperature is a positive number; -1.0"),
+        ({"temperature": float("inf")}, "temperature is a positive number; inf"),
+        ({"soft": 1.5}, "soft is a share between 0 and 1; 1.5"),
+        ({"soft": -0.1}, "soft is a share"),
+        ({"feature_weight": -1}, "feature_weight is 0 or more; -1"),
+        ({"features": ("hidden_0", "hidden_9")}, "the layers 'hidden_0', 'head'; there is no 'hidden_9'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Distiller(network(5), network(6), **settings)
+
+
+def test_a_temperature_of_zero_softens_nothing():
+    with pytest.raises(ValueError, match="temperature is a positive number"):
+        soft_labels(network(), data()[0], 0)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "message"),
+    [
+        (lambda: network(classes=3), lambda: network(classes=4), r"output_shape: .* \(None, 3\), .* \(None, 4\)"),
+        (lambda: network(given=2), lambda: network(given=4), r"input_shape: .* \(None, 2\), .* \(None, 4\)"),
+        (lambda: keras.Sequential([layers.Dense(3)]), network, "student must be a built Keras model"),
+        (network, lambda: None, "teacher must be a built Keras model"),
+    ],
+)
+def test_a_pair_that_does_not_fit_is_refused(student, teacher, message):
+    with pytest.raises(ValueError, match=message):
+        Distiller(student(), teacher())
+
+
+def test_features_of_other_places_are_refused_with_both_shapes():
+    student, teacher = (networks.conv4(3, filters=2, downsample=how) for how in ("stride", "pool"))
+    ours, theirs = student.layers[2].name, teacher.layers[2].name
+    with pytest.raises(ValueError, match=rf"'{ours}'.*\(None, 14, 14, 2\), '{theirs}'.*\(None, 28, 28, 2\)"):
+        Distiller(student, teacher, features=(ours, theirs))
+
+
+def test_a_student_that_shares_weights_with_its_teacher_is_refused():
+    teacher = network(5)
+    student = keras.Sequential([keras.Input((4,)), teacher.layers[0], layers.Dense(3)])
+    with pytest.raises(ValueError, match="shares 2 weights with the student, such as '.*hidden_0/bias'"):
+        Distiller(student, teacher)
+    Distiller(same_structure(teacher), teacher)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (None, r"none were given: fit\(x, y\), or Distiller\(soft=1.0\)"),
+        (np.eye(3)[[0, 1, 2, 0]].astype("int32"), r"one a row; these are int32 of shape \(4, 3\)"),
+        (np.zeros(4, "float32"), "whole numbers, one a row; these are float32"),
+    ],
+)
+def test_labels_that_cannot_count_are_refused(y, message):
+    distiller = Distiller(network(), network(5))
+    distiller.compile("adam", jit_compile=False)
+    with pytest.raises(ValueError, match=message):
+        distiller.fit(data(4)[0], y, batch_size=4, verbose=0)
+
+
+def test_labels_may_stand_in_a_column():
+    x, y = data()
+    distiller = Distiller(network(), network(5))
+    flat, column = (distiller.distil(x, tf.constant(labels))[1] for labels in (y, y[:, None]))
+    assert float(flat) == float(column)
+
+
+def test_a_loss_of_the_users_is_refused():
+    with pytest.raises(ValueError, match="has a loss of its own"):
+        Distiller(network(), network(5)).compile("adam", loss="mse")
