@@ -412,7 +412,7 @@ mk.report.Table(rows)
 # %%
 projected = np.array([2, -1, 1])
 assert (np.array([[1, 0, 1], [1, 1, 0]]) @ projected == [3, 1]).all()
-Code(inspect.getsource(ZeroShot.call) + inspect.getsource(ZeroShot._projected), language="python")
+Code(inspect.getsource(ZeroShot.call), language="python")
 
 # %% [markdown]
 # ## A script whose names are descriptions
