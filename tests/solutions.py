@@ -77,6 +77,19 @@ def soft_slope(teacher, student, temperature):
     return temperature * (q / q.sum() - p / p.sum())
 
 
+def best_penalty(scores, y, seen, penalties):
+    def mean(penalty):
+        right = mk.transfer.calibrated(scores, seen, penalty).argmax(axis=1) == y
+        old = np.isin(y, seen)
+        return mk.transfer.harmonic_mean(right[old].mean(), right[~old].mean())
+
+    return max(penalties, key=mean)
+
+
+def coral(a, b):
+    return ((np.cov(a, rowvar=False) - np.cov(b, rowvar=False)) ** 2).sum() / (4 * a.shape[1] ** 2)
+
+
 RIGHT = {
     "check_chance": lambda ways: 1 / ways,
     "check_cosine": cosine,
@@ -86,6 +99,9 @@ RIGHT = {
     "check_largest_rate": lambda c: 2 / c,
     "check_momentum": momentum,
     "check_warm_up": lambda step, rate, length: rate * min(step / length, 1),
+    "check_coral": coral,
+    "check_missing": lambda descriptions, seen: np.flatnonzero(~descriptions[seen].any(axis=0)),
+    "check_best_penalty": best_penalty,
     "check_rows_of_a_task": lambda task, examples: np.arange(task * examples, (task + 1) * examples),
     "check_through_the_step": lambda w, a, b, rate: 2 * (w - 2 * rate * (w - a) - b) * (1 - 2 * rate),
     "check_only_the_head": only_the_head,
@@ -113,6 +129,9 @@ WRONG = {
     "check_largest_rate": lambda c: 1 / c,
     "check_momentum": lambda gradient, x, steps, rate, beta: x - steps * rate * gradient(x),
     "check_warm_up": lambda step, rate, length: rate * step / length,
+    "check_coral": lambda a, b: ((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum(),
+    "check_missing": lambda descriptions, seen: np.flatnonzero(descriptions[seen].any(axis=0)),
+    "check_best_penalty": lambda scores, y, seen, penalties: penalties[-1],
     "check_rows_of_a_task": lambda task, examples: np.arange(task, task + examples),
     "check_through_the_step": lambda w, a, b, rate: 2 * (w - 2 * rate * (w - a) - b),
     "check_only_the_head": lambda: mk.MetaLearner(5),

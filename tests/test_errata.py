@@ -1,5 +1,6 @@
 """The faults of the documents, each shown to be one, and the cure beside it. The rows stand in chapters/README.md."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -49,6 +50,23 @@ def test_chapter_01_draws_the_missing_picture():
         assert word in part
     everything = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "chapters/src").glob("*.py"))
     assert "yourusername" not in everything
+
+
+def test_a_class_never_seen_must_be_described():
+    rng = np.random.default_rng(0)
+    pictures_of_unseen, truth = rng.normal(size=(60, 4)).astype("float32"), np.arange(60) % 3
+    untold = mk.networks.mlp(3, input_shape=(4,))(pictures_of_unseen).numpy().argmax(axis=1)
+    orders = [np.array(order) for order in itertools.permutations(range(3))]
+    right = [(untold == order[truth]).mean() for order in orders]
+    assert np.mean(right) == pytest.approx(1 / 3), "its answers do not depend on what the classes are called"
+
+    learner = mk.transfer.ZeroShot(mk.networks.mlp(5, input_shape=(4,)), descriptions=np.eye(6)[:4])
+    described = rng.normal(size=(3, 6))
+    answers = learner.classify(pictures_of_unseen, described)
+    assert len(set(answers)) > 1
+    for order in orders:
+        told = learner.classify(pictures_of_unseen, described[order])
+        np.testing.assert_array_equal(order[told], answers, "swapped descriptions swap the answers")
 
 
 def test_requirements_name_what_is_needed():

@@ -203,6 +203,80 @@ def linear_hessian(x):
     return 2 * x.T @ x / len(x)
 
 
+DOMAINS = np.random.default_rng(6).normal(size=(2, 7, 3)) * [[[1.0]], [[2.0]]]
+
+
+def features_as_inputs(method, weight):
+    layers = [keras.layers.Dense(3, name="features"), keras.layers.Dense(2)]
+    network = keras.Sequential([keras.Input((3,)), *layers])
+    learner = mk.transfer.DomainAdaptation(network, layer="features", method=method, weight=weight, hidden=4)
+    network.get_layer("features").set_weights([np.eye(3), np.zeros(3)])
+    return learner
+
+
+def entropy_of_the_source(learner, source, y):
+    kernel, bias = learner.network.layers[-1].get_weights()
+    return -np.log(softmax(source @ kernel + bias)[np.arange(len(y)), y]).mean()
+
+
+def test_formula_6_1_coral_is_the_distance_of_covariances():
+    centred = DOMAINS - DOMAINS.mean(axis=1, keepdims=True)
+    covariances = [rows.T @ rows / 6 for rows in centred]
+    by_hand = ((covariances[0] - covariances[1]) ** 2).sum() / (4 * 3**2)
+    np.testing.assert_allclose(mk.transfer.coral_loss(*map(tf.constant, DOMAINS)), by_hand, rtol=1e-10)
+
+
+def test_formula_6_2_the_loss_of_the_source_and_that_of_the_domains():
+    learner, y = features_as_inputs("coral", 0.4), np.array([0, 1, 0, 1, 1, 0, 0])
+    apart = ((np.cov(DOMAINS[0], rowvar=False) - np.cov(DOMAINS[1], rowvar=False)) ** 2).sum() / 36
+    by_hand = entropy_of_the_source(learner, DOMAINS[0], y) + 0.4 * apart
+    learner.compile(keras.optimizers.SGD(0.0))
+    loss = learner.fit(tuple(DOMAINS.astype("float32")), y, batch_size=7, shuffle=False, verbose=0).history["loss"][0]
+    assert loss == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_formula_6_3_reversal_changes_nothing_forward_and_the_sign_backward():
+    x = tf.Variable(DOMAINS[0])
+    with tf.GradientTape() as tape:
+        given = mk.transfer.GradientReversal(0.3, dtype="float64")(x)
+        height = tf.reduce_sum(given**3)
+    np.testing.assert_array_equal(given, DOMAINS[0])
+    np.testing.assert_allclose(tape.gradient(height, x), -0.3 * 3 * DOMAINS[0] ** 2, rtol=1e-12)
+
+
+def test_formula_6_4_the_critic_goes_down_its_loss_and_the_features_go_up():
+    learner, y = features_as_inputs("reversal", 0.4), np.array([0, 1, 0, 1, 1, 0, 0])
+    (first, _), (last, _) = (layer.get_weights() for layer in learner.critic.layers[1:])
+    rows, domain = DOMAINS.reshape(14, 3), np.repeat([0.0, 1.0], 7)[:, None]
+    hidden = np.maximum(rows @ first, 0)
+    wrong = (1 / (1 + np.exp(-hidden @ last)) - domain) / 14
+    within = wrong @ last.T * (hidden > 0)
+    critic, features = rows.T @ within, rows.T @ (within @ first.T)
+    kernel, _ = learner.network.layers[-1].get_weights()
+    of_source = DOMAINS[0].T @ ((softmax(DOMAINS[0] @ kernel) - np.eye(2)[y]) / 7 @ kernel.T)
+    learner.compile(keras.optimizers.SGD(1.0))
+    learner.fit(tuple(DOMAINS.astype("float32")), y, batch_size=7, shuffle=False, verbose=0)
+    moved = np.eye(3) - learner.network.layers[0].get_weights()[0]
+    np.testing.assert_allclose(moved, of_source - 0.4 * features, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(first - learner.critic.layers[1].get_weights()[0], 0.4 * critic, rtol=1e-4, atol=1e-5)
+
+
+def test_formula_6_5_a_score_is_the_projection_times_the_description():
+    encoder = keras.Sequential([keras.Input((2,)), keras.layers.Identity()])
+    learner = mk.transfer.ZeroShot(encoder, descriptions=[[1, 0, 1], [1, 1, 0]])
+    learner.projection.set_weights([np.array([[1.0, 0, 2], [0, 1, 1]]), np.array([0.0, 0, -2])])
+    np.testing.assert_allclose(learner(np.float32([[2, -1]])), [[3, 1]], err_msg="projected to (2, -1, 1)")
+
+
+def test_formula_6_6_the_harmonic_mean_of_two_accuracies():
+    assert mk.transfer.harmonic_mean(0.9, 0.1) == pytest.approx(2 * 0.09 / 1.0)
+
+
+def test_formula_6_7_the_seen_classes_give_up_a_constant():
+    found = mk.transfer.calibrated(np.array([[2.0, 1.5, 0.0]]), [0, 2], 1.0)
+    np.testing.assert_allclose(found, [[1.0, 1.5, -1.0]])
+
+
 def test_formula_10_1_steps_on_the_support_loss():
     rule = mk.rules.GradientDescent(0.1, steps=3)
     assert theta_after(learner_of_weights(rule, 0.0), [[1]], [[2]]) == pytest.approx(2 - 2 * 0.8**3)

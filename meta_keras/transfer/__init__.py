@@ -2,22 +2,32 @@
 
 from meta_keras.transfer.adapters import Frozen, with_low_rank, with_residual
 from meta_keras.transfer.distill import Distiller
+from meta_keras.transfer.domain import DomainAdaptation, GradientReversal, coral_loss, pair_domains
 from meta_keras.transfer.features import extract_features, feature_extractor
 from meta_keras.transfer.finetune import fine_tune, freeze
 from meta_keras.transfer.soft import soft_labels, soft_loss
 from meta_keras.transfer.structure import join_models, same_structure, split_model
 from meta_keras.transfer.weights import Transfer, blend_weights, transfer_weights
+from meta_keras.transfer.zero_shot import ZeroShot, calibrated, describe_names, harmonic_mean
 
 __all__ = [
     "Distiller",
+    "DomainAdaptation",
     "Frozen",
+    "GradientReversal",
     "Transfer",
+    "ZeroShot",
     "blend_weights",
+    "calibrated",
+    "coral_loss",
+    "describe_names",
     "extract_features",
     "feature_extractor",
     "fine_tune",
     "freeze",
+    "harmonic_mean",
     "join_models",
+    "pair_domains",
     "same_structure",
     "soft_labels",
     "soft_loss",

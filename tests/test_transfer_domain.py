@@ -1,0 +1,302 @@
+"""Domain adaptation: the turned gradient, the loss of covariances, pairs of batches, and the learner."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from meta_keras.transfer import DomainAdaptation, GradientReversal, coral_loss, pair_domains
+
+RNG = np.random.default_rng(0)
+
+
+def two_domains(count=120, seed=0):
+    """Three classes in a plane; the target has another place and size, and keeps the classes."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(count) % 3
+    x = np.float32([[0, 3], [3, 0], [-3, -3]])[y] + rng.normal(size=(count, 2)).astype("float32")
+    return x, y, 0.5 * x + 2
+
+
+# Gradient reversal
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 2.0])
+@pytest.mark.parametrize("compiled", ["eager", "function", "xla"])
+def test_what_is_below_a_reversal_gets_the_gradient_turned_around(strength, compiled):
+    layer = GradientReversal(strength, dtype="float64")
+    x = tf.Variable(RNG.normal(size=(4, 3)))
+
+    def slope():
+        with tf.GradientTape() as tape:
+            height = tf.reduce_sum(tf.sin(layer(x)))
+        return height, tape.gradient(height, x)
+
+    if compiled != "eager":
+        slope = tf.function(slope, jit_compile=compiled == "xla")
+    height, gradient = slope()
+    np.testing.assert_allclose(height, np.sin(x.numpy()).sum(), rtol=1e-12)
+    np.testing.assert_allclose(gradient, -strength * np.cos(x.numpy()), rtol=1e-12, atol=1e-15)
+
+
+def test_what_is_above_a_reversal_learns_as_ever():
+    w = tf.Variable(2.0)
+    with tf.GradientTape() as tape:
+        height = w * GradientReversal()(tf.constant(3.0))
+    assert tape.gradient(height, w) == 3
+
+
+def test_a_reversal_is_saved_with_its_strength(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), GradientReversal(0.25), keras.layers.Dense(1)])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.layers[0].strength == 0.25
+    np.testing.assert_array_equal(loaded(np.ones((1, 2))), model(np.ones((1, 2))))
+
+
+def test_a_reversal_refuses_to_turn_twice():
+    with pytest.raises(ValueError, match="0 or more is needed.*-1"):
+        GradientReversal(-1)
+
+
+# CORAL
+
+
+@pytest.mark.parametrize(("rows", "others", "width"), [(2, 2, 1), (5, 9, 3), (40, 7, 8)])
+def test_coral_is_numpys_difference_of_covariances(rows, others, width):
+    rng = np.random.default_rng(rows)
+    a, b = rng.normal(size=(rows, width)), 1 + 2 * rng.normal(size=(others, width))
+    apart = np.cov(a, rowvar=False) - np.cov(b, rowvar=False)
+    expected = (apart**2).sum() / (4 * width**2)
+    np.testing.assert_allclose(coral_loss(tf.constant(a), tf.constant(b)), expected, rtol=1e-10)
+
+
+def test_coral_sees_how_features_vary_and_not_where_they_lie():
+    a = tf.constant(RNG.normal(size=(20, 4)))
+    assert float(coral_loss(a, a[::-1] + 7)) < 1e-20
+    assert float(coral_loss(a, 2 * a)) > 0.1
+
+
+def test_the_gradient_of_coral_is_that_of_differences():
+    a, b = (tf.Variable(RNG.normal(size=(5, 3))) for _ in range(2))
+    with tf.GradientTape() as tape:
+        loss = coral_loss(a, b)
+    slopes = tape.gradient(loss, [a, b])
+    step = 1e-5
+    for variable, slope in zip((a, b), slopes, strict=True):
+        ahead = RNG.normal(size=(5, 3))
+        variable.assign_add(step * ahead)
+        up = coral_loss(a, b)
+        variable.assign_sub(2 * step * ahead)
+        down = coral_loss(a, b)
+        variable.assign_add(step * ahead)
+        np.testing.assert_allclose((slope.numpy() * ahead).sum(), (up - down) / (2 * step), rtol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (5, 3, 1)])
+def test_coral_names_the_shapes_that_do_not_fit(shape):
+    with pytest.raises(ValueError, match=r"\(4, 3\) and \(5, "):
+        coral_loss(tf.zeros((4, 3)), tf.zeros(shape))
+
+
+# Pairs of batches
+
+
+@pytest.mark.parametrize(("ours", "theirs", "batch"), [(6, 4, 2), (5, 12, 3), (3, 2, 8)])
+def test_each_domain_is_gone_through_whole_before_it_begins_anew(ours, theirs, batch):
+    source, target = np.arange(ours), np.arange(theirs) + 100
+    pairs = pair_domains(source[:, None], 10 * source, target[:, None], batch_size=batch, seed=4)
+    steps = list(pairs.take(-(-3 * ours * theirs // batch)))
+    seen = np.concatenate([ours_x for (ours_x, _), _ in steps]).ravel()
+    others = np.concatenate([theirs_x for (_, theirs_x), _ in steps]).ravel()
+    labels = np.concatenate([labels for _, labels in steps])
+    np.testing.assert_array_equal(labels, 10 * seen)
+    for found, all_of_them in ((seen, source), (others, target)):
+        rounds = [found[i : i + len(all_of_them)] for i in range(0, 3 * len(all_of_them), len(all_of_them))]
+        assert all(sorted(one) == all_of_them.tolist() for one in rounds)
+        assert len({tuple(one) for one in rounds}) > 1, "every round has an order of its own"
+
+
+def test_pairs_are_the_same_for_the_same_seed_and_dealt_independently_in_the_two_domains():
+    x = np.arange(50)[:, None]
+    batches = []
+    for seed in (1, 1, 2):
+        keras.utils.set_random_seed(len(batches))
+        batches.append([part.numpy() for part in next(iter(pair_domains(x, x[:, 0], x, batch_size=50, seed=seed)))[0]])
+    np.testing.assert_array_equal(batches[0], batches[1])
+    assert not np.array_equal(batches[0][0], batches[2][0])
+    assert np.mean(batches[0][0] == batches[0][1]) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("source", "labels", "target", "message"),
+    [
+        ((4, 2), 3, (5, 2), "4 examples with 3 labels in the source, and 5 in the target"),
+        ((4, 2), 4, (0, 2), "and 0 in the target"),
+        ((4, 8, 8, 1), 4, (4, 9, 8, 1), r"\(8, 8, 1\), those of the target \(9, 8, 1\)"),
+    ],
+)
+def test_pairs_say_what_does_not_fit(source, labels, target, message):
+    with pytest.raises(ValueError, match=message):
+        pair_domains(np.zeros(source), np.zeros(labels), np.zeros(target))
+
+
+# The learner
+
+
+def losses_by_hand(learner, x, y, target):
+    """The loss of the source and that of the domains, in plain operations, with no reversal."""
+    (ours, scores), (theirs, _) = learner.with_features(x), learner.with_features(target)
+    entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, scores)
+    if learner.method != "reversal":
+        return entropy, coral_loss(ours, theirs) if learner.method else tf.constant(0.0)
+    _, hidden, last = learner.critic.layers
+    ours, theirs = last(hidden(ours)), last(hidden(theirs))
+    return entropy, tf.reduce_mean(tf.concat([tf.math.softplus(ours), tf.math.softplus(-theirs)], axis=0))
+
+
+def learner_of(method, weight=0.7):
+    return DomainAdaptation(small_network(), layer="dense_1", method=method, weight=weight, hidden=5)
+
+
+def small_network():
+    layers = [keras.layers.Dense(width, activation="tanh", name=f"dense_{n}") for n, width in enumerate((6, 4))]
+    return keras.Sequential([keras.Input((2,)), *layers, keras.layers.Dense(3, name="head")])
+
+
+@pytest.mark.parametrize("method", ["coral", "reversal", None])
+def test_the_loss_is_that_of_the_source_and_the_weighted_loss_of_the_domains(method):
+    x, y, target = two_domains(30)
+    learner = learner_of(method)
+    learner.compile(keras.optimizers.SGD(0.0))
+    history = learner.fit((x, target), y, batch_size=30, verbose=0).history
+    ours, apart = losses_by_hand(learner, x, y, target)
+    assert history["loss"][0] == pytest.approx(float(ours + 0.7 * apart), rel=1e-5)
+    right = learner.predict(x, verbose=0).argmax(axis=1) == y
+    assert history["accuracy"][0] == pytest.approx(right.mean())
+
+
+@pytest.mark.parametrize("method", ["coral", "reversal", None])
+def test_a_step_goes_down_both_losses_and_with_reversal_up_that_of_the_domains(method):
+    x, y, target = two_domains(30)
+    learner = learner_of(method)
+    learner.compile(keras.optimizers.SGD(0.1))
+    kernels = [learner.network.layers[0].kernel] + ([learner.critic.layers[1].kernel] if learner.critic else [])
+    with tf.GradientTape(persistent=True) as tape:
+        ours, apart = losses_by_hand(learner, x, y, target)
+        below = ours - 0.7 * apart if method == "reversal" else ours + 0.7 * apart
+        above = 0.7 * apart
+    slopes = [tape.gradient(loss, kernel.value) for loss, kernel in zip((below, above), kernels, strict=False)]
+    expected = [kernel.numpy() - 0.1 * slope.numpy() for kernel, slope in zip(kernels, slopes, strict=True)]
+    learner.fit((x, target), y, batch_size=30, verbose=0)
+    for kernel, value in zip(kernels, expected, strict=True):
+        np.testing.assert_allclose(kernel.numpy(), value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["coral", "reversal", None])
+def test_a_learner_answers_as_its_network_and_keeps_that_through_a_file(method, tmp_path):
+    x, y, target = two_domains(30)
+    learner = learner_of(method, weight=0.3)
+    learner.compile()
+    learner.fit(pair_domains(x, y, target), steps_per_epoch=2, verbose=0)
+    np.testing.assert_array_equal(learner(x), learner.network(x))
+    learner.save(tmp_path / "learner.keras")
+    loaded = keras.saving.load_model(tmp_path / "learner.keras")
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), learner.predict(x, verbose=0))
+    assert (loaded.layer, loaded.method, loaded.weight, loaded.hidden) == ("dense_1", method, 0.3, 5)
+    assert len(loaded.weights) == len(learner.weights) == 6 + 4 * (method == "reversal")
+    loaded.fit(pair_domains(x, y, target), steps_per_epoch=1, verbose=0)
+
+
+def apart(learner, x, target):
+    """How far the features lie apart: by covariance, and by their means, in deviations."""
+    ours, theirs = (learner.with_features(rows)[0].numpy() for rows in (x, target))
+    means = np.linalg.norm(ours.mean(axis=0) - theirs.mean(axis=0)) / ours.std()
+    return {"coral": float(coral_loss(ours, theirs)), "reversal": means}
+
+
+@pytest.mark.parametrize(("method", "weight", "gain"), [("coral", 10.0, 0.05), ("reversal", 1.0, -0.05)])
+def test_adapting_brings_the_domains_together_and_coral_gets_more_of_the_target_right(method, weight, gain):
+    x, y, target = two_domains(300)
+    if method == "reversal":  # a class is told by the first number; the second says nothing, and moves
+        x = np.stack([4.0 * (y - 1), np.zeros(300)], axis=1) + RNG.normal(size=(300, 2))
+        target = x + [0, 5]
+    reached, distance = [], []
+    for chosen in (None, method):
+        keras.utils.set_random_seed(1)
+        learner = learner_of(chosen, weight)
+        learner.compile(keras.optimizers.Adam(0.02), steps_per_execution=100)
+        learner.fit(pair_domains(x, y, target, seed=1), steps_per_epoch=200, verbose=0)
+        reached.append((learner.predict(target, verbose=0).argmax(axis=1) == y).mean())
+        distance.append(apart(learner, x, target)[method])
+    assert distance[1] < 0.5 * distance[0] and reached[1] > reached[0] + gain, (distance, reached)
+
+
+def test_without_a_method_the_target_is_not_looked_at():
+    x, y, target = two_domains(40)
+    answers = []
+    for others in (target, target + 50):
+        keras.utils.set_random_seed(3)
+        learner = learner_of(None)
+        learner.compile()
+        learner.fit(pair_domains(x, y, others), steps_per_epoch=3, verbose=0)
+        answers.append(learner.predict(x, verbose=0))
+    np.testing.assert_array_equal(*answers)
+
+
+def test_batch_normalisation_sees_both_domains_in_one_batch():
+    x, y, target = two_domains(40)
+    layers = [keras.layers.BatchNormalization(momentum=0.0), keras.layers.Dense(4, name="features")]
+    network = keras.Sequential([keras.Input((2,)), *layers, keras.layers.Dense(3)])
+    learner = DomainAdaptation(network, layer="features")
+    learner.compile()
+    learner.fit((x, target), y, batch_size=40, verbose=0)
+    np.testing.assert_allclose(network.layers[0].moving_mean, np.concatenate([x, target]).mean(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("make", ["functional", "softmax"])
+def test_the_loss_fits_what_the_network_gives(make):
+    x, y, target = two_domains(20)
+    network = small_network()
+    if make == "softmax":
+        network.add(keras.layers.Softmax())
+    else:
+        network = keras.Model(network.inputs[0], network.outputs[0])
+    learner = DomainAdaptation(network, layer="dense_1", method=None)
+    learner.compile(keras.optimizers.SGD(0.0))
+    loss = learner.fit((x, target), y, batch_size=20, verbose=0).history["loss"][0]
+    chances = network(x) if make == "softmax" else tf.nn.softmax(network(x))
+    assert loss == pytest.approx(-np.log(chances.numpy()[np.arange(20), y]).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layer": "dense"}, "no layer 'dense'; it has dense_0, dense_1, head"),
+        ({"layer": "dense_1", "method": "mmd"}, "'coral', 'reversal', None.*'mmd' was given"),
+        ({"layer": "dense_1", "weight": -1.0}, "0 or more is needed; -1.0 was given"),
+    ],
+)
+def test_a_learner_says_what_it_cannot_do(options, message):
+    with pytest.raises(ValueError, match=message):
+        DomainAdaptation(small_network(), **options)
+
+
+def test_a_learner_says_which_networks_and_features_it_takes():
+    pictures = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3, name="conv"), keras.layers.Flatten()]
+    )
+    with pytest.raises(ValueError, match=r"'conv' gives \(None, 6, 6, 2\). Choose a layer after a Flatten"):
+        DomainAdaptation(pictures, layer="conv")
+    with pytest.raises(ValueError, match="built Sequential or functional model"):
+        DomainAdaptation(keras.Sequential([keras.layers.Dense(1, name="dense")]), layer="dense")
+
+
+def test_training_needs_pairs_of_one_shape():
+    x, y, _ = two_domains(20)
+    learner = learner_of("coral")
+    learner.compile()
+    with pytest.raises(ValueError, match="pair_domains makes such batches"):
+        learner.fit(x, y, verbose=0)
+    with pytest.raises(ValueError, match=r"source have \(2,\), those of the target \(3,\)"):
+        learner.fit((x, np.zeros((20, 3), "float32")), y, verbose=0)
