@@ -666,7 +666,7 @@ mk.report.Table([*rows, {"descriptions": "chance", "which of two": 0.5}])
 # $$H = \frac{2 A_{\text{seen}} A_{\text{unseen}}}{A_{\text{seen}} + A_{\text{unseen}}} \qquad \text{(Formula 6.6)}$$
 
 # %% [markdown]
-# A simple cure is to **calibrate** (校准) the scores: take a constant $\gamma$ from those of all seen classes.
+# A simple cure is to **calibrate** (校准) the scores: take a constant $\delta$ from those of all seen classes.
 #
 # $$F'(x, k) = F(x, a_k) - \delta \cdot [k \text{ was seen}] \qquad \text{(Formula 6.7)}$$
 
