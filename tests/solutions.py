@@ -52,6 +52,20 @@ def reptile(theta, centres, alpha, steps, epsilon):
     return theta + epsilon * (np.mean(ends) - theta)
 
 
+def best_amount(curvatures, centres, source, fresh, alpha, steps):
+    left = (1 - 2 * alpha * curvatures) ** steps
+    return (np.average(centres, weights=curvatures * left**2) - fresh) / (source - fresh)
+
+
+def amount_slope(omega, source, fresh, upstream):
+    amount = 1 / (1 + np.exp(-omega))
+    return amount * (1 - amount) * np.sum((source - fresh) * upstream)
+
+
+def a_quarter(source, **more):
+    return mk.transfer.Strategy(source, 0.1, layers="first", amount=0.25, **more)
+
+
 RIGHT = {
     "check_chance": lambda ways: 1 / ways,
     "check_cosine": cosine,
@@ -69,6 +83,10 @@ RIGHT = {
     "check_best_start": best_start,
     "check_reptile": reptile,
     "check_leash": lambda theta, c, strength: (2 * c + strength * theta) / (2 + strength),
+    "check_omega_for": lambda amount: np.log(amount / (1 - amount)),
+    "check_best_amount": best_amount,
+    "check_slope": amount_slope,
+    "check_fixed": lambda source: a_quarter(source, learn=False),
 }
 
 WRONG = {
@@ -88,4 +106,8 @@ WRONG = {
     "check_best_start": lambda curvatures, centres, alpha: np.average(centres, weights=curvatures),
     "check_reptile": lambda theta, centres, alpha, steps, epsilon: theta + epsilon * (centres.mean() - theta),
     "check_leash": lambda theta, c, strength: (c + strength * theta) / (1 + strength),
+    "check_omega_for": lambda amount: amount,
+    "check_best_amount": lambda curvatures, centres, source, *_: np.average(centres, weights=curvatures) / source,
+    "check_slope": lambda omega, source, fresh, upstream: np.sum((source - fresh) * upstream),
+    "check_fixed": a_quarter,
 }
