@@ -63,7 +63,7 @@ def amount_slope(omega, source, fresh, upstream):
 
 
 def a_quarter(source, **more):
-    return mk.transfer.Strategy(source, 0.1, layers="first", amount=0.25, **more)
+    return mk.transfer.Strategy(source, 0.1, layers="head", amount=0.25, **more)
 
 
 RIGHT = {

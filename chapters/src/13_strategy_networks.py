@@ -865,23 +865,16 @@ def check_slope(slope):
 
 
 # %% [markdown]
-# **4. A fixed strategy.** Write `rule(source)`: the strategy that takes a quarter of the layer `"first"`, leaves
+# **4. A fixed strategy.** Write `rule(source)`: the strategy that takes a quarter of the layer `"head"`, leaves
 # all others fresh, and learns nothing.
 
 
 # %%
 def check_fixed(rule):
-    def dense(value):
-        layers = [
-            keras.layers.Dense(2, name=name, kernel_initializer="ones") for name in ("first", "head")
-        ]
-        model = keras.Sequential([keras.Input((2,)), *layers])
-        model.set_weights([value * weight for weight in model.get_weights()])
-        return model
-
-    made = rule(dense(8.0))
-    mk.MetaLearner(network=dense(4.0), rule=made)
-    assert made.amounts() == {"first": 0.25}, f"the amounts are {made.amounts()}"
+    source, network = (mk.networks.mlp(2, hidden=(4,)) for _ in range(2))
+    made = rule(source)
+    mk.MetaLearner(network=network, rule=made)
+    assert made.amounts() == {"head": 0.25}, f"the amounts are {made.amounts()}"
     assert not made.trainable_variables, "it still learns"
     print("Right.")
 
