@@ -90,6 +90,20 @@ def coral(a, b):
     return ((np.cov(a, rowvar=False) - np.cov(b, rowvar=False)) ** 2).sum() / (4 * a.shape[1] ** 2)
 
 
+def best_amount(curvatures, centres, source, fresh, alpha, steps):
+    left = (1 - 2 * alpha * curvatures) ** steps
+    return (np.average(centres, weights=curvatures * left**2) - fresh) / (source - fresh)
+
+
+def amount_slope(omega, source, fresh, upstream):
+    amount = 1 / (1 + np.exp(-omega))
+    return amount * (1 - amount) * np.sum((source - fresh) * upstream)
+
+
+def a_quarter(source, **more):
+    return mk.transfer.Strategy(source, 0.1, layers="head", amount=0.25, **more)
+
+
 RIGHT = {
     "check_chance": lambda ways: 1 / ways,
     "check_cosine": cosine,
@@ -118,6 +132,10 @@ RIGHT = {
     "check_soft_slope": soft_slope,
     "check_without_head": lambda model: mk.transfer.split_model(model, model.layers[-2].name)[0],
     "check_stitch": lambda seen_a, seen_b: np.linalg.lstsq(seen_a, seen_b, rcond=None)[0],
+    "check_omega_for": lambda amount: np.log(amount / (1 - amount)),
+    "check_best_amount": best_amount,
+    "check_slope": amount_slope,
+    "check_fixed": lambda source: a_quarter(source, learn=False),
 }
 
 WRONG = {
@@ -150,4 +168,8 @@ WRONG = {
     ),
     "check_without_head": lambda model: mk.transfer.same_structure(model, [layer.name for layer in model.layers[:-1]]),
     "check_stitch": lambda seen_a, seen_b: np.eye(seen_a.shape[1]),
+    "check_omega_for": lambda amount: amount,
+    "check_best_amount": lambda curvatures, centres, source, *_: np.average(centres, weights=curvatures) / source,
+    "check_slope": lambda omega, source, fresh, upstream: np.sum((source - fresh) * upstream),
+    "check_fixed": a_quarter,
 }

@@ -442,3 +442,67 @@ def test_parts_that_were_trained_apart_fit_only_from_one_start_or_with_a_stitch(
     stitch = keras.Sequential([keras.Input((32,)), keras.layers.Dense(32, use_bias=False)])
     stitch.set_weights([np.linalg.lstsq(seen, wanted, rcond=None)[0]])
     assert accuracy(mk.transfer.join_models(front, stitch, parts[2][1])) > 0.7, "a linear layer mends it"
+
+
+def printed_policy():
+    """D5's strategy network, and the gradients of its loss: for source and target, inputs and labels."""
+    keras.utils.set_random_seed(0)
+    policy = mk.networks.mlp(1, input_shape=(10,), hidden=(128,))
+
+    @tf.function
+    def gradients(source_data, source_labels, target_data, target_labels):
+        with tf.GradientTape() as tape:
+            source_loss = tf.reduce_mean((policy(source_data) - source_labels) ** 2)
+            target_loss = tf.reduce_mean((policy(target_data) - target_labels) ** 2)
+            loss = source_loss + target_loss
+        return tape.gradient(loss, policy.trainable_variables)
+
+    return policy, gradients
+
+
+def test_the_printed_strategy_network_fits_noise_and_answers_worse_than_a_constant():
+    policy, gradients = printed_policy()
+    optimizer, normal = keras.optimizers.Adam(), tf.random.normal
+    new, labels = normal((20_000, 10)), normal((20_000, 1))
+    for _ in range(100):
+        noise = [normal(shape) for shape in [(100, 10), (100, 1)] * 2]
+        optimizer.apply(gradients(*noise), policy.trainable_variables)
+    after, constant = tf.reduce_mean((policy(new) - labels) ** 2), tf.reduce_mean(labels**2)
+    assert float(after) > float(constant), "its inputs say nothing of the labels; their mean is the best answer"
+    weights = tf.ones((10, 1))
+    for _ in range(100):
+        x = [normal((100, 10)) for _ in range(2)]
+        optimizer.apply(gradients(x[0], x[0] @ weights, x[1], x[1] @ weights), policy.trainable_variables)
+    assert tf.reduce_mean((policy(new) - new @ weights) ** 2) < 0.9 * tf.reduce_mean((new @ weights) ** 2), (
+        "it could learn"
+    )
+
+
+def test_the_printed_strategy_network_cannot_tell_source_from_target():
+    _, gradients = printed_policy()
+    source, target = ([tf.random.normal((100, 10)), tf.random.normal((100, 1))] for _ in range(2))
+    for one, other in zip(gradients(*source, *target), gradients(*target, *source), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+    def one_weight(value):
+        network = one_weight_learner(mk.rules.GradientDescent(0.1)).network
+        network.set_weights([np.array([[value]])])
+        return network
+
+    slopes = []
+    for given, fresh in ((4.0, 0.0), (0.0, 4.0)):
+        learner = mk.MetaLearner(network=one_weight(fresh), rule=mk.transfer.Strategy(one_weight(given), 0.1))
+        learner.compile(loss="mse")
+        *inputs, query_y = at_one([[2]], [[3]])
+        slopes.append(float(learner.meta_gradients(tuple(inputs), query_y)[2][1][-1][0]))
+    assert slopes[0] == pytest.approx(-slopes[1]) and slopes[0] < -0.1, (
+        "a strategy takes more of the one that is the source"
+    )
+
+
+def test_the_printed_strategy_network_answers_examples_and_says_nothing_of_transfer():
+    policy, _ = printed_policy()
+    assert policy(tf.ones((7, 10))).shape == (7, 1), "an answer for each example"
+    rule = mk.transfer.Strategy(mk.networks.mlp(1), 0.1)
+    mk.MetaLearner(network=mk.networks.mlp(1), rule=rule)
+    assert len(rule.amounts()) == 3 and set(rule.amounts().values()) == {0.5}, "an amount for each layer"

@@ -536,3 +536,124 @@ def test_formula_5_8_a_stitch_is_a_linear_map_between_two_parts():
     stitch.set_weights([swap.T, np.zeros(3)])
     answers = mk.transfer.join_models(front, stitch, back)(QUERY_X)
     np.testing.assert_allclose(answers, one(QUERY_X), rtol=1e-5, atol=1e-6)
+
+
+# Chapter 13: the linear network of two weights, blended from a source
+
+
+SOURCE = np.array([2.0, 1.5])
+
+
+def sigmoid(omega):
+    return 1 / (1 + np.exp(-omega))
+
+
+def strategy_learner(kind=mk.transfer.Strategy, *sample, fresh=LINEAR_START, **settings):
+    """A learner in float64, and how it answers `(omega) -> the query loss after adapting`."""
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    networks = [
+        keras.Sequential([keras.Input((len(w),)), keras.layers.Dense(1, use_bias=False, name="only")])
+        for w in (SOURCE[: len(fresh)], fresh)
+    ]
+    for network, weights in zip(networks, (SOURCE[: len(fresh)], fresh), strict=True):
+        network.set_weights([weights[:, None]])
+    rule = kind(networks[0], *sample, 0.1, **settings)
+    learner = mk.MetaLearner(network=networks[1], rule=rule, parallel="map")
+    learner.compile(loss=keras.losses.mean_squared_error)
+    return learner
+
+
+def linear_batch():
+    support_x, support_y, query_x, query_y = (tf.constant(part)[None] for part in LINEAR_TASK)
+    return (support_x, support_y, query_x), query_y
+
+
+def strategy_loss(amount, steps=1):
+    """The query loss after so many steps from the blend, by hand."""
+    theta = amount * SOURCE + (1 - amount) * LINEAR_START
+    for _ in range(steps):
+        theta = theta - 0.1 * linear_slope(theta, *LINEAR_SUPPORT)
+    x, y = LINEAR_QUERY
+    return np.mean((x @ theta - y.ravel()) ** 2)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_formula_13_1_a_strategy_is_judged_by_the_queries_after_adapting(steps):
+    learner = strategy_learner(amount=0.3, steps=steps)
+    loss = learner.meta_gradients(*linear_batch())[2][0]
+    assert float(loss) == pytest.approx(strategy_loss(0.3, steps), rel=1e-12)
+
+
+@pytest.mark.parametrize("omega", [-1.2, 0.0, 2.5])
+def test_formula_13_2_a_start_is_blended_by_a_sigmoid(omega):
+    learner = strategy_learner(steps=0)
+    learner.rule.omega.assign([omega])
+    start = learner.adapt(*LINEAR_SUPPORT).get_weights()[0].ravel()
+    np.testing.assert_allclose(start, sigmoid(omega) * SOURCE + (1 - sigmoid(omega)) * LINEAR_START, rtol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_formula_13_3_the_slope_for_an_amount_is_that_of_the_start_along_the_way_to_the_source(steps):
+    learner = strategy_learner(amount=0.3, steps=steps)
+    found = learner.meta_gradients(*linear_batch())[2][1][-1].numpy().item()
+    theta, bracket = 0.3 * SOURCE + 0.7 * LINEAR_START, np.eye(2)
+    for _ in range(steps):
+        theta = theta - 0.1 * linear_slope(theta, *LINEAR_SUPPORT)
+        bracket = bracket @ (np.eye(2) - 0.1 * linear_hessian(LINEAR_SUPPORT[0]))
+    for_start = bracket @ linear_slope(theta, *LINEAR_QUERY)
+    assert found == pytest.approx(0.3 * 0.7 * (SOURCE - LINEAR_START) @ for_start, rel=1e-12)
+    omega, h = np.log(0.3 / 0.7), 1e-6
+    differences = (strategy_loss(sigmoid(omega + h), steps) - strategy_loss(sigmoid(omega - h), steps)) / (2 * h)
+    assert found == pytest.approx(differences, rel=1e-7)
+
+
+def test_formula_13_4_the_best_amount_for_bowls():
+    rng = np.random.default_rng(0)
+    curvatures, centres = rng.uniform(0.5, 4, 3), rng.uniform(0.5, 1.5, 3)
+    x = np.sqrt(curvatures)[:, None, None]
+    y = x * centres[:, None, None]
+    left = (1 - 2 * 0.1 * curvatures) ** 2
+    best = (np.average(centres, weights=curvatures * left**2) - 0.25) / (SOURCE[0] - 0.25)
+    assert 0.1 < best < 0.9
+    learner = strategy_learner(fresh=np.array([0.25]), amount=best, steps=2)
+    slope = learner.meta_gradients((tf.constant(x), tf.constant(y), tf.constant(x)), tf.constant(y))[2][1][-1]
+    assert slope.numpy().item() == pytest.approx(0, abs=1e-12)
+    learner.rule.omega.assign(learner.rule.omega + 0.1)
+    slope = learner.meta_gradients((tf.constant(x), tf.constant(y), tf.constant(x)), tf.constant(y))[2][1][-1]
+    assert slope.numpy().item() > 1e-4
+
+
+def compared(answers, sample, labels):
+    """Formula 13.6 by hand, for answers of shape (examples, numbers)."""
+    means = np.array([answers[labels == label].mean(axis=0) for label in labels])
+    square, of_sample, between = (np.mean(np.sum((a - a.mean(axis=0)) ** 2, axis=1)) for a in (answers, sample, means))
+    apart = np.linalg.norm(answers.mean(axis=0) - sample.mean(axis=0)) / np.sqrt(of_sample)
+    return np.array([apart, np.log(np.sqrt(square / of_sample)), between / square])
+
+
+def test_formula_13_5_the_amounts_come_from_what_is_seen_of_the_task():
+    rng = np.random.default_rng(0)
+    sample, labels = rng.normal(size=(9, 2)), np.array([0, 1, 1, 0, 1])
+    learner = strategy_learner(mk.transfer.StrategyNetwork, sample, hidden=4)
+    first, bias, last = (rng.normal(size=w.shape) for w in learner.rule.policy.weights)
+    learner.rule.policy.set_weights([first, bias, last])
+    learner.rule.omega.assign([0.4])
+    support = 2 * rng.normal(size=(5, 2)) + 1
+    told = np.tanh(compared(support @ SOURCE[:, None], sample @ SOURCE[:, None], labels) @ first + bias) @ last
+    found = learner.rule.amounts(support, labels)["only"]
+    assert found == pytest.approx(sigmoid(0.4 + told.item()), rel=1e-4)  # inputs are taken in float32
+
+
+def test_formula_13_6_a_task_is_compared_with_the_source():
+    rng = np.random.default_rng(1)
+    sample, support, labels = rng.normal(size=(9, 4, 4, 1)), rng.normal(size=(6, 4, 4, 1)), np.array([0, 2, 1, 0, 2, 1])
+    source, fresh = (
+        keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(3, 2, name="conv"), keras.layers.Flatten()])
+        for _ in range(2)
+    )
+    rule = mk.transfer.StrategyNetwork(source, sample, 0.1)
+    mk.MetaLearner(network=fresh, rule=rule)
+    seen = rule.compare(tf.constant(support, "float32"), tf.constant(labels))
+    by_hand = compared(*(source(x.astype("float32")).numpy() for x in (support, sample)), labels)
+    np.testing.assert_allclose(seen, [by_hand], rtol=1e-4)

@@ -5,6 +5,8 @@ from meta_keras.transfer.distill import Distiller
 from meta_keras.transfer.domain import DomainAdaptation, GradientReversal, coral_loss, pair_domains
 from meta_keras.transfer.features import extract_features, feature_extractor
 from meta_keras.transfer.finetune import fine_tune, freeze
+from meta_keras.transfer.policy import Strategy
+from meta_keras.transfer.policy_network import StrategyNetwork
 from meta_keras.transfer.soft import soft_labels, soft_loss
 from meta_keras.transfer.structure import join_models, same_structure, split_model
 from meta_keras.transfer.weights import Transfer, blend_weights, transfer_weights
@@ -15,6 +17,8 @@ __all__ = [
     "DomainAdaptation",
     "Frozen",
     "GradientReversal",
+    "Strategy",
+    "StrategyNetwork",
     "Transfer",
     "ZeroShot",
     "blend_weights",

@@ -46,7 +46,7 @@ def with_residual(source: keras.Model, adapter: keras.Model | None = None) -> ke
             )
     inputs = [keras.Input(batch_shape=one.shape, dtype=one.dtype) for one in source.inputs]
     inputs = inputs[0] if len(inputs) == 1 else inputs
-    outputs = keras.layers.Add()([Frozen(_copy(source), name="source")(inputs), adapter(inputs)])
+    outputs = keras.layers.Add()([Frozen(copied(source), name="source")(inputs), adapter(inputs)])
     return keras.Model(inputs, outputs, name=f"{source.name}_adapted")
 
 
@@ -99,7 +99,7 @@ def with_low_rank(
     """
     if rank < 1:
         raise ValueError(f"A residual has a rank of 1 or more; {rank} was given.")
-    model = _copy(source)
+    model = copied(source)
     there = parts(model)
     able = [name for name, layer in there.items() if hasattr(layer, "enable_lora") and name not in train]
     names = able if layers is None else choose(model, layers)
@@ -130,6 +130,9 @@ def _silent(source: keras.Model) -> keras.Model:
     return adapter
 
 
-def _copy(source: keras.Model) -> keras.Model:
+def copied(source: keras.Model) -> keras.Model:
+    """A copy with the weights of the source. It is not compiled: an optimizer and metrics would be kept with it."""
     pure = PureModel(source)
-    return copy_of(pure, pure.weights())
+    copy = copy_of(pure, pure.weights())
+    copy.optimizer, copy.compiled = None, False
+    return copy

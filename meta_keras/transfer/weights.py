@@ -69,7 +69,7 @@ def blend_weights(
     if isinstance(amount, Mapping) and layers is None:
         layers = list(amount)
     pairs, left = pairs_of(source, target, layers)
-    amounts = _amounts(source, pairs, amount)
+    amounts = amounts_of(source, pairs, amount)
     givers, takers = parts(source), parts(target)
     mixed = [
         (taken, _mixed(given, taken, amounts[name]))
@@ -90,7 +90,7 @@ def _mixed(given: keras.Variable, taken: keras.Variable, amount: float) -> Any:
     return amount * given.value + (1 - amount) * taken.value
 
 
-def _amounts(source: keras.Model, names: Iterable[str], amount: float | Mapping[str, float]) -> dict[str, float]:
+def amounts_of(source: keras.Model, names: Iterable[str], amount: float | Mapping[str, float]) -> dict[str, float]:
     """The amount for each of these source layers."""
     if isinstance(amount, Mapping):
         amounts = {part: each for name, each in amount.items() for part in choose(source, name)}
