@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from meta_keras.tasks.episodes import as_inputs
 from meta_keras.transfer.adapters import Frozen
-from meta_keras.transfer.features import check_graph, feature_extractor
+from meta_keras.transfer.features import feature_extractor
+from meta_keras.transfer.graph import check_graph
 from meta_keras.transfer.policy import Strategy
 
 TINY = 1e-6
