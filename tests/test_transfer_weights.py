@@ -110,6 +110,12 @@ def test_a_layer_that_is_used_twice_is_moved_once():
     assert list(parts(source)) == ["shared"] and transfer_weights(source, target).moved == {"shared": "shared"}
 
 
+def test_a_layer_that_stands_in_two_others_is_named_once():
+    shared = layers.Dense(4, name="shared")
+    one, two = (keras.Sequential([keras.Input((4,)), shared], name=name) for name in ("one", "two"))
+    assert list(parts(keras.Sequential([keras.Input((4,)), one, two]))) == ["one/shared"]
+
+
 @pytest.mark.parametrize("amount", [0.0, 1.0, 0, 1])
 def test_a_blend_of_nothing_or_of_all_is_the_one_or_the_other_to_the_bit(amount):
     source, target = named(seed=1), named(seed=2)
