@@ -162,7 +162,7 @@ def test_a_source_must_tell_how_its_layers_are_joined():
 
     source = Custom()
     source(tf.ones((1, 2)))
-    with pytest.raises(ValueError, match="does not tell how its layers are joined"):
+    with pytest.raises(ValueError, match="are not known before it runs"):
         StrategyNetwork(source, np.ones((3, 2)), 0.1)
 
 

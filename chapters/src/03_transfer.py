@@ -929,7 +929,7 @@ def check_count(count):
 
 # %%
 def check_saving(saving):
-    assert np.isclose(saving(784, 32, 2), 784 * 32 / (2 * 816))
+    assert np.isclose(saving(784, 32, 2), 784 * 32 / (2 * 816)), "m n numbers against r (m + n)"
     assert np.isclose(saving(10, 10, 5), 1), "at half the width nothing is saved"
     print("Right.")
 
@@ -941,19 +941,11 @@ def check_saving(saving):
 
 # %%
 def check_pays(pays):
-    scratch = [0.5, 0.7, 0.6, 0.4, 0.8]
-    assert (
-        pays([s + d for s, d in zip(scratch, (0.1, 0.12, 0.08, 0.11, 0.09), strict=True)], scratch)
-        == "yes"
-    )
-    assert (
-        pays([s - d for s, d in zip(scratch, (0.1, 0.12, 0.08, 0.11, 0.09), strict=True)], scratch)
-        == "no"
-    )
-    assert (
-        pays([s + d for s, d in zip(scratch, (0.3, -0.2, 0.1, -0.3, 0.2), strict=True)], scratch)
-        == "cannot tell"
-    )
+    scratch, steady = np.array([0.5, 0.7, 0.6, 0.4, 0.8]), np.array([0.1, 0.12, 0.08, 0.11, 0.09])
+    assert pays(scratch + steady, scratch) == "yes", "a gain with every seed, of about one size"
+    assert pays(scratch - steady, scratch) == "no", "a loss with every seed"
+    uneven = scratch + [0.3, -0.2, 0.1, -0.3, 0.2]
+    assert pays(uneven, scratch) == "cannot tell", "the mean is above zero, and so is chance"
     print("Right.")
 
 
