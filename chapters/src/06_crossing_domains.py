@@ -726,7 +726,7 @@ for name, penalty in (("as trained", 0.0), ("calibrated", best)):
     seen, new = (score(column) for column in results[penalty].T)
     rows.append({"scores": name, "seen": seen, "unseen": new, "harmonic mean": score(harmonic)})
 gain = score(means[1] - means[0])
-assert gain.mean - gain.interval > 0 and rows[0]["unseen"].mean < 0.25
+assert gain.mean > 0.1 and rows[0]["unseen"].mean < rows[1]["unseen"].mean - 0.2
 print(f"harmonic mean, calibrated less as trained: {gain.mean:.3f} ± {gain.interval:.3f}")
 mk.report.Table(rows)
 
