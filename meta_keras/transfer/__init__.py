@@ -2,9 +2,10 @@
 
 from meta_keras.transfer.adapters import Frozen, with_low_rank, with_residual
 from meta_keras.transfer.distill import Distiller
-from meta_keras.transfer.domain import DomainAdaptation, GradientReversal, coral_loss, pair_domains
+from meta_keras.transfer.domain import DomainAdaptation, GradientReversal, coral_loss
 from meta_keras.transfer.features import extract_features, feature_extractor
 from meta_keras.transfer.finetune import fine_tune, freeze
+from meta_keras.transfer.pairing import pair_domains
 from meta_keras.transfer.policy import Strategy
 from meta_keras.transfer.policy_network import StrategyNetwork
 from meta_keras.transfer.soft import soft_labels, soft_loss

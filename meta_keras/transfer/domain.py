@@ -8,11 +8,11 @@ Backpropagation", 2015).
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from meta_keras.networks import default_loss
 from meta_keras.transfer.classifier import Classifier
+from meta_keras.transfer.pairing import check_alike
 
 METHODS = ("coral", "reversal", None)
 
@@ -71,51 +71,6 @@ def _covariance(rows: tf.Tensor) -> tf.Tensor:
     return tf.matmul(centred, centred, transpose_a=True) / tf.cast(tf.shape(rows)[0] - 1, rows.dtype)
 
 
-def pair_domains(
-    source_x: np.ndarray, source_y: np.ndarray, target_x: np.ndarray, *, batch_size: int = 64, seed: int = 0
-) -> tf.data.Dataset:
-    """Endless batches ((source_x, target_x), source_y), as `DomainAdaptation.fit` takes them.
-
-    Each domain is gone through in an order of its own, a new one in every round, so the lengths may differ. Batch n of
-    seed s is always the same batch. Of the target there are no labels.
-
-    >>> pairs = pair_domains(np.zeros((9, 2)), np.zeros(9), np.ones((5, 2)), batch_size=4)
-    >>> (source, target), y = next(iter(pairs))
-    >>> source.shape, target.shape, y.shape
-    (TensorShape([4, 2]), TensorShape([4, 2]), TensorShape([4]))
-    """
-    source_x, source_y, target_x = (np.asarray(array) for array in (source_x, source_y, target_x))
-    if not len(source_x) or not len(target_x) or len(source_x) != len(source_y):
-        raise ValueError(
-            "Examples of both domains are needed, and one label for each of the source; there are "
-            f"{len(source_x)} examples with {len(source_y)} labels in the source, and {len(target_x)} in the target."
-        )
-    _check_alike(source_x.shape, target_x.shape)
-
-    def pair(step: tf.Tensor) -> Any:
-        ours = _shuffled_rows(step, len(source_x), batch_size, [seed, 0])
-        theirs = _shuffled_rows(step, len(target_x), batch_size, [seed, 1])
-        return (tf.gather(source_x, ours), tf.gather(target_x, theirs)), tf.gather(source_y, ours)
-
-    return tf.data.Dataset.counter().map(pair).prefetch(2)
-
-
-def _shuffled_rows(step: tf.Tensor, count: int, batch_size: int, seed: list[int]) -> tf.Tensor:
-    """The rows of batch `step`, when `count` rows are gone through again and again, each time in a new order."""
-    places = step * batch_size + tf.range(batch_size, dtype=tf.int64)
-    rounds = places // count
-    seeds = tf.stack([*(tf.fill([batch_size], tf.constant(part, tf.int64)) for part in seed), rounds], axis=1)
-    return tf.raw_ops.RandomIndexShuffle(index=places % count, seed=seeds, max_index=tf.constant(count - 1, tf.int64))
-
-
-def _check_alike(source: tuple[int, ...], target: tuple[int, ...]) -> None:
-    if tuple(source[1:]) != tuple(target[1:]):
-        raise ValueError(
-            f"Examples of both domains go through one network, so they need one shape; those of the source have "
-            f"{tuple(source[1:])}, those of the target {tuple(target[1:])}. Resize one of them."
-        )
-
-
 @keras.saving.register_keras_serializable(package="meta_keras")
 class DomainAdaptation(Classifier):
     """A classifier that learns from labels of the source, and from examples of the target without labels.
@@ -135,7 +90,8 @@ class DomainAdaptation(Classifier):
 
     >>> features = keras.layers.Dense(8, activation="relu", name="features")
     >>> network = keras.Sequential([keras.Input((2,)), features, keras.layers.Dense(3)])
-    >>> x, y = np.random.normal(size=(40, 2)), np.zeros(40, int)
+    >>> from meta_keras.transfer import pair_domains
+    >>> x, y = tf.random.normal((40, 2)).numpy(), tf.zeros(40, tf.int32).numpy()
     >>> learner = DomainAdaptation(network, layer="features", method="coral")
     >>> learner.compile()
     >>> history = learner.fit(pair_domains(x, y, x + 1), steps_per_epoch=2, verbose=0)
@@ -179,7 +135,7 @@ class DomainAdaptation(Classifier):
         if not pair:
             raise ValueError("In training, inputs are (source_x, target_x); pair_domains makes such batches.")
         source, target = inputs
-        _check_alike(source.shape, target.shape)
+        check_alike(source.shape, target.shape)
         if self.method is None:
             return self.network(source, training=True)
         features, answers = self.with_features(tf.concat([source, target], axis=0), training=True)
