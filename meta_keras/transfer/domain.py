@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from meta_keras.networks import default_loss
 from meta_keras.transfer.classifier import Classifier
+from meta_keras.transfer.graph import with_layer
 from meta_keras.transfer.pairing import check_alike
 
 METHODS = ("coral", "reversal", None)
@@ -168,10 +169,10 @@ def _with_features(network: keras.Model, layer: str) -> keras.Model:
         )
     if layer not in names:
         raise ValueError(f"The network has no layer {layer!r}; it has {', '.join(names)}.")
-    features = network.get_layer(layer).output
-    if len(features.shape) != 2:
+    both = with_layer(network, layer)
+    if len(both.output_shape[0]) != 2:
         raise ValueError(
-            f"Features of shape (rows, d) are needed; the layer {layer!r} gives {features.shape}. Choose a layer after "
-            "a Flatten or a GlobalAveragePooling."
+            f"Features of shape (rows, d) are needed; the layer {layer!r} gives {both.output_shape[0]}. Choose a layer "
+            "after a Flatten or a GlobalAveragePooling."
         )
-    return keras.Model(network.inputs[0], [features, network.outputs[0]])
+    return both

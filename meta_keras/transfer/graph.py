@@ -65,6 +65,11 @@ def output_of(model: keras.Model, name: str) -> keras.KerasTensor:
     return found[0][0]
 
 
+def with_layer(model: keras.Model, name: str) -> keras.Model:
+    """The same model with two outputs: what the layer of this name gives, and the answers."""
+    return keras.Model(model.inputs[0], [output_of(model, name), model.outputs[0]])
+
+
 def fits(given: Shape, taken: Shape) -> bool:
     """Whether outputs of one shape can be the inputs of another, where None is any number."""
     same_rank = len(given) == len(taken)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from meta_keras.transfer.graph import check_graph, fits, output_of
+from meta_keras.transfer.graph import check_graph, fits, output_of, with_layer
 from meta_keras.transfer.soft import in_single
 
 
@@ -20,8 +20,8 @@ def feature_loss(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
 
 def seeing(network: keras.Model, layer: str) -> Callable[[tf.Tensor, bool], tuple[tf.Tensor, tf.Tensor]]:
     """The network as a function that also gives what one of its layers gives."""
-    both = keras.Model(network.inputs[0], [network.outputs[0], output_of(network, layer)])
-    return lambda x, training: both(x, training=training)
+    both = with_layer(network, layer)
+    return lambda x, training: both(x, training=training)[::-1]
 
 
 def bridge_between(student: keras.Model, ours: str, teacher: keras.Model, theirs: str) -> keras.layers.Layer | None:

@@ -160,7 +160,7 @@ class Strategy(GradientDescent):
     def _check_floats(self, names: Mapping[str, str]) -> None:
         there = parts(self.source.model)
         whole = [
-            name for name in names if any(not w.dtype.startswith(("float", "bf")) for w in own_weights(there[name]))
+            name for name in names if any(not keras.backend.is_float_dtype(w.dtype) for w in own_weights(there[name]))
         ]
         if whole:
             raise ValueError(f"{', '.join(whole)}: whole numbers cannot be blended; name the other layers.")
