@@ -386,8 +386,9 @@ assert len(history.history["loss"]) == 8
 # ## The six ways, measured
 #
 # Now all of D1's six ways learn the same target tasks: with few, more and many labels, five seeds each. A seed chooses
-# the labelled pictures and all random weights. Every way has the same number of steps. Each has its own rate: the best
-# of three or four on letters of the validation alphabets, which are not used in this chapter.
+# the labelled pictures and all random weights. Every way has the same number of steps. Rates were chosen on letters of
+# the validation alphabets, which are not used in this chapter: for each way the best of two to five. Half of the features
+# and the part of the structure take the rate of the whole.
 
 # %% [markdown]
 # What are they compared with? *From scratch* is the network with fresh weights, and that is just what transfer of the
