@@ -203,6 +203,13 @@ def test_what_holds_no_episodes_cannot_be_evaluated():
         evaluate(constant(12, 4), tf.data.Dataset.range(3))
 
 
+def test_a_score_of_values_has_their_mean_and_interval_and_keeps_them():
+    score = Score.of([0.5, 0.7, 0.6], "recall")
+    assert score.metric == "recall" and (score.mean, score.interval) == mean_and_interval([0.5, 0.7, 0.6])
+    np.testing.assert_array_equal(score.values, [0.5, 0.7, 0.6])
+    assert str(score) == "recall 0.600 ± 0.248 (95 % interval over 3 values)"
+
+
 def test_a_table_lines_up_words_to_the_left_and_numbers_to_the_right():
     score = Score("accuracy", 0.5, 0.01, np.zeros(3))
     table = Table([{"who": "a learner", "n": 5, "score": 0.25}, {"who": "b", "n": 10, "score": np.float32(1)}])

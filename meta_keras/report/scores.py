@@ -13,10 +13,10 @@ Predictor = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class Score(NamedTuple):
-    """A mean over tasks, and half the width of its 95 % interval.
+    """A mean over tasks or seeds, and half the width of its 95 % interval.
 
     >>> print(Score("accuracy", 0.953, 0.004, np.zeros(600)))
-    accuracy 0.953 ± 0.004 (95 % interval over 600 tasks)
+    accuracy 0.953 ± 0.004 (95 % interval over 600 values)
     """
 
     metric: str
@@ -24,8 +24,17 @@ class Score(NamedTuple):
     interval: float
     values: np.ndarray
 
+    @classmethod
+    def of(cls, values: Sequence[float], metric: str = "accuracy") -> "Score":
+        """The score that these values make, one for each task or each seed.
+
+        >>> print(Score.of([0.5, 0.7, 0.6]))
+        accuracy 0.600 ± 0.248 (95 % interval over 3 values)
+        """
+        return cls(metric, *mean_and_interval(values), np.array(values, dtype=float))
+
     def __str__(self) -> str:
-        return f"{self.metric} {self.mean:.3f} ± {self.interval:.3f} (95 % interval over {len(self.values)} tasks)"
+        return f"{self.metric} {self.mean:.3f} ± {self.interval:.3f} (95 % interval over {len(self.values)} values)"
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -96,7 +105,7 @@ def evaluate(
             break
     else:
         raise ValueError(f"{episodes} episodes were asked for; the dataset ended after {len(values)}.")
-    return Score(name, *mean_and_interval(values), np.array(values))
+    return Score.of(values, name)
 
 
 def _answers(learner: keras.Model | Predictor, tasks: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
