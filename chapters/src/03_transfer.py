@@ -502,7 +502,10 @@ def table(results, less=None) -> mk.report.Table:
     base = {labels: np.array(results[less][labels]) if less else 0 for labels in results[SCRATCH]}
     rows = [
         {"way": name}
-        | {f"{labels} labels": mk.Score.of(np.array(values) - base[labels]) for labels, values in row.items()}
+        | {
+            f"{labels} labels": mk.Score.of(np.array(values) - base[labels])
+            for labels, values in row.items()
+        }
         for name, row in results.items()
         if name != less
     ]
