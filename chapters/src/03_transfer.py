@@ -18,12 +18,11 @@
 #
 # *Six letters of alphabets that a network was never trained on, twenty drawings of each, by what its last hidden layer
 # says of them. Before it has learned anything (left) they lie across each other. After it has learned the letters of
-# other alphabets (right) they part.*
+# other alphabets (right) they begin to part.*
 
 # %%
 import meta_keras as mk  # first, so that TensorFlow starts quietly
 
-import inspect
 from collections.abc import Callable
 from functools import cache, partial
 from typing import NamedTuple
@@ -32,11 +31,11 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
-from IPython.display import Code
 
 from meta_keras import transfer
 
 mk.report.style()
+SCRATCH, RANDOM = "structure, full (from scratch)", "features of random weights"
 tf.get_logger().setLevel("ERROR")  # it remarks on every new model that is compiled
 keras.utils.set_random_seed(0)
 
@@ -50,7 +49,7 @@ keras.utils.set_random_seed(0)
 # |---|---|---|
 # | 源任务, source task | a task with much data, learned first | five kinds of clothing |
 # | 目标任务, target task | the task that we care for, with little data | five other kinds |
-# | 共享知识, shared knowledge | what helps with both | edges, outlines, surfaces |
+# | 共享知识, shared knowledge | what helps with both | edges and outlines, we hope |
 # | 迁移策略, transfer strategy | how it is carried over | the rest of this chapter |
 
 # %% [markdown]
@@ -64,16 +63,16 @@ boxes = {
     "structure": (0.45, 0.15, "structure\nthe whole, or a part"),
     "target": (0.86, 0.5, "target task,\nfew labels"),
 }
-ways = ("weights", "features", "structure")
-arrows = [("source", way, "") for way in ways] + [(way, "target", "") for way in ways]
-figure = mk.report.diagram(boxes, arrows, marked=ways, size=(7, 2.8))
+carried = ("weights", "features", "structure")
+arrows = [("source", box, "") for box in carried] + [(box, "target", "") for box in carried]
+figure = mk.report.diagram(boxes, arrows, marked=carried, size=(7, 2.8))
 
 # %% [markdown]
 # ## Two tasks
 #
 # The source has five kinds of clothing from Fashion-MNIST, the target the other five. D1 goes from CIFAR-10 to
-# CIFAR-100. Set `DATASET = "cifar"` to do so too, by the same code; `mk.load` says how large the download is.
-# `"glyphs"` goes from the letters of some alphabets to those of others, and we shall come back to it.
+# CIFAR-100. Set `DATASET = "cifar"` to do the same; `mk.load` says how large the download is. Further down, `"glyphs"`
+# goes from the letters of some alphabets to those of others.
 
 # %%
 DATASET = "fashion"
@@ -81,11 +80,11 @@ SEEDS, STEPS, BATCH = 5, 80, 32
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-class Problem(NamedTuple):
+class Pair(NamedTuple):
     source: mk.ClassPool
     target: mk.ClassPool
-    labels: tuple[int, ...]  # how many labelled examples a class, from few to many
-    ways: int  # classes to tell apart in the target
+    shots: tuple[int, ...]  # how many labelled examples of each class, from few to many
+    classes: int  # to tell apart in the target
     epochs: int  # of training on the source
 
 
@@ -94,51 +93,53 @@ class Problem(NamedTuple):
 
 
 # %%
-def load(name: str) -> Problem:
+def load(name: str) -> Pair:
     if name == "glyphs":
-        letters = mk.load("glyphs")
-        return Problem(letters.split("train"), letters.split("test"), (5, 15), ways=20, epochs=4)
+        pool = mk.load("glyphs")
+        return Pair(pool.split("train"), pool.split("test"), (5, 15), classes=20, epochs=5)
     if name == "cifar":
-        return Problem(mk.load("cifar10"), mk.load("cifar100"), (5, 20, 100), ways=100, epochs=5)
+        return Pair(mk.load("cifar10"), mk.load("cifar100"), (5, 20, 100), classes=100, epochs=5)
     pool = mk.load("fashion")
     halves = pool.select([0, 3, 4, 7, 8]), pool.select([1, 2, 5, 6, 9])
-    return Problem(*halves, (5, 20, 100), ways=5, epochs=10)
+    return Pair(*halves, (5, 20, 100), classes=5, epochs=12)
+
+
+# %% [markdown]
+# Pixels are brought near zero, by numbers that do not depend on the data (compare chapter 02):
+
+
+# %%
+def prepared(pictures: np.ndarray) -> np.ndarray:
+    return pictures.astype("float32") / 127.5 - 1
 
 
 # %% [markdown]
 # Each class of the target is cut in two: the first examples are there to learn from, the others are the exam, and no
 # seed ever trains on those. A seed chooses which examples are labelled (and of glyphs, which letters the task is about).
+# In a pool the examples of a class stand together, and `first` says where each class begins.
 
 
 # %%
-def deal(problem: Problem, labels: int, seed: int):
-    """(x, y) to learn from, so many labels a class, and (x, y) of the exam."""
-    random, most = np.random.default_rng(seed), max(problem.labels)
-    classes = random.choice(len(problem.target), problem.ways, replace=False)
-    pool = problem.target.select(classes)
-    learned = [first + random.choice(most, labels, replace=False) for first in pool.first]
-    exam = [
-        np.arange(first + most, first + count)
-        for first, count in zip(pool.first, pool.counts, strict=True)
-    ]
+def deal(pair: Pair, shots: int, seed: int):
+    """(x, y) to learn from, so many shots a class, and (x, y) of the exam."""
+    random, most = np.random.default_rng(seed), max(pair.shots)
+    pool = pair.target.select(random.choice(len(pair.target), pair.classes, replace=False))
+    learned, others = [], []
+    for first, count in zip(pool.first, pool.counts, strict=True):
+        learned.append(first + random.choice(most, shots, replace=False))
+        others.append(np.arange(first + most, first + count))
+    practice, exam = np.concatenate(learned), np.concatenate(others)
     x, y = prepared(pool.examples), pool.labels
-    return (*((x[rows], y[rows]) for rows in map(np.concatenate, (learned, exam))),)
+    return (x[practice], y[practice]), (x[exam], y[exam])
 
 
 # %% [markdown]
-# Pixels are brought near zero:
-
-
-# %%
-def prepared(pictures: np.ndarray) -> np.ndarray:
-    """Pixels around zero, by numbers that do not depend on the data (compare chapter 02)."""
-    return pictures.astype("float32") / 127.5 - 1
-
+# No picture is in both:
 
 # %%
-problem = load(DATASET)
-print("source:", problem.source.names[:5], " target:", problem.target.names[:5])
-(x, y), (exam_x, exam_y) = deal(problem, labels=5, seed=0)
+fashion = load(DATASET)
+print("source:", fashion.source.names[:5], " target:", fashion.target.names[:5])
+(x, y), (exam_x, exam_y) = deal(fashion, shots=5, seed=0)
 assert not {row.tobytes() for row in x} & {row.tobytes() for row in exam_x}
 
 # %% [markdown]
@@ -146,7 +147,7 @@ assert not {row.tobytes() for row in x} & {row.tobytes() for row in exam_x}
 
 # %%
 figure, axes = plt.subplots(2, 5, figsize=(7, 2.9))
-for row, pool in zip(axes, (problem.source, problem.target), strict=True):
+for row, pool in zip(axes, (fashion.source, fashion.target), strict=True):
     for axis, number in zip(row, range(5), strict=True):
         axis.imshow(pool.examples[pool.first[number]].squeeze())
         axis.set_title(pool.names[number], fontsize=9)
@@ -156,8 +157,9 @@ plt.show()
 # %% [markdown]
 # ## The source model
 #
-# D2's model has two convolutions and a dense head. Ours has a hidden layer too, strides in place of pooling, and a name
-# for every layer, so that we can speak of each. Its `head` has one output a class.
+# D2's model has two convolutions and a dense head. Ours has a hidden layer too, and a name for every layer, so that we
+# can speak of each. In place of pooling it has strides: the first convolution looks at every fourth place only, which is
+# coarse, and fast. Its `head` has one output a class.
 
 
 # %%
@@ -176,21 +178,32 @@ def network(units: int, shape: tuple[int, ...]) -> keras.Model:
 
 
 # %% [markdown]
-# It learns the source from all that there is of it:
+# It learns from four fifths of each class of the source. The last fifth says how well:
 
 
 # %%
-def trained_on_source(problem: Problem) -> keras.Model:
+def trained_on_source(pair: Pair) -> tuple[keras.Model, float]:
+    """The source model, and its accuracy on the examples that were kept."""
     keras.utils.set_random_seed(0)
-    x, y = problem.source.arrays()
-    model = network(len(problem.source), x.shape[1:])
+    pool = pair.source
+    number = np.concatenate([np.arange(count) for count in pool.counts])  # within its class
+    kept = number >= 0.8 * pool.counts[pool.labels]
+    x, y = prepared(pool.examples), pool.labels
+    model = network(len(pool), x.shape[1:])
+    # steps_per_execution: so many steps in one call, which is faster and changes no result
     model.compile(keras.optimizers.Adam(0.003), CROSS_ENTROPY, steps_per_execution=20)
-    model.fit(prepared(x), y, epochs=problem.epochs, batch_size=64, verbose=0)
-    return model
+    model.fit(x[~kept], y[~kept], epochs=pair.epochs, batch_size=64, verbose=0)
+    return model, accuracy(model, x[kept], y[kept])
 
 
-source = trained_on_source(problem)
-units, shape = problem.ways, source.input_shape[1:]
+def accuracy(model: keras.Model, x, y: np.ndarray) -> float:
+    return float(np.mean(np.argmax(model(x), axis=1) == y))
+
+
+# %%
+source, right = trained_on_source(fashion)
+classes, shape = fashion.classes, source.input_shape[1:]
+print(f"accuracy on the source: {right:.3f}, chance {1 / len(fashion.source):.3f}")
 
 # %% [markdown]
 # ## Parameters
@@ -201,35 +214,42 @@ units, shape = problem.ways, source.input_shape[1:]
 # $$\theta_{\text{target}}^{(l)} \leftarrow \theta_{\text{source}}^{(l)} \qquad \text{(Formula 3.1)}$$
 
 # %% [markdown]
-# *Full* (全量迁移) means all layers that fit. `transfer_weights` says of each what it did, and why:
+# *Full* (全量迁移) means all layers that fit. `transfer_weights` says of each what it did, and why. Both of our tasks have
+# five classes. To see what happens if they have not, this target gets one output more:
 
 # %%
-target = network(units + 1, shape)
+target = network(classes + 1, shape)
 print(transfer.transfer_weights(source, target))
 
 # %% [markdown]
-# The head was left, as it has another number of outputs here. Even with the same number a head should often be left:
-# its third output means *coat* in the source, and something else in the target. *Partial* (部分迁移) means the layers
-# that are named, and no others:
+# With five outputs the head would have been copied too. It should not be: its third output means *coat* in the source,
+# and something else in the target. So from here on *full* means every layer but the head. *Partial* (部分迁移) means the
+# layers that are named, and no others:
+
 
 # %%
-target = network(units, shape)
+def changed(model: keras.Model, before: dict[str, list[np.ndarray]]) -> list[str]:
+    """The layers whose weights are no longer those of `before`."""
+    return [
+        layer.name
+        for layer in model.layers
+        if any((a != b).any() for a, b in zip(before[layer.name], layer.get_weights(), strict=True))
+    ]
+
+
+# %%
+target = network(classes, shape)
 before = {layer.name: layer.get_weights() for layer in target.layers}
 report = transfer.transfer_weights(source, target, ["conv1", "conv2"])
-moved = [
-    name
-    for name, old in before.items()
-    if any((a != b).any() for a, b in zip(old, target.get_layer(name).get_weights(), strict=True))
-]
 print(report)
-assert moved == list(report.moved) == ["conv1", "conv2"]
+assert changed(target, before) == list(report.moved) == ["conv1", "conv2"]
 
 # %% [markdown]
-# If something cannot be moved, an error names the layer and both shapes, and nothing is touched:
+# If a layer that was named cannot be moved, an error names the layer and both shapes, and nothing is touched:
 
 # %%
 try:
-    transfer.transfer_weights(source, network(units + 2, shape), ["conv1", "head"])
+    transfer.transfer_weights(source, network(classes + 2, shape), ["conv1", "head"])
 except ValueError as error:
     print(error)
 
@@ -253,8 +273,8 @@ whole = source(exam_x[:9])
 np.testing.assert_allclose(source.get_layer("head")(features[:9]), whole, rtol=1e-4, atol=1e-4)
 
 # %% [markdown]
-# *Full* takes all of these features. *Partial* takes some: a few of the units, or those of an earlier layer, which has
-# seen less.
+# *Full* takes all of these features. *Partial* takes some: a few of the units, or those of an earlier layer, which is
+# less bound to the classes of the source.
 
 # %%
 half = transfer.feature_extractor(source, units=range(0, 32, 2))
@@ -266,7 +286,7 @@ np.testing.assert_allclose(half(exam_x[:9]), features[:9, ::2], rtol=1e-4, atol=
 # ## Structure
 #
 # **Structure transfer** (结构迁移) carries over only how the source is built, with fresh weights. It saves the search for
-# an architecture, and no knowledge of the weights comes along. *Full* is the whole network; *partial* is a part of it.
+# an architecture, and nothing comes along that the weights have learned. *Full* is the whole network; *partial* is a part of it.
 
 # %%
 copy = transfer.same_structure(source)
@@ -279,46 +299,48 @@ assert not shared and not np.array_equal(copy.layers[0].kernel, source.layers[0]
 # ## Fine-tuning
 #
 # What was carried over is a beginning. **Fine-tuning** (微调) trains on from there, on the target, and the question is
-# which layers. `freeze` lets some train and holds the others:
-
-# %%
-Code(inspect.getsource(transfer.freeze), language="python")
+# which layers. In Keras a layer is **frozen** (冻结) by `layer.trainable = False`. That counts from the next `compile` on;
+# a model that was compiled before trains on as it was. `freeze` sets it for each layer of a model, and `fine_tune`
+# freezes, compiles and fits in one call.
 
 # %% [markdown]
-# `fine_tune` freezes, compiles and fits in one call. A frozen layer must be the same afterwards, to the last bit:
+# A frozen layer must be the same afterwards, to the last bit:
 
 # %%
-target = network(units, shape)
+target = network(classes, shape)
 transfer.transfer_weights(source, target, ["conv1", "conv2", "hidden"])
 before = {layer.name: layer.get_weights() for layer in target.layers}
 transfer.fine_tune(target, (x, y), train="head", rate=0.01, epochs=10, verbose=0)
-same = [
-    n
-    for n, old in before.items()
-    if all((a == b).all() for a, b in zip(old, target.get_layer(n).get_weights(), strict=True))
-]
-print("the same to the bit:", same)
-assert {"conv1", "conv2", "hidden"} <= set(same) and "head" not in same
+print("no longer the same:", changed(target, before))
+assert changed(target, before) == ["head"]
 
 # %% [markdown]
-# **Batch normalisation** needs care. In training it goes by the batch at hand, and moves its averages towards it. A few
-# new pictures would overwrite what it has measured on the source. In Keras a *frozen* batch normalisation runs in
-# inference mode even within `fit`, and `freeze` holds all of them unless you say `batch_norm=True`:
+# **Batch normalisation** needs care. It is a layer that shifts and scales what passes through it to mean 0 and spread 1.
+# In training it goes by the mean and spread of the batch at hand, and moves two running averages towards them. In use
+# (*inference*) it goes by these averages. A few new pictures would overwrite what it has measured on the source.
+#
+# In Keras a batch normalisation with `trainable = False` runs in inference mode even within `fit`, and `freeze` holds
+# all of them unless you say `batch_norm=True`:
 
 # %%
 norm = keras.layers.BatchNormalization()
-layers = [keras.layers.Conv2D(4, 3, strides=4), norm, keras.layers.Flatten(), keras.layers.Dense(units)]
+layers = [
+    keras.layers.Conv2D(4, 3, strides=4),
+    norm,
+    keras.layers.Flatten(),
+    keras.layers.Dense(classes),
+]
 normed = keras.Sequential([keras.Input(shape), *layers])
 before = norm.moving_mean.numpy()
 transfer.fine_tune(normed, (x, y), train="all", verbose=0)
-assert (norm.moving_mean.numpy() == before).all(), "held"
+assert (norm.moving_mean.numpy() == before).all(), "its averages should be held"
 transfer.fine_tune(normed, (x, y), train="all", batch_norm=True, verbose=0)
-assert (norm.moving_mean.numpy() != before).any(), "moved"
+assert (norm.moving_mean.numpy() != before).any(), "its averages should move"
 
 # %% [markdown]
-# A recipe that is often given does *not* hold in the Keras of this book: to call the frozen part with `training=False`
-# inside a functional model. When `fit` calls the outer model with `training=True`, Keras hands this on to every layer,
-# whatever the call had said:
+# Often one reads another recipe, also in the guide of Keras that is listed below: call the frozen part with
+# `training=False` inside a functional model. That does *not* hold in Keras 3.15, with which this book is made. When `fit`
+# calls the outer model with `training=True`, Keras hands this on to every layer, whatever the call had said:
 
 
 # %%
@@ -327,17 +349,17 @@ def apart(model: keras.Model) -> float:
     return float(tf.reduce_max(abs(model(x, training=True) - model(x, training=False))))
 
 
-inner, inputs = mk.networks.conv4(units, input_shape=shape, filters=8), keras.Input(shape)
+inner, inputs = mk.networks.conv4(classes, input_shape=shape, filters=8), keras.Input(shape)
 by_word = apart(keras.Model(inputs, inner(inputs, training=False)))
 by_layer = apart(keras.Model(inputs, transfer.Frozen(inner)(inputs)))
-print(f"apart by word: {by_word:.2f}; as a Frozen layer: {by_layer:.2f}")
+print(f"called with training=False: {by_word:.2f} apart; as a Frozen layer: {by_layer:.2f}")
 assert by_word > 0.01 and by_layer == 0
 
 # %% [markdown]
-# `Frozen` is a layer that always answers as in inference. The adapters below use it.
+# `Frozen` is a layer that always answers as in inference, dropout and all. The adapters below use it.
 
 # %% [markdown]
-# Two refinements come from Howard and Ruder. **Rates by depth**: the first layers hold the most general knowledge, so
+# Two refinements come from Howard and Ruder; whether they pay is not measured here. **Rates by depth**: the first layers hold the most general knowledge, so
 # they should move least. A layer $d$ places below the head learns at
 #
 # $$\alpha_d = \alpha \, \eta^{d}, \qquad 0 < \eta \le 1 \qquad \text{(Formula 3.4)}$$
@@ -385,23 +407,26 @@ assert len(history.history["loss"]) == 8
 # %% [markdown]
 # ## The six ways, measured
 #
-# Now all of D1's six ways learn the same target tasks: with few, more and many labels, five seeds each. A seed chooses
-# the labelled pictures and all random weights. Every way has the same number of steps. Its rate is the best of three on
-# letters of the validation alphabets, which are not used in this chapter; half of the features take the rate of all.
+# Now all of D1's six ways learn the same target tasks: from few, more and many labelled pictures of each class, or
+# **shots** as in chapter 01, with five seeds each. A seed chooses the labelled pictures and all random weights. Every way
+# has the same number of steps. Its rate is the best of three on letters of the validation alphabets, which are not used
+# in this chapter; half of the features take the rate of all. (For clothing, the rates could be better chosen on
+# clothing. But there are no kinds of it to spare.)
 
 # %% [markdown]
 # What are they compared with? *From scratch* is the network with fresh weights, and that is just what transfer of the
-# whole structure is. So the table has one row for both.
+# whole structure is. So the table has one row for both. Features have a second measure: those of a network with random
+# weights, which has learned nothing. What a head can do on these is no merit of the source.
 
 # %% [markdown]
-# A **way** is an architecture, what is carried over into it, and what it sees of a picture:
+# A **way** is an architecture, what is carried over into it, what it sees of a picture, and a rate:
 
 
 # %%
 class Way(NamedTuple):
     build: Callable[[], keras.Model]
     carry: Callable[[keras.Model], object] = lambda model: None
-    sees: Callable = np.asarray
+    sees: Callable = np.asarray  # pictures in, what the architecture is given out
     rate: float = 0.01
 
     def start(self, seed: int) -> list[np.ndarray]:
@@ -414,7 +439,7 @@ class Way(NamedTuple):
 
 # %% [markdown]
 # Compiling takes longer than training here. So there is one model for each architecture, and `restart` puts it back
-# before its first step:
+# before its first step. So what `learn` returns is to be used before its next call, which trains the same model again.
 
 
 # %%
@@ -426,7 +451,7 @@ def compiled(build: Callable[[], keras.Model], loss) -> keras.Model:
 
 
 def learn(way: Way, start: list[np.ndarray], x, y, seed: int, loss=CROSS_ENTROPY, rounds: int = 1):
-    """A model trained on these, good until the next one of its architecture is asked for."""
+    """The model of this architecture, trained on these."""
     model = compiled(way.build, loss)
     transfer.restart(model, start)
     model.optimizer.learning_rate = way.rate
@@ -436,36 +461,52 @@ def learn(way: Way, start: list[np.ndarray], x, y, seed: int, loss=CROSS_ENTROPY
     return model
 
 
-def accuracy(model: keras.Model, x, y: np.ndarray) -> float:
-    return float(np.mean(np.argmax(model(x), axis=1) == y))
-
-
 # %% [markdown]
-# The ways themselves are a line or two each:
+# With weights carried over, or none, it is the network. With features it is a head alone, on what an extractor sees:
 
 
 # %%
-def six_ways(source: keras.Model, units: int) -> dict[str, Way]:
-    shape, names = source.input_shape[1:], [layer.name for layer in source.layers if layer.weights]
-    plain, weights = partial(network, units, shape), partial(transfer.transfer_weights, source)
+def ways_with_weights(source: keras.Model, classes: int) -> dict[str, Way]:
+    plain = partial(network, classes, source.input_shape[1:])
 
-    def head_on(units_seen):
-        sees = transfer.feature_extractor(source, units=units_seen)
-        wide = sees.output_shape[1:]
-        return Way(lambda: mk.networks.mlp(units, input_shape=wide, hidden=()), sees=sees, rate=0.1)
-
-    def part_of_structure():
-        trunk = transfer.same_structure(source, layers=names[:2])
-        return keras.Sequential([trunk, keras.layers.Flatten(), keras.layers.Dense(units)])
+    def carry(*layers):
+        return partial(transfer.transfer_weights, source, layers=layers)
 
     return {
-        "parameters, full": Way(plain, partial(weights, layers=names[:-1])),
-        "parameters, part (conv1, conv2)": Way(plain, partial(weights, layers=names[:2]), rate=0.003),
-        "features, full": head_on(None),
-        "features, part (half of them)": head_on(range(0, 32, 2)),
-        "structure, full (from scratch)": Way(plain),
-        "structure, part (the convolutions)": Way(part_of_structure),
+        "parameters, full": Way(plain, carry("conv1", "conv2", "hidden")),
+        "parameters, part (conv1, conv2)": Way(plain, carry("conv1", "conv2"), rate=0.003),
+        SCRATCH: Way(plain),
     }
+
+
+def ways_with_features(source: keras.Model, classes: int) -> dict[str, Way]:
+    def head(width):
+        return partial(mk.networks.mlp, classes, input_shape=(width,), hidden=())
+
+    whole, half, extract = head(32), head(16), transfer.feature_extractor
+    keras.utils.set_random_seed(0)
+    random = transfer.same_structure(source)
+    return {
+        "features, full": Way(whole, sees=extract(source), rate=0.1),
+        "features, part (half of them)": Way(
+            half, sees=extract(source, units=range(0, 32, 2)), rate=0.1
+        ),
+        RANDOM: Way(whole, sees=extract(random), rate=0.1),
+    }
+
+
+# %% [markdown]
+# The last way has a part of the structure: the convolutions, and a head at once.
+
+
+# %%
+def six_ways(source: keras.Model, classes: int) -> dict[str, Way]:
+    def part_of_structure():
+        trunk = transfer.same_structure(source, layers=["conv1", "conv2"])
+        return keras.Sequential([trunk, keras.layers.Flatten(), keras.layers.Dense(classes)])
+
+    last = {"structure, part (the convolutions)": Way(part_of_structure)}
+    return ways_with_weights(source, classes) | ways_with_features(source, classes) | last
 
 
 # %% [markdown]
@@ -473,43 +514,40 @@ def six_ways(source: keras.Model, units: int) -> dict[str, Way]:
 
 
 # %%
-def compare(problem: Problem, ways: dict[str, Way]) -> dict[str, dict[int, list[float]]]:
-    """For each way and number of labels, the accuracy in the exam for every seed."""
-    results = {name: {labels: [] for labels in problem.labels} for name in ways}
+def compare(pair: Pair, ways: dict[str, Way]) -> dict[str, dict[int, list[float]]]:
+    """For each way and number of shots, the accuracy in the exam for every seed."""
+    results = {name: {shots: [] for shots in pair.shots} for name in ways}
     for name, way in ways.items():
         for seed in range(SEEDS):
             start = way.start(seed)
-            for labels in problem.labels:
-                practice, (exam_x, exam_y) = deal(problem, labels, seed)
+            for shots in pair.shots:
+                practice, (exam_x, exam_y) = deal(pair, shots, seed)
                 model = learn(way, start, *practice, seed)
-                results[name][labels].append(accuracy(model, way.sees(exam_x), exam_y))
+                results[name][shots].append(accuracy(model, way.sees(exam_x), exam_y))
     return results
 
 
-results = compare(problem, six_ways(source, units))
+results = compare(fashion, six_ways(source, classes))
 
 # %% [markdown]
-# Then the table, and below it how far each way is above *from scratch*, in the mean of the differences seed by seed.
-# An interval that holds zero shows no difference.
+# Then the table, and below it how far each way is above *from scratch*. Chapter 01 compared two intervals. Here all ways
+# see the same pictures with the same seed, so we can take the difference for each seed, and much of the chance falls
+# out. If the interval of the differences holds zero, no difference has been shown. (Of twenty such intervals, about one
+# misses the truth by chance. There are eighteen here.)
 
 
 # %%
-SCRATCH = "structure, full (from scratch)"
-
-
-def table(results, less=None) -> mk.report.Table:
-    """A row a way, a column for each number of labels; with `less`, the differences from that way."""
-    base = {labels: np.array(results[less][labels]) if less else 0 for labels in results[SCRATCH]}
-    rows = [
-        {"way": name}
-        | {
-            f"{labels} labels": mk.Score.of(np.array(values) - base[labels])
-            for labels, values in row.items()
-        }
-        for name, row in results.items()
-        if name != less
-    ]
-    return mk.report.Table(rows)
+def table(results, less: str | None = None) -> mk.report.Table:
+    """A row a way, a column for each number of shots; with `less`, the differences from that way."""
+    rows = []
+    for name, scores in results.items():
+        row = {"way": name}
+        for shots, values in scores.items():
+            row[f"{shots} a class"] = mk.Score.of(
+                np.subtract(values, results[less][shots] if less else 0)
+            )
+        rows.append(row)
+    return mk.report.Table([row for row in rows if row["way"] != less])
 
 
 table(results)
@@ -518,48 +556,36 @@ table(results)
 table(results, less=SCRATCH)
 
 # %% [markdown]
-# The table is sobering, and typical. With these two tasks:
+# TEXT1
 #
-# - **Weights that were carried over gain nothing that can be told from zero.** The network is small and learns what it
-#   needs from the target's own pictures, and the source, 1,250 pictures of five kinds, has little to teach.
-# - **Frozen features hurt**, and the more labels there are, the more: they were made to tell coats from bags, and what
-#   tells shirts from pullovers is partly lost in them. This is *negative transfer* (负迁移).
-# - Half of the features do worse than all of them, in the mean.
-# - The convolutions with fresh weights and no hidden layer are as good as the whole network, or a little better: the
-#   structure of the source is not the best that there is for the target.
+# What these numbers carry is asserted:
 
-# %% [markdown]
-# What the numbers carry is asserted, of the weights
 
 # %%
-many, from_scratch = problem.labels[-1], results[SCRATCH]
-for name in ("parameters, full", "parameters, part (conv1, conv2)"):
-    for labels, scores in results[name].items():
-        gain = np.mean(np.subtract(scores, from_scratch[labels]))
-        assert DATASET != "fashion" or abs(gain) < 0.06, f"{name} should change little"
+def gain(results, name: str, over: str, shots: int) -> tuple[float, float]:
+    """The mean of the differences, and half the width of its interval."""
+    return mk.report.mean_and_interval(np.subtract(results[name][shots], results[over][shots]))
 
-# %% [markdown]
-# and of the features:
 
-# %%
 if DATASET == "fashion":
+    for name in ("parameters, full", "parameters, part (conv1, conv2)"):
+        for shots in fashion.shots:
+            assert abs(gain(results, name, SCRATCH, shots)[0]) < 0.06, f"{name} should change little"
     for name in ("features, full", "features, part (half of them)"):
-        gains = np.subtract(results[name][many], from_scratch[many])
-        gain, half_width = mk.report.mean_and_interval(gains)
-        assert gain + half_width < 0, f"{name} should be worse than from scratch"
+        mean, half_width = gain(results, name, SCRATCH, 100)
+        assert mean + half_width < 0, f"{name} should be worse than from scratch"
 
 # %% [markdown]
 # ## Where the source has more to offer
 #
 # Is transfer of no use, then? It depends on what the source knows. Take letters: the source has the 851 letters of 16
 # alphabets, the target 20 letters of alphabets that the source has never seen. There are 20 drawings of each letter, so
-# 15 labels a class are the most we can have, and 5 drawings of each are the exam.
+# 15 shots are the most that we can have, and 5 drawings of each are the exam.
 
 # %%
 letters = load("glyphs")
-reader = trained_on_source(letters)
-ways = six_ways(reader, letters.ways)
-kept = ["parameters, full", "parameters, part (conv1, conv2)", "features, full", SCRATCH]
+reader, right = trained_on_source(letters)
+print(f"accuracy on the source: {right:.3f}, chance {1 / len(letters.source):.3f}")
 
 # %% [markdown]
 # What has the network learned? We look at the features of six letters before and after. The 32 numbers of each drawing
@@ -573,7 +599,7 @@ def flat(features: np.ndarray) -> np.ndarray:
 
 
 six = letters.target.select(range(0, 221, 40))
-drawings, labels = prepared(six.examples), six.labels
+drawings = prepared(six.examples)
 keras.utils.set_random_seed(0)
 seen_by = {
     "before: random weights": network(20, (28, 28, 1)),
@@ -582,53 +608,47 @@ seen_by = {
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.1))
 for axis, (title, model) in zip(axes, seen_by.items(), strict=True):
     places = flat(transfer.extract_features(transfer.feature_extractor(model), drawings))
-    for label, marker in enumerate("osD^vP"):
-        axis.scatter(
-            *places[labels == label].T, s=18, marker=marker, color=mk.report.PALETTE[label % 5]
-        )
+    for letter, (marker, color) in enumerate(
+        zip("osD^vP", [*mk.report.PALETTE[:5], "0.55"], strict=True)
+    ):
+        axis.scatter(*places[six.labels == letter].T, s=18, marker=marker, color=color)
     axis.set(title=title, xticks=[], yticks=[])
 plt.show()
 
 # %% [markdown]
-# Drawings of one letter have moved together, although the network was never told that they are one. Now the numbers,
-# for four of the ways, and one more that the section on adapters explains:
+# Drawings of one letter have moved together, although the network was never told that they are one. Now the numbers.
+# There is one way more: every layer stays as it is, and a small correction beside it is trained (of *low rank*; the
+# section on adapters explains it).
 
 
 # %%
 def low_rank() -> keras.Model:
-    way = ways["parameters, full"]
+    way = letter_ways["parameters, full"]
     model = way.build()
     way.carry(model)
     return transfer.with_low_rank(model, rank=2, layers=["conv1", "conv2", "hidden"], train=["head"])
 
 
-chosen = {name: ways[name] for name in kept} | {
-    "parameters, low rank beside them": Way(low_rank, rate=0.03)
-}
-results = compare(letters, chosen)
+letter_ways = six_ways(reader, letters.classes)
+for name in ("features, part (half of them)", "structure, part (the convolutions)"):
+    del letter_ways[name]  # they did nothing of their own above, and time is short
+letter_ways["parameters, low rank beside them"] = Way(low_rank, rate=0.03)
+results = compare(letters, letter_ways)
 table(results)
 
 # %%
 table(results, less=SCRATCH)
 
 # %%
-for labels in letters.labels:
-    gains = np.subtract(results["features, full"][labels], results[SCRATCH][labels])
-    gain, half_width = mk.report.mean_and_interval(gains)
-    assert gain > half_width, f"features should beat from scratch with {labels} labels"
-    others = [np.mean(row[labels]) for name, row in results.items() if name != "features, full"]
-    assert np.mean(results["features, full"][labels]) > max(others), (
-        "the source is better left alone here"
-    )
+for shots in letters.shots:
+    for name in (SCRATCH, RANDOM):
+        mean, half_width = gain(results, "features, full", name, shots)
+        assert mean > half_width, f"learned features should beat {name} with {shots} shots"
+    means = {name: np.mean(scores[shots]) for name, scores in results.items()}
+    assert max(means, key=means.get) == "features, full", "the source is better left alone here"
 
 # %% [markdown]
-# Here what was carried over decides, and the order is turned around: the *frozen* features are best. Whatever trains
-# more than a head, be it a residual of low rank or everything, lies between them and from scratch. On a few drawings a
-# class, training undoes some of what 851 letters have taught.
-#
-# The rule of thumb is the old one. Transfer pays when the source is rich, the target has few labels, and the two are
-# related; and the richer the source, the less of it should be touched. It can always be measured, and should be, against
-# the same network from scratch.
+# TEXT2
 
 # %% [markdown]
 # (These letters are synthetic; the gain says what is possible, not what your data will give.)
@@ -655,9 +675,10 @@ assert all((weight == 3.5).all() for weight in other.get_weights())
 
 # %% [markdown]
 # When can one mix? Two networks that started from different random weights have put the same knowledge in different
-# places: unit 3 of the one may be unit 17 of the other. A mean of the two is neither. If the target was fine-tuned
-# *from* the source, its units are still where they were, and all between the two is a working network. So we train the
-# target both ways, with 20 labels a class, and walk from it to the source:
+# places: unit 3 of the one may be unit 17 of the other. Their mean is neither of them. If the target was fine-tuned *from*
+# the source, its units are still where they were. So we train the target both ways, with 20 shots, and walk from it to
+# the source. The head is not mixed, since the source's has other classes: the right end is the source's layers under
+# the target's head.
 
 
 # %%
@@ -665,7 +686,7 @@ def walk(way: Way, amounts: np.ndarray) -> np.ndarray:
     """(seeds, amounts) the accuracy of a trained target with so much of the source mixed in."""
     curves = []
     for seed in range(SEEDS):
-        practice, exam = deal(problem, 20, seed)
+        practice, exam = deal(fashion, fashion.shots[1], seed)
         model = learn(way, way.start(seed), *practice, seed)
         trained = model.get_weights()
         curves.append([])
@@ -677,11 +698,11 @@ def walk(way: Way, amounts: np.ndarray) -> np.ndarray:
 
 
 # %% [markdown]
-# Six amounts, from none of the source to nothing else:
+# Five amounts, from none of the source to nothing else, D2's half among them:
 
 # %%
-amounts = np.linspace(0, 1, 6)
-starts = six_ways(source, units)
+amounts = np.linspace(0, 1, 5)
+starts = ways_with_weights(source, classes)
 curves = {
     "fine-tuned from the source": walk(starts["parameters, full"], amounts),
     "from a start of its own": walk(starts[SCRATCH], amounts),
@@ -691,19 +712,23 @@ curves = {
 for name, marker in zip(curves, "os", strict=True):
     means, halves = zip(*map(mk.report.mean_and_interval, curves[name].T), strict=True)
     plt.errorbar(amounts, means, halves, marker=marker, capsize=3, label=name)
-plt.axhline(1 / units, color="0.45", linewidth=1, linestyle=":")
-plt.annotate("chance", (0.02, 1 / units), (0, 4), textcoords="offset points", color="0.35")
+plt.axhline(1 / classes, color="0.45", linewidth=1, linestyle=":")
+plt.annotate("chance", (0.02, 1 / classes), (0, 4), textcoords="offset points", color="0.35")
 plt.gca().set(xlabel="amount of the source", ylabel="accuracy, not trained further", ylim=(0, 1))
 plt.legend(loc="lower left")
 plt.show()
 
+# %% [markdown]
+# From a common start, much of the source can be mixed in at a small cost, until at 1 the head meets features that it was
+# not trained on. From a start of its own, the half already costs much:
+
 # %%
-lost = {name: curve[:, 0] - curve[:, 3] for name, curve in curves.items()}  # at 0.6
+lost = {name: curve[:, 0] - curve[:, 2] for name, curve in curves.items()}  # from nothing to the half
 for name, values in lost.items():
     print(f"{name}: {mk.Score.of(values, 'lost')}")
 own, tuned = lost["from a start of its own"], lost["fine-tuned from the source"]
 more, half_width = mk.report.mean_and_interval(own - tuned)
-assert more > half_width, "mixing should cost more where the starts differ"
+assert DATASET != "fashion" or more > half_width, "mixing should cost more where the starts differ"
 
 # %% [markdown]
 # D2 mixes two models of different starts, and trains on afterwards to mend what the mixing broke. (Its program stops
@@ -719,11 +744,11 @@ assert more > half_width, "mixing should cost more where the starts differ"
 
 # %% [markdown]
 # D5 calls $f_{ad}$ the transfer strategy; it is a function like $f_s$, and today one says **adapter** (适配器). The code
-# that D5 prints does something else: it copies the weights and trains them all, so $f_s$ is gone afterwards. With
-# `with_residual` it stays, frozen, and $f_{ad}$ begins at zero, so that learning starts from what the source knows.
+# that D5 prints does something else: it copies the weights and trains them all. With `with_residual`, $f_s$ stays a part
+# of the new model, frozen, and $f_{ad}$ begins at zero, so that learning starts from what the source knows.
 
 # %% [markdown]
-# A picture says when this is good. The source is a curve that is well known, from 200 points. The target is the same
+# A curve shows what the sum does. The source is one that is well known, from 200 points. The target is the same
 # curve with a bump, known at a few points.
 
 
@@ -750,8 +775,9 @@ def fitted(way: Way, x: np.ndarray, y: np.ndarray, seed: int, rounds: int = 2) -
 # The source learns its curve first:
 
 # %%
+learned = fitted(Way(line), *points(200, bump=0.0, seed=99), seed=0, rounds=30)
 known = line()
-known.set_weights(fitted(Way(line), *points(200, bump=0.0, seed=99), seed=0, rounds=30).get_weights())
+known.set_weights(learned.get_weights())
 grid = np.linspace(-3, 3, 200)[:, None].astype("float32")
 print(f"error of the source on its own curve: {np.mean((known(grid) - curve(grid, 0.0)) ** 2):.4f}")
 
@@ -775,22 +801,18 @@ sums = {
 # %%
 before = known.get_weights()
 px, py = points(8, bump=1.5, seed=0)
-answers = {name: fitted(way, px, py, seed=0)(grid) for name, way in sums.items()}
-
-# %% [markdown]
-# The sum has left the source as it was:
-
-# %%
-after = compiled(residual, "mse").get_layer("source").model.get_weights()
+adapted = fitted(sums["f_s + f_ad"], px, py, seed=0)
+after = adapted.get_layer("source").model.get_weights()
 assert all((a == b).all() for a, b in zip(before, after, strict=True)), "not a bit of f_s has moved"
 
 # %% [markdown]
-# This is what the three have made of eight points:
+# The sum has left the source as it was. This is what the three have made of eight points:
 
 # %%
 plt.plot(grid, curve(grid, 1.5), color="0.75", linewidth=6, label="the target")
-for name, answer in answers.items():
-    plt.plot(grid, answer, label=name)
+plt.plot(grid, known(grid), color="0.45", linewidth=1, label="f_s alone")
+for name, way in sums.items():
+    plt.plot(grid, fitted(way, px, py, seed=0)(grid), label=name)
 plt.plot(px, py, "ko", markersize=5)
 plt.legend(fontsize=8)
 plt.gca().set(
@@ -818,9 +840,7 @@ least = {name: row[100].mean for name, row in errors.items()}
 assert least["fine-tuned"] < least["f_s + f_ad"] < least["from scratch"], "with 100 points"
 
 # %% [markdown]
-# With five points none of the three can be told from $f_s$ alone: some seeds have no point on the bump. With more
-# points both ways of transfer come closer than a network from scratch in the same number of steps. Fine-tuning comes
-# closest here; what the sum has over it is that $f_s$ is still there, for the next target and the one after.
+# TEXT3
 #
 # The residual can also live *inside* a layer. There the weights $W_s$ stay frozen, and the product of two thin matrices
 # is added to them. With rank $r$, a layer of $m$ inputs and $n$ outputs learns $r (m + n)$ numbers instead of $m n$:
@@ -828,19 +848,22 @@ assert least["fine-tuned"] < least["f_s + f_ad"] < least["from scratch"], "with 
 # $$W_{mt} = W_s + A B, \qquad A \in \mathbb{R}^{m \times r}, \; B \in \mathbb{R}^{r \times n} \qquad \text{(Formula 3.6)}$$
 
 # %% [markdown]
-# This is LoRA. Keras' layers have it built in; `with_low_rank` copies a model, switches it on and freezes the rest. It
-# was the last row of the table of letters. How many weights trained there?
+# This is LoRA, low-rank adaptation. Keras' layers have it built in; `with_low_rank` copies a model, switches it on and
+# freezes the rest. It was the last row of the table of letters.
+
 
 # %%
-slim, whole = low_rank(), ways["parameters, full"].build()
-counts = {
-    name: sum(int(tf.size(w)) for w in m.trainable_weights)
-    for name, m in (("slim", slim), ("whole", whole))
-}
-print(counts)
+def trained(model: keras.Model) -> int:
+    return sum(int(tf.size(weight)) for weight in model.trainable_weights)
+
+
+slim, whole = low_rank(), letter_ways["parameters, full"].build()
+print(
+    f"low rank trains {trained(slim):,} numbers, 660 of them the head; fine-tuning {trained(whole):,}"
+)
 a, b = slim.get_layer("hidden").lora_kernel_a, slim.get_layer("hidden").lora_kernel_b
 assert a.shape == (256, 2) and b.shape == (2, 32) and not b.numpy().any(), "A B is zero at first"
-assert counts["slim"] < counts["whole"] / 5
+assert trained(slim) < trained(whole) / 5 and trained(slim.get_layer("head")) == 33 * 20 == 660
 
 # %% [markdown]
 # ## What the documents' programs do
@@ -866,16 +889,19 @@ assert counts["slim"] < counts["whole"] / 5
 # - Weights, features and structure can each be carried over, as a whole or in part. A report says what moved.
 # - Frozen means the same to the last bit. Batch normalisation must be frozen with the rest, and calling a part with
 #   `training=False` does not do it in this Keras.
-# - Fine-tune from the top, or slower below.
+# - Fine-tuning can go from the top down, and slower below.
 # - Blends need a common start. Adapters keep the source and add to it.
-# - Whether transfer pays is a question to measure. On two halves of Fashion-MNIST it paid nothing, and frozen features
-#   hurt; on letters they were the best of all.
+# - Whether transfer pays is a question to measure, against training from scratch, and features against random ones. On
+#   two halves of Fashion-MNIST it paid nothing, and a head alone was too little. On letters features were the best of
+#   all.
 
 # %% [markdown]
 # ## Exercises
 #
-# **1. A blend for each layer.** Write `fading(source, target, names)`: of the first layer named it takes all from the
-# source, of the last nothing, and of those between in equal steps.
+# Each has a check. Run its cell, then call the check with your answer.
+#
+# **1. A blend for each layer.** Write `fading(source, target, names)`: the first layer named is taken wholly from the
+# source, the last not at all, those between in equal steps.
 
 
 # %%
@@ -931,7 +957,7 @@ def check_pays(pays):
     assert pays(scratch + steady, scratch) == "yes", "a gain with every seed, of about one size"
     assert pays(scratch - steady, scratch) == "no", "a loss with every seed"
     uneven = scratch + [0.3, -0.2, 0.1, -0.3, 0.2]
-    assert pays(uneven, scratch) == "cannot tell", "the mean is above zero, and so is chance"
+    assert pays(uneven, scratch) == "cannot tell", "the mean is above zero, but it may be so by chance"
     print("Right.")
 
 
@@ -947,3 +973,5 @@ def check_pays(pays):
 # - B. Neyshabur, H. Sedghi, C. Zhang, [What is being transferred in transfer learning?](https://arxiv.org/abs/2008.11687),
 #   2020: networks with one start lie in one basin.
 # - Keras, [Transfer learning and fine-tuning](https://keras.io/guides/transfer_learning/).
+#
+# Before: [Classical learning](02_classical_learning.ipynb). After: [the list of chapters](README.md#chapters).
