@@ -100,6 +100,7 @@ def default_loss(network: keras.Model, right: tf.Tensor) -> keras.losses.Loss:
 def ends_in_softmax(network: keras.Model) -> bool:
     """Whether the answers are chances that add up to 1, or scores."""
     last = network
-    while getattr(last, "layers", None):
-        last = last.layers[-1]
-    return isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax
+    while getattr(last, "layers", None):  # the last layer is not all: keras.ops.softmax is none
+        known = getattr(last, "outputs", None)
+        last = known[0]._keras_history.operation if known else last.layers[-1]
+    return type(last).__name__ == "Softmax" or getattr(last, "activation", None) is keras.activations.softmax

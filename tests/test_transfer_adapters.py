@@ -132,3 +132,49 @@ def test_errors_name_the_layers_and_both_shapes(adapt, words):
     with pytest.raises(ValueError) as error:
         adapt()
     assert not [word for word in words if word not in str(error.value)], str(error.value)
+
+
+def test_a_head_that_trains_as_a_whole_is_not_taken_for_a_part_of_other_names():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="a"), layers.Dense(2, name="head")])
+    adapted = with_low_rank(model, 1, train="head")
+    assert [weight.path.split("/", 1)[1] for weight in adapted.trainable_weights] == [
+        *("a/lora_kernel_a", "a/lora_kernel_b"),
+        *("head/kernel", "head/bias"),
+    ]
+
+
+def test_a_model_with_residuals_of_low_rank_can_be_copied():
+    model = with_low_rank(source(), 2)
+    np.testing.assert_array_equal(with_residual(model)(task()[0]), model(task()[0]))
+
+
+def test_copies_normalise_as_the_source_does():
+    norm = layers.Normalization()
+    norm.adapt(np.random.default_rng(0).normal(5, 3, (50, 4)))
+    model = keras.Sequential([keras.Input((4,)), norm, layers.Dense(3)])
+    x = np.ones((2, 4))
+    for adapt in (with_residual, with_low_rank):
+        np.testing.assert_array_equal(adapt(model)(x), model(x))
+
+
+def test_an_adapter_that_cannot_begin_at_zero_is_told():
+    x = keras.Input((3,))
+    around = keras.Model(x, layers.Add()([x, layers.Dense(3, name="last")(x)]))
+    squashed = keras.Sequential([keras.Input((3,)), layers.Dense(3, activation="sigmoid", name="last")])
+    for model in (around, squashed, with_residual(mk.networks.mlp(1))):
+        with pytest.raises(ValueError, match="cannot make them 0. Give an adapter of your own"):
+            with_residual(model)
+
+
+def test_inputs_by_name_keep_their_names():
+    given = {name: keras.Input((2,), name=name) for name in ("left", "right")}
+    model = keras.Model(given, layers.Dense(3)(layers.Concatenate()(list(given.values()))))
+    x = {name: np.full((1, 2), value) for value, name in enumerate(given)}
+    np.testing.assert_array_equal(with_residual(model)(x), model(x))
+
+
+def test_a_source_must_have_one_output_and_known_layers():
+    x = keras.Input((2,))
+    with pytest.raises(ValueError, match="One output is needed; .* has 1 inputs and 2 outputs"):
+        with_residual(keras.Model(x, [layers.Dense(1)(x), layers.Dense(1)(x)]))

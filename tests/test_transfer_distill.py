@@ -366,3 +366,33 @@ def test_labels_may_stand_in_a_column():
 def test_a_loss_of_the_users_is_refused():
     with pytest.raises(ValueError, match="has a loss of its own"):
         Distiller(network(), network(5)).compile("adam", loss="mse")
+
+
+def test_the_loss_of_several_inputs_is_the_mean_over_their_rows():
+    def pair():
+        left, right = keras.Input((2,)), keras.Input((2,))
+        return keras.Model([left, right], layers.Dense(3)(layers.Concatenate()([left, right])))
+
+    distiller = Distiller(pair(), pair(), soft=1.0)
+    distiller.compile()
+    x = [data(5, 2, seed=seed)[0] for seed in (1, 2)]
+    measured = distiller.evaluate(x, batch_size=4, verbose=0)
+    np.testing.assert_allclose(measured, distiller.distil(x)[1], rtol=1e-5)
+
+
+def test_a_single_output_has_nothing_to_share():
+    with pytest.raises(ValueError, match="two classes or more; .* has a single output"):
+        soft_labels(network(classes=1), data()[0])
+
+
+@pytest.mark.parametrize("features", ["hidden_0", ["hidden_0"]])
+def test_features_are_two_layers(features):
+    with pytest.raises(ValueError, match="layer of the student, layer of the teacher.*hidden_0.* was given"):
+        Distiller(network(5), network(5), features=features)
+
+
+def test_student_and_teacher_have_one_output_each():
+    x = keras.Input((4,))
+    model = keras.Model(x, [layers.Dense(3)(x), layers.Dense(3)(x)])
+    with pytest.raises(ValueError, match="One output is needed; .* has 1 inputs and 2 outputs"):
+        Distiller(model, same_structure(model))

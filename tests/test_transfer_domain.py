@@ -302,3 +302,25 @@ def test_training_needs_pairs_of_one_shape():
         learner.fit(x, y, verbose=0)
     with pytest.raises(ValueError, match=r"source have \(2,\), those of the target \(3,\)"):
         learner.fit((x, np.zeros((20, 3), "float32")), y, verbose=0)
+
+
+@pytest.mark.parametrize("method", ["coral", "reversal"])
+def test_domains_are_joined_in_mixed_precision_too(method):
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        learner = learner_of(method)
+        learner.compile()
+        history = learner.fit(pair_domains(*two_domains(20), batch_size=8), steps_per_epoch=1, verbose=0)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert np.isfinite(history.history["loss"]).all()
+
+
+def test_a_single_row_does_not_vary():
+    with pytest.raises(ValueError, match="Take a larger batch_size"):
+        coral_loss(tf.ones((1, 2)), tf.ones((5, 2)))
+
+
+def test_pairs_come_in_batches_of_one_row_or_more():
+    with pytest.raises(ValueError, match="batch_size of 1 or more is needed; 0 was given"):
+        pair_domains(*two_domains(20), batch_size=0)

@@ -159,3 +159,15 @@ def test_features_of_pictures_keep_their_shape():
     model = mk.networks.d3(3)
     features = feature_extractor(model, model.layers[1].name)
     assert extract_features(features, np.zeros((2, 28, 28, 1), "float32")).shape == (2, 14, 14, 32)
+
+
+def test_several_layers_give_several_arrays():
+    model = network()
+    found = extract_features(feature_extractor(model, ["first", "norm"]), rows(10), batch_size=4)
+    for name, features in zip(["first", "norm"], found, strict=True):
+        np.testing.assert_allclose(features, extract_features(feature_extractor(model, name), rows(10)), rtol=1e-6)
+
+
+def test_units_go_with_one_layer():
+    with pytest.raises(ValueError, match=r"units number the features of one layer; \['first', 'norm'\] were named"):
+        feature_extractor(network(), ["first", "norm"], units=[0])

@@ -230,3 +230,61 @@ def test_a_network_of_the_library_is_fine_tuned_as_it_is():
     x = np.random.default_rng(0).normal(size=(6, 28, 28, 1)).astype("float32")
     names = moved(model, lambda: fine_tune(model, (x, np.arange(6) % 3), train="all", epochs=2, verbose=0))
     assert not [name for name in names if "norm" in name] and "head" in names
+
+
+def test_a_loss_that_is_named_takes_its_own_answers():
+    x, y = task()
+    for activation, loss, answers in (("sigmoid", "binary_crossentropy", y > 0), (None, "mse", 10 * y)):
+        history = fine_tune(network(activation, units=1), (x, answers.astype(int)), loss=loss, verbose=0)
+        assert np.isfinite(history.history["loss"]).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (task() + (np.ones(24),), "inputs and answers.*sample_weight="),
+        (list(task()), "inputs and answers"),
+        ((task()[0], None), "inputs and answers"),
+        ((task()[0][:0], task()[1][:0]), r"these are int64 of shape \(0,\)"),
+        ((task()[0], np.array(["a", "b"] * 12)), "these are string.*Number the classes"),
+        ((task()[0], task()[1] > 0), "these are bool"),
+        ((task()[0], task()[1] - 1), "the label -1 was given"),
+    ],
+)
+def test_answers_that_cannot_be_learned_are_told_and_the_model_stays_as_it_was(data, words):
+    model = network()
+    with pytest.raises(ValueError, match=words):
+        fine_tune(model, data, verbose=0)
+    assert all(layer.trainable for layer in model.layers) and not model.compiled
+
+
+class Shifted(keras.Model):
+    """A model with a weight of its own beside its layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.head = layers.Dense(4, name="hidden"), layers.Dense(3, name="head")
+        self.shift = self.add_weight(shape=(4,), name="shift")
+
+    def call(self, x):
+        return self.head(self.hidden(x) + self.shift)
+
+
+def test_a_model_with_weights_of_its_own_is_frozen_around_a_head_that_trains():
+    model = Shifted()
+    model(task()[0])
+    assert freeze(model) == ["head"]
+    assert [weight.name for weight in model.trainable_weights] == ["kernel", "bias"]
+    before = model.get_weights()
+    fine_tune(model, task(), verbose=0)
+    stayed = [weight.name for weight, old in zip(model.weights, before, strict=True) if np.array_equal(weight, old)]
+    assert stayed == ["shift", "kernel", "bias"]
+
+
+def test_rates_fall_with_the_depth_on_distributed_devices_too():
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = network()
+        optimizer = keras.optimizers.SGD(0.1)
+        assert "first" in moved(
+            model, lambda: fine_tune(model, task(), train="all", depth_decay=0.5, optimizer=optimizer, verbose=0)
+        )

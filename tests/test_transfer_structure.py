@@ -289,3 +289,8 @@ def test_a_part_that_takes_any_length_fits():
 def test_nothing_to_join_is_said(nothing):
     with pytest.raises(ValueError, match="nothing to join"):
         join_models(*nothing)
+
+
+def test_a_model_without_weights_yet_says_how_it_gets_them():
+    with pytest.raises(ValueError, match="'later' has no weights yet. Begin it with keras.Input"):
+        same_structure(keras.Sequential([layers.Dense(2)], name="later"))

@@ -203,3 +203,22 @@ def test_whole_numbers_are_moved_and_cannot_be_blended():
 def test_a_model_without_weights_yet_says_how_it_gets_them():
     with pytest.raises(ValueError, match="no weights yet.*keras.Input"):
         transfer_weights(keras.Sequential([layers.Dense(2)]), network())
+
+
+def test_a_target_normalises_by_the_statistics_that_it_was_given():
+    def normalised():
+        return keras.Sequential([keras.Input((2,)), layers.Normalization(name="norm"), layers.Dense(1, name="head")])
+
+    source, target = normalised(), normalised()
+    source.layers[0].adapt(np.random.default_rng(0).normal(5, 3, (50, 2)))
+    transfer_weights(source, target)
+    np.testing.assert_array_equal(target(np.ones((3, 2))), source(np.ones((3, 2))))
+
+
+def test_models_of_two_precisions_are_blended():
+    single, half = (
+        keras.Sequential([keras.Input((1,)), layers.Dense(1, kernel_initializer=start, dtype=kind, name="head")])
+        for start, kind in (("ones", "float32"), ("zeros", "float16"))
+    )
+    blend_weights(single, half, 0.25)
+    assert half.layers[0].kernel.dtype == "float16" and float(half.layers[0].kernel[0, 0]) == 0.25

@@ -186,3 +186,19 @@ def test_names_are_counted_in_words_or_letters():
 def test_names_that_say_nothing_are_refused(names, by, message):
     with pytest.raises(ValueError, match=message):
         describe_names(names, by=by)
+
+
+def test_no_inputs_have_no_scores():
+    with pytest.raises(ValueError, match="no inputs to score"):
+        fresh(SIGNS[SEEN]).scores(np.empty((0, 12)), SIGNS[UNSEEN])
+
+
+def test_one_name_is_not_a_list_of_its_letters():
+    with pytest.raises(ValueError, match="list of names is needed; the one name 'boot' was given"):
+        describe_names("boot")
+
+
+def test_an_encoder_has_one_output():
+    x = keras.Input((2,))
+    with pytest.raises(ValueError, match=r"its output shape is \[\(None, 3\), \(None, 3\)\]"):
+        ZeroShot(keras.Model(x, [keras.layers.Dense(3)(x), keras.layers.Dense(3)(x)]), np.eye(3))

@@ -8,7 +8,8 @@ import keras
 from meta_keras.functional import PureModel
 from meta_keras.networks import ends_in_softmax
 from meta_keras.rules.base import copy_of
-from meta_keras.transfer.finetune import freeze
+from meta_keras.transfer.finetune import freeze, freeze_layers
+from meta_keras.transfer.graph import check_graph
 from meta_keras.transfer.parts import choose, parts
 from meta_keras.transfer.structure import same_structure
 
@@ -30,6 +31,7 @@ def with_residual(source: keras.Model, adapter: keras.Model | None = None) -> ke
     >>> bool(keras.ops.all(model(x) == source(x)))
     True
     """
+    check_graph(source, one_input=False)
     if ends_in_softmax(source):
         raise ValueError(
             f"{source.name!r} ends in a softmax: chances do not add up. Take what it computes before, with a last "
@@ -44,8 +46,9 @@ def with_residual(source: keras.Model, adapter: keras.Model | None = None) -> ke
                 f"The {what.replace('_', ' ')} of the adapter {adapter.name!r} is {mine}; that of the source "
                 f"{source.name!r} is {theirs}. They must be the same to be added."
             )
-    inputs = [keras.Input(batch_shape=one.shape, dtype=one.dtype) for one in source.inputs]
-    inputs = inputs[0] if len(inputs) == 1 else inputs
+    inputs = keras.tree.map_structure(
+        lambda one: keras.Input(batch_shape=one.shape, dtype=one.dtype, name=one.name), _inputs_of(source)
+    )
     outputs = keras.layers.Add()([Frozen(copied(source), name="source")(inputs), adapter(inputs)])
     return keras.Model(inputs, outputs, name=f"{source.name}_adapted")
 
@@ -87,7 +90,8 @@ def with_low_rank(
 
         W_mt = W_s + A B,   A of shape (inputs, rank), B of shape (rank, outputs) and zero at first
 
-    Only A and B train, and they are few: rank * (inputs + outputs) numbers instead of inputs * outputs.
+    Only A and B train, and they are few: rank * (inputs + outputs) numbers instead of inputs * outputs. (A file of
+    Keras keeps which layers train, not which weights: in a model that was loaded, the biases beside them train too.)
 
     layers: which layers carry one; None takes every dense, convolution and embedding layer. train: names of layers
         that train as a whole, such as a fresh head.
@@ -101,7 +105,8 @@ def with_low_rank(
         raise ValueError(f"A residual has a rank of 1 or more; {rank} was given.")
     model = copied(source)
     there = parts(model)
-    able = [name for name, layer in there.items() if hasattr(layer, "enable_lora") and name not in train]
+    whole = choose(model, train) if train else []
+    able = [name for name, layer in there.items() if hasattr(layer, "enable_lora") and name not in whole]
     names = able if layers is None else choose(model, layers)
     if not set(names) <= set(able) or not names:
         wrong = [name for name in names if name not in able]
@@ -109,15 +114,12 @@ def with_low_rank(
             f"The layers that can carry a residual are {', '.join(able) or 'none'}; not {wrong or 'none'}."
         )
     freeze(model, "all", batch_norm=True)
-    whole = choose(model, train) if train else []
-    for name, layer in there.items():
-        if name in names:
-            frozen = list(layer.trainable_weights)
-            layer.enable_lora(rank)
-            for weight in frozen:
-                weight.trainable = False
-        elif name not in whole:
-            layer.trainable = False
+    freeze_layers(layer for name, layer in there.items() if name not in [*names, *whole])
+    for name in names:
+        frozen = list(there[name].trainable_weights)
+        there[name].enable_lora(rank)
+        for weight in frozen:
+            weight.trainable = False
     return model
 
 
@@ -127,7 +129,19 @@ def _silent(source: keras.Model) -> keras.Model:
     head = list(parts(adapter).values())[-1]
     for weight in head.weights:
         weight.assign(keras.ops.zeros_like(weight))
+    ones = [keras.ops.ones([1, *(size or 32 for size in one.shape[1:])], one.dtype) for one in source.inputs]
+    if keras.ops.any(adapter(keras.tree.pack_sequence_as(_inputs_of(source), ones))):
+        raise ValueError(
+            f"Learning is to begin with the answers of {source.name!r} alone, but its last layer with weights, "
+            f"{head.name!r}, cannot make them 0. Give an adapter of your own, or a source that ends in this layer, "
+            "without an activation."
+        )
     return adapter
+
+
+def _inputs_of(model: keras.Model) -> Any:
+    """The inputs as the model takes them: one, a list, or a dictionary."""
+    return getattr(model, "_inputs_struct", model.inputs[0])
 
 
 def copied(source: keras.Model) -> keras.Model:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras.networks import default_loss
-from meta_keras.transfer.graph import fits
+from meta_keras.transfer.graph import check_graph, fits
 from meta_keras.transfer.hints import bridge_between, feature_loss, seeing
 from meta_keras.transfer.soft import check_temperature, in_single, scores_of, soft_loss
 
@@ -58,7 +58,7 @@ class Distiller(keras.Model):
         self.temperature, self.soft, self.feature_weight = temperature, soft, feature_weight
         self.features, self.bridge = None, None
         if features is not None:
-            ours, theirs = self.features = tuple(features)
+            ours, theirs = self.features = _two_layers(features)
             self.bridge = bridge_between(student, ours, teacher, theirs)
             # Functions, since Keras would count and save a model a second time.
             self._student_sees, self._teacher_sees = seeing(student, ours), seeing(teacher, theirs)
@@ -148,7 +148,7 @@ class Distiller(keras.Model):
         self, loss: tf.Tensor, x: tf.Tensor, y: tf.Tensor | None, answers: tf.Tensor, weight: tf.Tensor | None
     ) -> dict[str, tf.Tensor]:
         mean = next(metric for metric in self.metrics if metric.name == "loss")
-        mean.update_state(loss, sample_weight=tf.shape(x)[0])
+        mean.update_state(loss, sample_weight=tf.shape(answers)[0])
         if y is None:  # then there is nothing that metrics could compare with
             return {"loss": mean.result()}
         return self.compute_metrics(x, y, answers, weight)
@@ -165,6 +165,12 @@ def _hard_loss(student: keras.Model, y: tf.Tensor | None, answers: tf.Tensor) ->
     return default_loss(student, y).call(y, in_single(answers))
 
 
+def _two_layers(features: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(features, str) or len(features) != 2:
+        raise ValueError(f"features are (layer of the student, layer of the teacher); {features!r} was given.")
+    return tuple(features)
+
+
 def _check_settings(temperature: float, soft: float, feature_weight: float) -> None:
     check_temperature(temperature)
     if not 0 <= soft <= 1:
@@ -177,6 +183,7 @@ def _check_pair(student: keras.Model, teacher: keras.Model) -> None:
     for role, model in (("student", student), ("teacher", teacher)):
         if not isinstance(model, keras.Model) or not model.built:
             raise ValueError(f"The {role} must be a built Keras model; begin it with keras.Input(shape).")
+        check_graph(model, one_input=False)
     for what in ("input_shape", "output_shape"):
         ours, theirs = getattr(student, what), getattr(teacher, what)
         if not fits(ours, theirs):

@@ -14,6 +14,7 @@ from meta_keras.networks import default_loss
 from meta_keras.transfer.classifier import Classifier
 from meta_keras.transfer.graph import with_layer
 from meta_keras.transfer.pairing import check_alike
+from meta_keras.transfer.soft import in_single
 
 METHODS = ("coral", "reversal", None)
 
@@ -63,6 +64,8 @@ def coral_loss(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         raise ValueError(
             f"Two batches of features (rows, d) of one width are needed; these have shapes {a.shape} and {b.shape}."
         )
+    if 1 in (a.shape[0], b.shape[0]):
+        raise ValueError("A single row does not vary; two or more of each domain are needed. Take a larger batch_size.")
     width = tf.cast(a.shape[1], a.dtype)
     return tf.reduce_sum(tf.square(_covariance(a) - _covariance(b))) / (4 * width**2)
 
@@ -140,6 +143,7 @@ class DomainAdaptation(Classifier):
         if self.method is None:
             return self.network(source, training=True)
         features, answers = self.with_features(tf.concat([source, target], axis=0), training=True)
+        features = in_single(features)
         count = tf.shape(source)[0]
         self.add_loss(self.weight * self._apart(features[:count], features[count:]))
         return answers[:count]
@@ -147,7 +151,7 @@ class DomainAdaptation(Classifier):
     def _apart(self, source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
         if self.method == "coral":
             return coral_loss(source, target)
-        guesses = self.critic(tf.concat([source, target], axis=0))
+        guesses = in_single(self.critic(tf.concat([source, target], axis=0)))
         truth = tf.concat([tf.zeros_like(source[:, :1]), tf.ones_like(target[:, :1])], axis=0)
         return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(truth, guesses))
 

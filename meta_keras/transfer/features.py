@@ -29,6 +29,8 @@ def feature_extractor(
     """
     check_graph(model)
     names = [layer] if isinstance(layer, str) else layer
+    if units is not None and not (names is None or isinstance(layer, str)):
+        raise ValueError(f"units number the features of one layer; {layer!r} were named. Make an extractor for each.")
     outputs = _given_to_head(model) if names is None else [output_of(model, name) for name in names]
     if names is None or isinstance(layer, str):
         outputs = outputs[0]
@@ -44,8 +46,8 @@ def extract_features(model: keras.Model, data: Any, *, batch_size: int = 256) ->
     data: inputs as an array (also a `numpy.memmap`), or a batched `tf.data.Dataset` of inputs, `(inputs, labels)`, or
         `(inputs, labels, weights)`.
 
-    Returns an array of features for an array. For a dataset, a dataset of features with the labels beside them; it
-    computes a batch when it is asked for one.
+    Returns an array of features for an array, or several if the model has several outputs. For a dataset, a dataset of
+    features with the labels beside them; it computes a batch when it is asked for one.
 
     >>> from meta_keras import networks
     >>> extract_features(feature_extractor(networks.d3(10)), np.zeros((3, 28, 28, 1), "float32")).shape
@@ -59,8 +61,9 @@ def extract_features(model: keras.Model, data: Any, *, batch_size: int = 256) ->
     for start in range(0, len(data), batch_size):
         found = model.predict_on_batch(np.asarray(data[start : start + batch_size]))
         if features is None:
-            features = np.empty((len(data), *found.shape[1:]), found.dtype)
-        features[start : start + len(found)] = found
+            features = keras.tree.map_structure(lambda one: np.empty((len(data), *one.shape[1:]), one.dtype), found)
+        for every, part in zip(keras.tree.flatten(features), keras.tree.flatten(found), strict=True):
+            every[start : start + len(part)] = part
     return features
 
 

@@ -1,6 +1,6 @@
 """Fine-tuning (微调): train on from what a model has learned, all of it or some, the top before the bottom."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras.networks import default_loss
-from meta_keras.transfer.parts import choose, parts
+from meta_keras.transfer.parts import choose, own_weights, parts
 
 
 def freeze(model: keras.Model, train: str | Sequence[str] = "head", *, batch_norm: bool = False) -> list[str]:
@@ -29,10 +29,18 @@ def freeze(model: keras.Model, train: str | Sequence[str] = "head", *, batch_nor
     # One by one: on TensorFlow, Keras passes `model.trainable = True` on to the layers only if it was False before.
     for layer in model._flatten_layers():
         layer.trainable = True
-    for name, layer in there.items():
-        if name not in names:
-            layer.trainable = False
+    freeze_layers(layer for name, layer in there.items() if name not in names)
     return names
+
+
+def freeze_layers(layers: Iterable[keras.layers.Layer]) -> None:
+    """Let these layers not train, and say nothing of the layers within them."""
+    for layer in layers:
+        if len(own_weights(layer)) == len(layer.weights):
+            layer.trainable = False
+        else:  # Keras would pass it on to the layers within
+            for weight in own_weights(layer):
+                weight.trainable = False
 
 
 def fine_tune(
@@ -61,15 +69,16 @@ def fine_tune(
     rate: the learning rate of the head, 0.001 if the optimizer is a name. depth_decay: the rate of each layer further
         down is so many times that of the layer above (the same paper; Formula 3.4).
     loss: by default cross-entropy for whole numbers as labels, else the mean squared error; metrics: accuracy, if so.
+        A loss that you name takes whatever answers it takes.
     fit: what `keras.Model.fit` takes, such as epochs, batch_size, validation_data, callbacks, verbose.
     """
-    names = freeze(model, train, batch_norm=batch_norm) if train is not None else _training(model)
-    right = _answers(data)
-    _check_labels(model, right)
+    x, y, right = _inputs_and_answers(data)
     if loss is None:
+        right = tf.convert_to_tensor(right)
+        _check_answers(model, right)
         loss = default_loss(model, right)
         metrics = ["accuracy"] if metrics is None and right.dtype.is_integer else metrics
-    x, y = data if isinstance(data, tuple) else (data, None)
+    names = freeze(model, train, batch_norm=batch_norm) if train is not None else _training(model)
     if y is None:
         fit.setdefault("shuffle", False)  # a dataset is shuffled as it was made, and Keras would warn
     history = keras.callbacks.History()
@@ -99,14 +108,14 @@ def slow_by_depth(optimizer: keras.optimizers.Optimizer, model: keras.Model, dec
     if not 0 < decay <= 1:
         raise ValueError(f"depth_decay is a number above 0, and 1 at most; {decay!r} was given.")
     factors = {
-        weight.value.ref(): decay**depth
+        optimizer._var_key(weight): decay**depth
         for depth, layer in enumerate(reversed(parts(model).values()))
         for weight in layer.trainable_weights
     }
     step = optimizer.update_step
 
     def slowed(gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        step(gradient, variable, learning_rate * tf.cast(factors[variable.ref()], learning_rate.dtype))
+        step(gradient, variable, learning_rate * tf.cast(factors[optimizer._var_key(variable)], learning_rate.dtype))
 
     # Keras has one rate for all weights. Scaled gradients would not do: Adam divides their scale out again.
     optimizer.update_step = slowed
@@ -141,24 +150,36 @@ def _optimizer(optimizer: str | keras.optimizers.Optimizer, rate: float | None) 
     return fresh
 
 
-def _answers(data: Any) -> tf.Tensor:
-    """Some of the right answers: all of an array's, and those of the first batch of other data."""
-    if isinstance(data, tuple):
-        return tf.convert_to_tensor(data[1])
+def _inputs_and_answers(data: Any) -> tuple[Any, Any, Any]:
+    """What `fit` takes as x and y, and some of the right answers: those of the first batch, where batches have them."""
+    if isinstance(data, tuple) and len(data) == 2 and data[1] is not None:
+        return *data, data[1]
+    batch = None
     if isinstance(data, tf.data.Dataset):
-        data = next(iter(data), ())
+        batch = next(iter(data), None)
     elif isinstance(data, keras.utils.PyDataset):
-        data = data[0]
-    if not isinstance(data, tuple | list) or len(data) < 2:
-        raise ValueError("Fine-tuning needs inputs and answers: (x, y), or a dataset of such batches.")
-    return tf.convert_to_tensor(data[1])
-
-
-def _check_labels(model: keras.Model, right: tf.Tensor) -> None:
-    """Raise a ValueError if there are labels without an output."""
-    units = model.output_shape[-1] if isinstance(model.output_shape, tuple) else None
-    if right.dtype.is_integer and units is not None and np.max(right) >= units:
+        batch = data[0]
+    if not isinstance(batch, tuple | list) or len(batch) < 2:
         raise ValueError(
-            f"The model {model.name!r} has {units} outputs, for labels 0 to {units - 1}; the label {np.max(right)} was "
-            "given. Give it a head for these classes, or number them from 0."
+            "Fine-tuning needs inputs and answers: (x, y), or a dataset of such batches. "
+            "Weights of the rows are given as sample_weight=."
+        )
+    return data, None, batch[1]
+
+
+def _check_answers(model: keras.Model, right: tf.Tensor) -> None:
+    """Raise a ValueError unless the answers are numbers, and each label has an output."""
+    if not tf.size(right) or not (right.dtype.is_integer or right.dtype.is_floating):
+        raise ValueError(
+            f"Answers are whole numbers for classes, or other numbers; these are {right.dtype.name} of shape "
+            f"{tuple(right.shape)}. Number the classes from 0."
+        )
+    shape = getattr(model, "output_shape", None)  # of a subclassed model it is not known
+    if not right.dtype.is_integer or not isinstance(shape, tuple) or shape[-1] is None:
+        return
+    wrong = [label for label in (np.max(right), np.min(right)) if not 0 <= label < shape[-1]]
+    if wrong:
+        raise ValueError(
+            f"The model {model.name!r} has {shape[-1]} outputs, for labels 0 to {shape[-1] - 1}; the label {wrong[0]} "
+            "was given. Give it a head for these classes, number them from 0, or name the loss."
         )

@@ -9,8 +9,8 @@ Shape = tuple[int | None, ...]
 Node = Any  # one call of a layer, as Keras keeps it
 
 
-def check_graph(model: keras.Model) -> None:
-    """Raise an error unless the layers of the model are known, with one input and one output."""
+def check_graph(model: keras.Model, *, one_input: bool = True) -> None:
+    """Raise an error unless the layers of the model are known, with one output, and one input if that is needed."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"A Keras model is needed; this is a {type(model).__name__}.")
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
@@ -19,9 +19,10 @@ def check_graph(model: keras.Model) -> None:
             f"The layers of {model.name!r}, a {type(model).__name__}, are not known before it runs. Build it as a "
             "Sequential model that begins with keras.Input(shape), or as a functional model."
         )
-    if len(inputs) > 1 or len(outputs) > 1:
+    if len(outputs) > 1 or (one_input and len(inputs) > 1):
         raise ValueError(
-            f"One input and one output are needed; {model.name!r} has {len(inputs)} inputs and {len(outputs)} outputs."
+            f"{'One input and one output are' if one_input else 'One output is'} needed; {model.name!r} has "
+            f"{len(inputs)} inputs and {len(outputs)} outputs."
         )
 
 

@@ -25,6 +25,8 @@ def pair_domains(
             "Examples of both domains are needed, and one label for each of the source; there are "
             f"{len(source_x)} examples with {len(source_y)} labels in the source, and {len(target_x)} in the target."
         )
+    if batch_size < 1:
+        raise ValueError(f"A batch_size of 1 or more is needed; {batch_size} was given.")
     check_alike(source_x.shape, target_x.shape)
 
     def pair(step: tf.Tensor) -> Any:

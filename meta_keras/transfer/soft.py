@@ -48,6 +48,11 @@ def scores_of(network: keras.Model, answers: tf.Tensor) -> tf.Tensor:
 
     The logarithm gives back the scores up to a number added to all, which no softmax notices.
     """
+    if answers.shape[-1] == 1:
+        raise ValueError(
+            f"Soft labels share 1 out among two classes or more; {network.name!r} has a single output. "
+            "Give it one for each class."
+        )
     answers = in_single(answers)
     if not ends_in_softmax(network):
         return answers

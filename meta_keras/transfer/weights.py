@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from meta_keras.rules.base import take_up_statistics
 from meta_keras.transfer.parts import choose, own_weights, parts, places
 
 Layers = str | Sequence[str] | Mapping[str, str] | None
@@ -78,6 +79,7 @@ def blend_weights(
     ]
     for taken, value in mixed:
         taken.assign(value)
+    take_up_statistics(target)
     return Transfer({other: name for name, other in pairs.items()}, left)
 
 
@@ -87,7 +89,7 @@ def _mixed(given: keras.Variable, taken: keras.Variable, amount: float) -> Any:
         return (taken, given)[int(amount)].value
     if not keras.backend.is_float_dtype(taken.dtype):
         raise ValueError(f"{taken.path!r} holds whole numbers, which cannot be blended; leave its layer out.")
-    return amount * given.value + (1 - amount) * taken.value
+    return amount * keras.ops.cast(given.value, taken.dtype) + (1 - amount) * taken.value
 
 
 def amounts_of(source: keras.Model, names: Iterable[str], amount: float | Mapping[str, float]) -> dict[str, float]:

@@ -44,8 +44,8 @@ class ZeroShot(Classifier):
             raise ValueError(
                 f"Descriptions (classes, d) of two classes or more are needed; these have shape {descriptions.shape}."
             )
-        if not encoder.built or len(encoder.output_shape) != 2:
-            shape = encoder.output_shape if encoder.built else "none yet, as it is not built"
+        shape = getattr(encoder, "output_shape", None) if encoder.built else "none yet, as it is not built"
+        if not isinstance(shape, tuple) or len(shape) != 2:
             raise ValueError(f"An encoder with outputs (rows, width) is needed; its output shape is {shape}.")
         self.encoder = encoder
         self.projection = keras.layers.Dense(descriptions.shape[1], name="projection")
@@ -71,6 +71,8 @@ class ZeroShot(Classifier):
                 f"Descriptions (classes, {width}) are needed, as in training; these have shape {descriptions.shape}."
             )
         x = np.asarray(x)
+        if not x.size:
+            raise ValueError("There are no inputs to score.")
         parts = [self._projected(x[first : first + batch_size]) for first in range(0, len(x), batch_size)]
         return np.concatenate(parts) @ descriptions.T
 
@@ -128,6 +130,8 @@ def describe_names(names: Sequence[str], *, by: str = "words") -> tuple[np.ndarr
     >>> describe_names(["ankle boot", "boot"])
     (array([[1., 1.], [0., 1.]], dtype=float32), ['ankle', 'boot'])
     """
+    if isinstance(names, str):
+        raise ValueError(f"A list of names is needed; the one name {names!r} was given.")
     if by not in ("words", "letters"):
         raise ValueError(f'by is "words" or "letters"; {by!r} was given.')
     parts = [name.lower().split() if by == "words" else [c for c in name.lower() if not c.isspace()] for name in names]
