@@ -836,8 +836,8 @@ plt.gca().set(
 plt.show()
 
 # %% [markdown]
-# Left of the middle, both ways of transfer have kept the valley and the hill of the source, which the network from
-# scratch knows nothing of.
+# Around -2, where there is no point, both ways of transfer have kept the hill of the source. The network from scratch
+# knows nothing of it.
 #
 # The mean squared error on the whole curve, with 5, 20 and 100 points and five seeds. The last row is the source as it
 # is, which knows of no bump.
