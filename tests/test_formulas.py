@@ -385,15 +385,7 @@ def test_formula_3_1_the_chosen_layers_take_the_weights_of_the_source():
     np.testing.assert_array_equal(high, [[50, 60], [70, 80]])
 
 
-def test_formula_3_2_a_blend_is_the_weighted_mean():
-    source, target = two_layers(*SOURCE_LAYERS), two_layers(*TARGET_LAYERS)
-    mk.transfer.blend_weights(source, target, {"low": 0.25, "high": 0.5})
-    low, high = target.get_weights()
-    np.testing.assert_allclose(low, [[7.75, 15.5], [23.25, 31]])
-    np.testing.assert_allclose(high, [[27.5, 33], [38.5, 44]])
-
-
-def test_formula_3_3_a_head_learns_from_what_the_source_sees():
+def test_formula_3_2_a_head_learns_from_what_the_source_sees():
     source = two_layers(*SOURCE_LAYERS)
     x = np.float32([[1, -1]])
     features = mk.transfer.extract_features(mk.transfer.feature_extractor(source, "low"), x)
@@ -403,7 +395,7 @@ def test_formula_3_3_a_head_learns_from_what_the_source_sees():
     np.testing.assert_allclose(head(features), [[-5]])
 
 
-def test_formula_3_4_a_layer_learns_more_slowly_the_deeper_it_lies():
+def test_formula_3_3_a_layer_learns_more_slowly_the_deeper_it_lies():
     eta, alpha, x, y = 0.1, 0.001, np.float32([[1, -1]]), np.float32([[0, 1]])
     model = two_layers(*SOURCE_LAYERS)
     low, high = model.get_weights()
@@ -414,6 +406,14 @@ def test_formula_3_4_a_layer_learns_more_slowly_the_deeper_it_lies():
     mk.transfer.fine_tune(model, data, **settings)
     np.testing.assert_allclose(model.get_weights()[1], high - alpha * hidden.T @ slope, rtol=1e-5)
     np.testing.assert_allclose(model.get_weights()[0], low - alpha * eta * x.T @ (slope @ high.T), rtol=1e-5)
+
+
+def test_formula_3_4_a_blend_is_the_weighted_mean():
+    source, target = two_layers(*SOURCE_LAYERS), two_layers(*TARGET_LAYERS)
+    mk.transfer.blend_weights(source, target, {"low": 0.25, "high": 0.5})
+    low, high = target.get_weights()
+    np.testing.assert_allclose(low, [[7.75, 15.5], [23.25, 31]])
+    np.testing.assert_allclose(high, [[27.5, 33], [38.5, 44]])
 
 
 def test_formula_3_5_the_answer_is_the_sum_of_the_source_and_the_residual():

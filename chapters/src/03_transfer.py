@@ -259,7 +259,7 @@ except ValueError as error:
 # **Feature transfer** (特征迁移) leaves the source as it is and asks what it sees. A picture goes in; what the layer before
 # the head computes, $\varphi_s(x)$, comes out and is all that a new small model $h$ learns from:
 #
-# $$f(x) = h\big(\varphi_s(x)\big) \qquad \text{(Formula 3.3)}$$
+# $$f(x) = h\big(\varphi_s(x)\big) \qquad \text{(Formula 3.2)}$$
 
 # %% [markdown]
 # `feature_extractor` is the model up to a layer, and `extract_features` runs data through it, batch by batch. It takes
@@ -362,7 +362,7 @@ assert by_word > 0.01 and by_layer == 0
 # Two refinements come from Howard and Ruder; whether they pay is not measured here. **Rates by depth**: the first layers hold the most general knowledge, so
 # they should move least. A layer $d$ places below the head learns at
 #
-# $$\alpha_d = \alpha \, \eta^{d}, \qquad 0 < \eta \le 1 \qquad \text{(Formula 3.4)}$$
+# $$\alpha_d = \alpha \, \eta^{d}, \qquad 0 < \eta \le 1 \qquad \text{(Formula 3.3)}$$
 
 # %% [markdown]
 # With $\alpha = 0.001$ and $\eta = 0.5$, the head learns at 0.001, `hidden` at 0.0005, `conv2` at 0.00025. A step of
@@ -675,7 +675,7 @@ for shots in letters.shots:
 # D2 does not copy weights, it mixes them: half from the source, half from the target. `blend_weights` mixes in any
 # proportion $a$, one for all layers or one for each:
 #
-# $$\theta^{(l)} = a \, \theta_{\text{source}}^{(l)} + (1 - a) \, \theta_{\text{target}}^{(l)} \qquad \text{(Formula 3.2)}$$
+# $$\theta^{(l)} = a \, \theta_{\text{source}}^{(l)} + (1 - a) \, \theta_{\text{target}}^{(l)} \qquad \text{(Formula 3.4)}$$
 
 # %% [markdown]
 # By hand: a weight 2 in the source, 4 in the target, $a = 0.25$: $0.25 \cdot 2 + 0.75 \cdot 4 = 3.5$. At $a = 0$ and

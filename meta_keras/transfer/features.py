@@ -13,7 +13,7 @@ from meta_keras.transfer.graph import calls, check_graph, output_of
 def feature_extractor(
     model: keras.Model, layer: str | Sequence[str] | None = None, *, units: Sequence[int] | None = None
 ) -> keras.Model:
-    """The model up to a layer: a plain Keras model whose outputs are that layer's (Formula 3.3).
+    """The model up to a layer: a plain Keras model whose outputs are that layer's (Formula 3.2).
 
     It shares the weights of `model`; `fine_tune` and `freeze` say what may train.
 

@@ -67,7 +67,7 @@ def fine_tune(
         "Universal Language Model Fine-tuning for Text Classification", 2018). Each such stage has an optimizer of its
         own, and the last lasts to the end of `epochs`. 0 trains all of them from the start.
     rate: the learning rate of the head, 0.001 if the optimizer is a name. depth_decay: the rate of each layer further
-        down is so many times that of the layer above (the same paper; Formula 3.4).
+        down is so many times that of the layer above (the same paper; Formula 3.3).
     loss: by default cross-entropy for whole numbers as labels, else the mean squared error; metrics: accuracy, if so.
         A loss that you name takes whatever answers it takes.
     fit: what `keras.Model.fit` takes, such as epochs, batch_size, validation_data, callbacks, verbose.
@@ -101,7 +101,7 @@ def fine_tune(
 
 
 def slow_by_depth(optimizer: keras.optimizers.Optimizer, model: keras.Model, decay: float) -> None:
-    """Let each layer learn at `decay` times the rate of the layer above it (Formula 3.4).
+    """Let each layer learn at `decay` times the rate of the layer above it (Formula 3.3).
 
     alpha_l = alpha * decay ** depth_l,  depth 0 for the head
     """

@@ -53,7 +53,7 @@ def blend_weights(
     amount: float | Mapping[str, float] = 0.5,
     layers: Layers = None,
 ) -> Transfer:
-    """Mix layers of `target` with those of `source` (Formula 3.2); D2 takes half of each.
+    """Mix layers of `target` with those of `source` (Formula 3.4); D2 takes half of each.
 
         theta_target[l] <- amount * theta_source[l] + (1 - amount) * theta_target[l]
 
