@@ -7,7 +7,7 @@ from keras import layers
 
 import meta_keras as mk
 from meta_keras.transfer import fine_tune, with_low_rank, with_residual
-from meta_keras.transfer.adapters import Frozen
+from meta_keras.transfer.frozen import Frozen
 from meta_keras.transfer.parts import parts
 
 
@@ -178,3 +178,23 @@ def test_a_source_must_have_one_output_and_known_layers():
     x = keras.Input((2,))
     with pytest.raises(ValueError, match="One output is needed; .* has 1 inputs and 2 outputs"):
         with_residual(keras.Model(x, [layers.Dense(1)(x), layers.Dense(1)(x)]))
+
+
+@pytest.mark.parametrize("thaw", ["all", "head", "by hand"])
+def test_a_frozen_source_stays_the_same_to_the_bit_whatever_is_told_to_train(thaw):
+    model = with_residual(source())
+    before = model.get_layer("source").model.get_weights()
+    if thaw == "by hand":
+        model.trainable = False
+        model.trainable = True
+    fine_tune(model, task(), train=None if thaw == "by hand" else thaw, batch_norm=True, rate=0.1, verbose=0)
+    for one, other in zip(before, model.get_layer("source").model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert model.trainable_weights and not model.get_layer("source").trainable_weights
+
+
+def test_a_layer_within_a_frozen_one_cannot_be_told_to_train():
+    model = with_residual(source())
+    inside = next(name for name in parts(model) if name.startswith("source/"))
+    with pytest.raises(ValueError, match=f"'{inside}' lies within a Frozen layer, which never trains"):
+        fine_tune(model, task(), train=[inside], verbose=0)

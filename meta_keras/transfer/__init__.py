@@ -1,10 +1,11 @@
 """Transfer: what a model has learned on one task, carried to another."""
 
-from meta_keras.transfer.adapters import Frozen, with_low_rank, with_residual
+from meta_keras.transfer.adapters import with_low_rank, with_residual
 from meta_keras.transfer.distill import Distiller
 from meta_keras.transfer.domain import DomainAdaptation, GradientReversal, coral_loss
 from meta_keras.transfer.features import extract_features, feature_extractor
 from meta_keras.transfer.finetune import fine_tune, freeze
+from meta_keras.transfer.frozen import Frozen
 from meta_keras.transfer.pairing import pair_domains
 from meta_keras.transfer.policy import Strategy
 from meta_keras.transfer.policy_network import StrategyNetwork

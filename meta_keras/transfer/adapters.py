@@ -9,6 +9,7 @@ from meta_keras.functional import PureModel
 from meta_keras.networks import ends_in_softmax
 from meta_keras.rules.base import copy_of
 from meta_keras.transfer.finetune import freeze, freeze_layers
+from meta_keras.transfer.frozen import Frozen
 from meta_keras.transfer.graph import check_graph
 from meta_keras.transfer.parts import choose, parts
 from meta_keras.transfer.structure import same_structure
@@ -51,36 +52,6 @@ def with_residual(source: keras.Model, adapter: keras.Model | None = None) -> ke
     )
     outputs = keras.layers.Add()([Frozen(copied(source), name="source")(inputs), adapter(inputs)])
     return keras.Model(inputs, outputs, name=f"{source.name}_adapted")
-
-
-@keras.saving.register_keras_serializable(package="meta_keras")
-class Frozen(keras.layers.Layer):
-    """A model as a layer that neither trains nor does anything else than in inference.
-
-    Calling a model with training=False does not do within a functional model: Keras hands the training of `fit` on to
-    it all the same. Dropout would drop, and batch normalisation go by the batch.
-    """
-
-    def __init__(self, model: keras.Model, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.model = model
-        self.trainable = False
-        self.built = True
-
-    def call(self, inputs: Any) -> Any:
-        return self.model(inputs, training=False)
-
-    @property
-    def metrics(self) -> list[keras.Metric]:
-        """None: those that the model was once trained with would hide those of the training at hand."""
-        return []
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"model": keras.saving.serialize_keras_object(self.model)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Frozen":
-        return cls(**(config | {"model": keras.saving.deserialize_keras_object(config["model"])}))
 
 
 def with_low_rank(

@@ -55,7 +55,7 @@ class Distiller(keras.Model):
         _check_settings(temperature, soft, feature_weight)
         _check_pair(student, teacher)
         self.student, self.teacher = student, teacher
-        self.temperature, self.soft, self.feature_weight = temperature, soft, feature_weight
+        self.temperature, self.soft, self.feature_weight = float(temperature), float(soft), float(feature_weight)
         self.features, self.bridge = None, None
         if features is not None:
             ours, theirs = self.features = _two_layers(features)

@@ -8,13 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras.networks import default_loss
+from meta_keras.transfer.frozen import held
 from meta_keras.transfer.parts import choose, own_weights, parts
 
 
 def freeze(model: keras.Model, train: str | Sequence[str] = "head", *, batch_norm: bool = False) -> list[str]:
     """Let some layers of a model train and freeze all others. Returns the names of those that train.
 
-    train: "head", the last layer with weights; "all"; or names of layers.
+    train: "head", the last layer with weights; "all"; or names of layers. What is within a `Frozen` layer never trains.
     batch_norm: whether batch normalisation trains too. Usually it should not: its moving averages would be overwritten
         by those of a few new examples. A frozen one runs in inference mode, in `fit` too. One that is named trains.
 
@@ -22,13 +23,17 @@ def freeze(model: keras.Model, train: str | Sequence[str] = "head", *, batch_nor
     >>> freeze(networks.d3(10))
     ['head']
     """
-    there = parts(model)
+    still = held(model)
+    there = {name: layer for name, layer in parts(model).items() if id(layer) not in still}
     names = list(there)[-1:] if train == "head" else list(there) if train == "all" else choose(model, train)
+    if not set(names) <= set(there):
+        wrong = next(name for name in names if name not in there)
+        raise ValueError(f"{wrong!r} lies within a Frozen layer, which never trains. Those that can: {list(there)}.")
     if not batch_norm and train in ("head", "all"):
         names = [name for name in names if not isinstance(there[name], keras.layers.BatchNormalization)]
     # One by one: on TensorFlow, Keras passes `model.trainable = True` on to the layers only if it was False before.
     for layer in model._flatten_layers():
-        layer.trainable = True
+        layer.trainable = id(layer) not in still
     freeze_layers(layer for name, layer in there.items() if name not in names)
     return names
 

@@ -10,7 +10,8 @@ import tensorflow as tf
 from meta_keras.functional import Outcome, PureModel, Weights, is_seed
 from meta_keras.rules.base import Loss
 from meta_keras.rules.gradient import GradientDescent
-from meta_keras.transfer.adapters import Frozen, copied
+from meta_keras.transfer.adapters import copied
+from meta_keras.transfer.frozen import Frozen
 from meta_keras.transfer.parts import own_weights, parts
 from meta_keras.transfer.weights import Layers, amounts_of, pairs_of
 

@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from meta_keras.tasks.episodes import as_inputs
-from meta_keras.transfer.adapters import Frozen
 from meta_keras.transfer.features import feature_extractor
+from meta_keras.transfer.frozen import Frozen
 from meta_keras.transfer.graph import check_graph
 from meta_keras.transfer.policy import Strategy
 
