@@ -8,6 +8,7 @@ from keras import layers
 
 from meta_keras import networks
 from meta_keras.transfer import Distiller, same_structure, soft_labels, soft_loss
+from meta_keras.transfer.hints import bridge_between, feature_loss
 
 
 def network(*widths, given=4, classes=3, end=None):
@@ -81,10 +82,20 @@ def test_a_teacher_that_is_very_sure_gives_no_nan_and_is_softened_still():
     assert all(np.isfinite(weight).all() for weight in student.get_weights())
 
 
-def test_half_precision_is_softened_in_single():
-    keras.config.set_dtype_policy("mixed_float16")
+@pytest.mark.parametrize(
+    ("policy", "said", "softened"),
+    [("mixed_float16", tf.float16, tf.float32), ("float64", tf.float64, tf.float64)],
+)
+def test_half_precision_is_softened_in_single_and_double_stays_double(policy, said, softened):
+    keras.config.set_dtype_policy(policy)
     model = network(5, end="softmax")
-    assert model(data()[0]).dtype == tf.float16 and soft_labels(model, data()[0], 4).dtype == tf.float32
+    assert model(data()[0]).dtype == said and soft_labels(model, data()[0], 4).dtype == softened
+
+
+def test_soft_labels_are_what_a_network_says_in_a_test():
+    model = keras.Sequential([keras.Input((4,)), layers.Dropout(0.5), layers.Dense(3)])
+    x, _ = data()
+    np.testing.assert_allclose(soft_labels(model, x, 2), softmax(model(x).numpy() / 2), rtol=1e-5)
 
 
 def test_half_precision_learns_as_single_does():
@@ -117,6 +128,14 @@ def test_the_slope_of_the_soft_loss_is_the_difference_of_the_soft_labels_times_t
         loss = tf.reduce_sum(soft_loss(teacher, student, temperature))
     wanted = temperature * (softmax(student.numpy() / temperature) - softmax(teacher.numpy() / temperature))
     np.testing.assert_allclose(tape.gradient(loss, student), wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4, 3)])
+def test_the_loss_of_features_is_a_mean_for_every_row(shape):
+    generator = np.random.default_rng(0)
+    teacher, student = (generator.normal(size=(5, *shape)) for _ in range(2))
+    wanted = [np.mean((a - b) ** 2) for a, b in zip(teacher, student, strict=True)]
+    np.testing.assert_allclose(feature_loss(tf.constant(teacher), tf.constant(student)), wanted, rtol=1e-12)
 
 
 @pytest.mark.parametrize("width", [5, 7])
@@ -196,6 +215,18 @@ def test_the_teacher_is_bit_identical_after_and_runs_as_in_a_test(features):
     np.testing.assert_allclose(
         rows.distil(x, training=True)[1], by_hand(answers, student(x).numpy(), y, 4.0, 1.0).mean(), rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("features", [None, ("hidden", "hidden_0")])
+def test_the_student_runs_as_it_is_asked_to(features):
+    student = keras.Sequential(
+        [keras.Input((4,)), layers.Dropout(0.5), layers.Dense(5, name="hidden"), layers.Dense(3)]
+    )
+    distiller = Distiller(student, network(6), features=features)
+    x, y = data()
+    in_test, in_training = (distiller.distil(x, tf.constant(y), training=training)[0] for training in (False, True))
+    np.testing.assert_allclose(in_test, student(x), rtol=1e-6)
+    assert not np.allclose(in_training, student(x))
 
 
 def test_a_layer_of_the_student_that_is_frozen_stays_to_the_bit():
@@ -331,6 +362,15 @@ def test_features_of_other_places_are_refused_with_both_shapes():
     ours, theirs = student.layers[2].name, teacher.layers[2].name
     with pytest.raises(ValueError, match=rf"'{ours}'.*\(None, 14, 14, 2\), '{theirs}'.*\(None, 28, 28, 2\)"):
         Distiller(student, teacher, features=(ours, theirs))
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_features_are_those_of_models_with_one_input(role):
+    one, two = keras.Input((4,)), keras.Input((4,))
+    both = keras.Model([one, two], layers.Dense(3)(layers.Add(name="hidden_0")([one, two])), name="both")
+    student, teacher = (both if name == role else network(5) for name in ("student", "teacher"))
+    with pytest.raises(ValueError, match="'both' has 2 inputs and 1 outputs"):
+        bridge_between(student, "hidden_0", teacher, "hidden_0")
 
 
 def test_a_student_that_shares_weights_with_its_teacher_is_refused():

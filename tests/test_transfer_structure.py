@@ -141,6 +141,8 @@ def test_what_is_no_model_and_what_has_two_inputs_are_refused():
     one, two = keras.Input((3,)), keras.Input((3,))
     with pytest.raises(ValueError, match="has 2 inputs and 1 outputs"):
         split_model(keras.Model([one, two], layers.Add()([one, two]), name="sum"), "add")
+    with pytest.raises(ValueError, match="has 1 inputs and 2 outputs"):
+        split_model(keras.Model(one, [one, layers.ReLU(name="positive")(one)], name="pair"), "positive")
 
 
 # Splitting
@@ -154,6 +156,7 @@ def test_parts_run_after_each_other_as_the_whole_and_share_its_weights(make, at)
     model = MODELS[make]()
     parts = split_model(model, at)
     assert len(parts) == (2 if isinstance(at, str) else len(at) + 1)
+    assert [part.name for part in parts] == [f"{model.name}_{number}" for number, _ in enumerate(parts, start=1)]
     x = answer = rows(model)
     for part in parts:
         answer = part(answer)
@@ -204,9 +207,18 @@ def test_a_cut_that_something_runs_past_is_refused_by_its_name():
 
 def test_a_layer_that_is_used_twice_is_no_place_to_cut():
     given, dense = keras.Input((3,)), layers.Dense(3, name="twice")
-    model = keras.Model(given, layers.Dense(1)(dense(dense(given))))
+    model = keras.Model(given, layers.Dense(1, name="head")(dense(dense(given))))
     with pytest.raises(ValueError, match="'twice' gives 2 outputs"):
         split_model(model, "twice")
+    with pytest.raises(ValueError, match="the layers 'twice', 'head'; there is no 'x'"):
+        split_model(model, "x")
+
+
+def test_a_layer_that_gives_two_outputs_is_no_place_to_cut():
+    given = keras.Input((4, 3))
+    _, state = layers.GRU(2, return_state=True, name="gru")(given)
+    with pytest.raises(ValueError, match="'gru' gives 2 outputs"):
+        split_model(keras.Model(given, layers.Dense(1)(state)), "gru")
 
 
 @pytest.mark.parametrize(
@@ -228,6 +240,7 @@ def test_parts_of_different_models_with_the_same_layer_names_are_joined(tmp_path
     np.testing.assert_array_equal(joined(x), other(one(x)))
     assert shares(joined, one) and shares(joined, other)
     assert (one.name, other.name) == ("same", "same") and [layer.name for layer in one.layers] == ["a", "b"]
+    assert joined.name == "joined" and [layer.name for layer in joined.layers[1:]] == ["part_1", "part_2"]
     joined.save(tmp_path / "joined.keras")
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "joined.keras")(x), joined(x))
 
@@ -247,6 +260,7 @@ def test_a_part_that_is_given_twice_is_used_twice(tmp_path):
 def test_one_trunk_with_several_heads_answers_by_name_and_learns(tmp_path):
     trunk, kind, size = chain(4), chain(3, given=4), chain(1, given=4)
     joined = join_models(trunk, {"size": size, "kind": kind})
+    assert {layer.name for layer in joined.layers[1:]} == {"part_1", "size", "kind"}
     x = rows(trunk, 16)
     answers = joined(x)
     assert set(answers) == {"size", "kind"}
@@ -268,7 +282,7 @@ def test_what_was_split_is_joined_again(cut):
 def test_parts_that_do_not_fit_are_named_with_their_shapes():
     front, back = chain(4, 5, name="front"), chain(2, given=6, name="back")
     message = r"'front' \('a', 'b'\) gives \(None, 5\), and 'back' \('a'\) takes \(None, 6\)"
-    for parts in ((front, back), (front, {"one": back}), (front, back, back)):
+    for parts in ((front, back), (front, {"one": back}), (front, back, back), (chain(3), front, back, back)):
         with pytest.raises(ValueError, match=message):
             join_models(*parts)
 
@@ -279,10 +293,28 @@ def test_a_picture_is_no_row_even_if_keras_would_flatten_its_last_axis():
         join_models(front, chain(2))
 
 
-def test_a_part_that_takes_any_length_fits():
-    front = keras.Sequential([keras.Input((4, 3)), layers.Dense(2)])
-    back = keras.Sequential([keras.Input((None, 2)), layers.GlobalAveragePooling1D()])
-    assert join_models(front, back).output_shape == (None, 2)
+@pytest.mark.parametrize(("given", "taken"), [(4, None), (None, 4), (None, None)])
+def test_a_part_of_any_length_fits_one_of_any_other(given, taken):
+    front = keras.Sequential([keras.Input((given, 3)), layers.Dense(2)])
+    back = keras.Sequential([keras.Input((taken, 2)), layers.GlobalAveragePooling1D()])
+    joined = join_models(front, back)
+    x = np.ones((5, 4, 3), "float32")
+    np.testing.assert_array_equal(joined(x), back(front(x)))
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda m: same_structure(m, layers=["words", "flat"]),
+        lambda m: split_model(m, "flat")[0],
+        lambda m: join_models(*split_model(m, "flat")),
+    ],
+)
+def test_the_type_and_the_number_of_the_inputs_are_kept(take):
+    words = layers.Embedding(7, 2, name="words")
+    given = keras.Input(batch_shape=(5, 4), dtype="int32")
+    taken = take(keras.Sequential([given, words, layers.Flatten(name="flat"), layers.Dense(1)])).inputs[0]
+    assert (taken.shape, taken.dtype) == ((5, 4), "int32")
 
 
 @pytest.mark.parametrize("nothing", [(), ({},)])

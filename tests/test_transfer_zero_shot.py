@@ -1,8 +1,11 @@
 """Zero-shot classification: scores by descriptions, calibration, and the mean of two accuracies."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from meta_keras.networks import conv4, mlp
 from meta_keras.transfer import ZeroShot, calibrated, describe_names, harmonic_mean
@@ -20,8 +23,12 @@ def signed_examples(classes, each=30, seed=0):
     return x.astype("float32"), labels
 
 
+def untrained(descriptions):
+    return ZeroShot(mlp(16, input_shape=(12,), hidden=(16,)), descriptions)
+
+
 def fresh(descriptions):
-    learner = ZeroShot(mlp(16, input_shape=(12,), hidden=(16,)), descriptions)
+    learner = untrained(descriptions)
     learner.compile(keras.optimizers.SGD(0.1), steps_per_execution=20)
     return learner
 
@@ -121,11 +128,34 @@ def test_a_learner_is_saved_with_its_descriptions(learner, tmp_path):
     loaded.fit(*signed_examples(SEEN, each=2), verbose=0)
 
 
-def test_scoring_does_not_move_batch_normalisation():
+def test_a_learner_that_was_saved_goes_on_where_it_was(tmp_path):
+    x, y = signed_examples(SEEN, each=2)
+    learner = untrained(SIGNS[SEEN])
+    learner.compile(keras.optimizers.Adam(0.1))
+    learner.fit(x, y, verbose=0)
+    learner.save(tmp_path / "learner.keras")
+    loaded = keras.saving.load_model(tmp_path / "learner.keras")
+    for model in (learner, loaded):
+        model.fit(x, y, shuffle=False, verbose=0)
+    np.testing.assert_allclose(loaded(x), learner(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_learner_made_anew_from_its_config_knows_the_classes(learner):
+    again = ZeroShot.from_config(learner.get_config())
+    np.testing.assert_array_equal(again.descriptions.numpy(), SIGNS[SEEN])
+    assert again.encoder is not learner.encoder and again.encoder.output_shape == (None, 16)
+
+
+def test_scoring_does_not_move_batch_normalisation_and_fitting_does():
     learner = ZeroShot(conv4(filters=2), np.eye(3))
     before = learner.get_weights()
     learner.scores(np.ones((4, 28, 28, 1)), np.eye(3))
     assert all(np.array_equal(a, b) for a, b in zip(before, learner.get_weights(), strict=True))
+    start = [weight.numpy() for weight in learner.encoder.non_trainable_variables]
+    learner.compile()
+    learner.fit(np.ones((4, 28, 28, 1)), np.arange(4) % 3, verbose=0)
+    after = [weight.numpy() for weight in learner.encoder.non_trainable_variables]
+    assert start and not any(np.array_equal(a, b) for a, b in zip(start, after, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -142,9 +172,56 @@ def test_a_learner_says_what_it_needs(encoder, descriptions, message):
         ZeroShot(encoder, descriptions)
 
 
-def test_descriptions_of_another_width_are_refused(learner):
-    with pytest.raises(ValueError, match=r"\(classes, 4\) are needed, as in training; these have shape \(2, 5\)"):
-        learner.scores(np.ones((1, 12)), np.ones((2, 5)))
+@pytest.mark.parametrize("shape", [(2, 5), (4,)])
+def test_descriptions_of_another_shape_are_refused(learner, shape):
+    message = rf"\(classes, 4\) are needed, as in training; these have shape {re.escape(str(shape))}"
+    with pytest.raises(ValueError, match=message):
+        learner.scores(np.ones((1, 12)), np.ones(shape))
+
+
+# Compiling and fitting
+
+
+def test_without_a_loss_it_is_cross_entropy_of_the_scores_with_accuracy_beside_it():
+    learner = untrained(SIGNS[SEEN])
+    learner.compile()
+    x, y = signed_examples(SEEN, each=2)
+    powers = np.exp(learner(x).numpy())
+    chances = powers[np.arange(len(y)), y] / powers.sum(axis=1)
+    found = learner.evaluate(x, y, verbose=0, return_dict=True)
+    assert found == pytest.approx({"loss": -np.log(chances).mean(), "accuracy": (powers.argmax(axis=1) == y).mean()})
+
+
+@pytest.mark.parametrize(
+    ("options", "reported"),
+    [
+        ({"metrics": []}, {"loss"}),
+        ({"metrics": ["sparse_top_k_categorical_accuracy"]}, {"loss", "sparse_top_k_categorical_accuracy"}),
+        ({"loss": "mse"}, {"loss"}),
+        ({"loss": "mse", "metrics": ["mae"]}, {"loss", "mae"}),
+    ],
+)
+def test_a_loss_and_metrics_that_are_given_are_taken_as_they_are(options, reported):
+    learner, optimizer = untrained(SIGNS[SEEN]), keras.optimizers.SGD(0.25)
+    learner.compile(optimizer, **options, steps_per_execution=7)
+    assert learner.optimizer is optimizer and learner.steps_per_execution == 7
+    x, y = signed_examples(SEEN, each=2)
+    wanted = np.eye(len(SEEN))[y]
+    found = learner.evaluate(x, wanted if "loss" in options else y, verbose=0, return_dict=True)
+    assert set(found) == reported
+    if "loss" in options:
+        assert found["loss"] == pytest.approx(np.mean((learner(x) - wanted) ** 2), rel=1e-5)
+
+
+def test_a_dataset_is_taken_in_its_own_order_and_arrays_as_keras_would(monkeypatch):
+    handed_on = []
+    monkeypatch.setattr(keras.Model, "fit", lambda self, x, y, **options: handed_on.append(options))
+    learner, (x, y) = untrained(SIGNS[SEEN]), signed_examples(SEEN, each=2)
+    pairs = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+    learner.fit(pairs)
+    learner.fit(pairs, shuffle=True)
+    learner.fit(x, y)
+    assert handed_on == [{"shuffle": False}, {"shuffle": True}, {}]
 
 
 # Calibration, the mean of two accuracies, names
