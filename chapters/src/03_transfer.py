@@ -563,9 +563,9 @@ table(results, less=SCRATCH)
 # - **Weights that were carried over change little**, two and a half points at most, some up and some down. The network is
 #   small and learns what it needs from the target's own pictures. The source, 1,000 pictures of five kinds, has little
 #   to teach it.
-# - **A head on frozen features is worse than training everything**, and the more labels there are, the more. The features
-#   do hold something of the source, or they would be no better than random ones. But a head cannot learn what they leave
-#   out. A transfer that does harm is called *negative transfer* (负迁移).
+# - **A head on frozen features is worse than training everything**, from 20 labels a class on, and with more labels more
+#   so. The features do hold something of the source, or they would be no better than random ones. But a head cannot
+#   learn what they leave out. A transfer that does harm is called *negative transfer* (负迁移).
 # - Half of the features do worse than all of them, in the mean.
 # - The convolutions with fresh weights and a head at once are about as good as the whole network.
 #
