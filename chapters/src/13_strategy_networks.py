@@ -9,7 +9,7 @@
 # **What you need.** Chapter [01](01_learning_to_learn.ipynb) for tasks, and chapter [10](10_maml.ipynb) for
 # gradients that go through adapting.
 #
-# **Time.** About 30 minutes to read; about a minute to run on two cores.
+# **Time.** About 30 minutes to read; a bit more than a minute to run on two cores.
 #
 # **From the documents.** D5 1, 2, 3, 4. The [guide](README.md#from-the-documents-to-the-chapters) has the whole
 # table.
