@@ -91,7 +91,7 @@ plt.show()
 
 # %% [markdown]
 # For each of five seeds we draw 100 pictures of each class, with labels, for the source, 100 *others* without labels for
-# the target, and put haze over the test pictures for the exam. The target's labels are used in the exam, and nowhere else.
+# the target, and put haze over the test pictures for the exam. No learner that adapts sees labels of the target.
 
 
 # %%
@@ -182,33 +182,34 @@ def network():
 # %%
 learners = {
     "source only": DomainAdaptation(network(), layer="features", method=None),
-    "CORAL": DomainAdaptation(network(), layer="features", method="coral", weight=3000),
-    "reversal": DomainAdaptation(network(), layer="features", method="reversal", weight=0.01),
+    "CORAL": DomainAdaptation(network(), layer="features", method="coral", weight=1000),
+    "reversal": DomainAdaptation(network(), layer="features", method="reversal", weight=0.03),
 }
 for learner in learners.values():
     learner.compile(keras.optimizers.Adam(0.006), steps_per_execution=40)
 
 # %% [markdown]
-# All settings were chosen on training pictures, and no test picture was looked at for it. Three seeds, other than the
-# five of this chapter, parted them into 80 of each class for the source, 80 for the target, and 40 in haze to judge by.
-# (This choice did use labels of the target. Without any, it could not be made.)
+# All settings were chosen on training pictures alone. Three seeds, other than the five of this chapter, parted them into
+# 80 of each class for the source, 80 for the target, and 40 in haze to judge by. (This choice did use labels of the
+# target. Without any, it could not be made.)
 #
 # - *Haze*: of 20, 30, 40 and 50 % texture, the thinnest that costs the learner from the source a third of its accuracy.
-# - *Network*: of three small ones, that with which CORAL did best. *Batches*: of 32 or 64 pictures.
-# - *Rate* and *steps*: 0.003 or 0.006 (with six of the weights), and 40, 80 or 120. The larger were best for all three.
-# - *Weights* $w$: twelve for each method, each about three times the one before: 0.1 to 30,000 for CORAL, and 0.00003 to
-#   10 for reversal. From 0.3 on, reversal did worse than no adapting.
+# - *Network*: of three small ones, that with which CORAL did best. *Batches*: of 32 and 64 pictures, the better.
+# - *Rate*: of 0.003 and 0.006, each with six weights, the better.
+# - *Steps*: of 40, 80 and 120, the 80, for the sake of time; with the weights below, 120 gained less than 0.01.
+# - *Weights* $w$: of twelve for each method, each about three times the one before, the best: from 0.1 to 30,000 for
+#   CORAL, and from 0.00003 to 10 for reversal. From 0.1 on, reversal did worse than no adapting.
 
 # %% [markdown]
 # Training begins with weights that are given, and an optimizer that remembers nothing; that is what `restart` does.
-# Then come 120 steps. So it will be for every number in this half of the chapter.
+# Then come 80 steps. So it will be for every number in this half of the chapter.
 
 
 # %%
 def train(learner, start, source_x, source_y, target_x, seed):
     restart(learner, start)
     pairs = pair_domains(source_x, source_y, target_x, batch_size=64, seed=seed)
-    learner.fit(pairs, steps_per_epoch=120, verbose=0)
+    learner.fit(pairs, steps_per_epoch=80, verbose=0)
 
 
 def accuracy(learner, x, y):
@@ -230,17 +231,19 @@ def fresh(model, seed):
 # Now all fifteen trainings:
 
 # %%
+data = {seed: draw(seed) for seed in SEEDS}
+starts = {(name, seed): fresh(learner, seed) for name, learner in learners.items() for seed in SEEDS}
 reached, kept = {name: [] for name in learners}, {}
-for seed in SEEDS:
-    *domains, exam_x, exam_y = draw(seed)
-    for name, learner in learners.items():
-        train(learner, fresh(learner, seed), *domains, seed)
-        reached[name].append(accuracy(learner, exam_x, exam_y))
-        kept[name, seed] = learner.get_weights()
+for (name, seed), start in starts.items():
+    learner, (*domains, exam_x, exam_y) = learners[name], data[seed]
+    train(learner, start, *domains, seed)
+    reached[name].append(accuracy(learner, exam_x, exam_y))
+    kept[name, seed] = learner.get_weights()
 
 # %% [markdown]
 # Two methods are compared by the **paired difference**: seed by seed, what one reached less what the other did. If its
 # interval does not hold zero, the difference is no accident of the draw. Here they are, over the five seeds:
+
 
 # %%
 def less_source(results):
@@ -262,8 +265,9 @@ assert gain.mean - gain.interval > 0
 table_of(reached)
 
 # %% [markdown]
-# RESULT1 How the domains come together can be seen: here are the features of both, drawn in the two directions in which
-# they vary most (principal components, by the singular value decomposition).
+# Without one label of the target, both methods gain, CORAL the more in the mean. How the domains come together can be
+# seen: here are the features of both, drawn in the two directions in which they vary most (principal components, by the
+# singular value decomposition).
 
 
 # %%
@@ -278,7 +282,7 @@ def in_two_numbers(*parts):
 # Three classes of ten, so that it can be read. Open circles are the source, filled triangles the target.
 
 # %% picture="domains_merge"
-source_x, source_y, _, exam_x, exam_y = draw(0)
+source_x, source_y, _, exam_x, exam_y = data[0]
 figure, axes = plt.subplots(1, 3, figsize=(8.5, 3))
 colors = {1: mk.report.PALETTE[1], 7: mk.report.PALETTE[2], 8: mk.report.PALETTE[3]}
 for axis, (name, learner) in zip(axes, learners.items(), strict=True):
@@ -303,12 +307,12 @@ plt.show()
 # begins either from scratch, or with the weights that were learned on the source: it is **fine-tuned** (微调).
 #
 # The learner for the source alone is an ordinary network, so we let it learn from labelled pictures of the target in
-# the source's place. Few pictures are gone through more often, for all take the same 120 steps.
+# the source's place. Few pictures are gone through more often, for all take the same 80 steps.
 
 
 # %%
 def with_labels(each, seed, start):
-    *_, target_x, exam_x, exam_y = draw(seed)
+    *_, target_x, exam_x, exam_y = data[seed]
     few = np.arange(1000).reshape(10, 100)[:, :each].flatten()
     labels = np.arange(10).repeat(each)
     plain = learners["source only"]
@@ -322,24 +326,39 @@ def with_labels(each, seed, start):
 # %%
 scratch, tuned = {}, {}
 for each in (5, 20, 100):
-    starts = [fresh(learners["source only"], seed) for seed in SEEDS]
-    scratch[each] = mk.Score.of([with_labels(each, *pair) for pair in enumerate(starts)])
-    starts = [kept["source only", seed] for seed in SEEDS]
-    tuned[each] = mk.Score.of([with_labels(each, *pair) for pair in enumerate(starts)])
+    for results, begun in ((scratch, starts), (tuned, kept)):
+        values = [with_labels(each, seed, begun["source only", seed]) for seed in SEEDS]
+        results[each] = mk.Score.of(values)
 
 # %% [markdown]
-# Fine-tuning has had its 120 steps on the source before. The rate was chosen for the learners without labels.
+# Fine-tuning has had its 80 steps on the source before. The rate was chosen for the learners without labels.
 
 # %%
-without = {"0": mk.Score.of(reached["source only"]), "0, CORAL": mk.Score.of(reached["CORAL"])}
-rows = [{"labels a class": 0, "from scratch": 0.1, "fine-tuned": without["0"]}]
-rows += [{"labels a class": "0, CORAL", "from scratch": "", "fine-tuned": without["0, CORAL"]}]
+adapted = mk.Score.of(reached["CORAL"])
+rows = [{"labels a class": 0, "from scratch": 0.1, "fine-tuned": mk.Score.of(reached["source only"])}]
+rows += [{"labels a class": "0, CORAL", "from scratch": "", "fine-tuned": adapted}]
 rows += [{"labels a class": n, "from scratch": scratch[n], "fine-tuned": tuned[n]} for n in scratch]
-assert without["0, CORAL"].mean > scratch[5].mean
 mk.report.Table(rows)
 
 # %% [markdown]
-# RESULT2
+# And the paired differences, with labels less CORAL without:
+
+# %%
+rows = [
+    {
+        "labels a class": n,
+        "from scratch, less CORAL": mk.Score.of(scratch[n].values - adapted.values),
+        "fine-tuned, less CORAL": mk.Score.of(tuned[n].values - adapted.values),
+        "fine-tuned, less from scratch": mk.Score.of(tuned[n].values - scratch[n].values),
+    }
+    for n in scratch
+]
+assert adapted.mean > scratch[5].mean and tuned[5].mean > scratch[5].mean
+mk.report.Table(rows)
+
+# %% [markdown]
+# CORAL, without one label, beats 5 labels of each class from scratch. From fine-tuning it is not told apart, as those
+# intervals hold zero. To fine-tune is better than to begin from scratch, with every number of labels.
 
 # %% [markdown]
 # ## When it does harm
@@ -358,7 +377,7 @@ for label in range(10):
     *domains, exam_x, exam_y = draw(seed, classes=[label])
     learners["source only"].set_weights(kept["source only", seed])  # it never looked at the target
     for name in ("CORAL", "reversal"):
-        train(learners[name], fresh(learners[name], seed), *domains, seed)
+        train(learners[name], starts[name, seed], *domains, seed)
     for name, learner in learners.items():
         alone[name].append(accuracy(learner, exam_x, exam_y))
 
@@ -368,7 +387,8 @@ for label in range(10):
 # %%
 places = np.arange(10)
 for name, marker, shift in (("CORAL", "o", -0.1), ("reversal", "^", 0.1)):
-    plt.scatter(places + shift, np.subtract(alone[name], alone["source only"]), marker=marker, label=name)
+    gain = np.subtract(alone[name], alone["source only"])
+    plt.scatter(places + shift, gain, marker=marker, label=name)
 plt.axhline(0, color="0.5", linewidth=1)
 plt.xticks(places, pool.names, rotation=40, ha="right", fontsize=8)
 plt.gca().set(ylabel="accuracy, less source only", ylim=(-1, 1))
@@ -382,7 +402,19 @@ plt.show()
 table_of(alone)
 
 # %% [markdown]
-# RESULT3
+# In the mean neither method gains: both intervals hold zero. But CORAL *hurts* the classes that the learner from the
+# source knew well, and helps those that it did not. (In part this is bound to be so: what is near 1 can only fall.)
+
+# %%
+known = np.array(alone["source only"]) > 0.6
+changes = np.subtract(alone["CORAL"], alone["source only"])
+print(f"CORAL: {changes[known].mean():+.2f} on the {known.sum()} classes that were known well,")
+print(f"       {changes[~known].mean():+.2f} on the other {(~known).sum()}")
+assert changes[known].mean() < -0.1 and changes[~known].mean() > 0.05
+
+# %% [markdown]
+# No loss that can be computed without labels of the target shows which it will be. So before adapting, ask whether the
+# classes come in like proportions, and label at least a few pictures to check.
 
 # %% [markdown]
 # ## Classes never seen
@@ -467,8 +499,9 @@ def drawings(pool, classes, part=slice(None)):
 
 
 # %% [markdown]
-# The encoder is as small as the network above. It and the 120 steps were chosen without the unseen cells: of each split's 18
-# seen cells, four more were put aside to judge by. Nothing else was tuned for glyphs.
+# The encoder begins like the network above. Of three small ones it was the best in the mean of two trials: on cells that
+# were put aside among the 18 seen ones of each split, and on the practice pairs of clothes further down. The 80 steps are
+# those from above; from 60 to 240 steps, the accuracy on the cells put aside rose by 0.03 only.
 
 
 # %%
@@ -492,7 +525,7 @@ def zero_shot(descriptions):
 
 
 # %%
-def practise(learner, x, y, descriptions, seed, steps=120):
+def practise(learner, x, y, descriptions, seed, steps=80):
     restart(learner, fresh(learner, seed))
     learner.descriptions.assign(descriptions)
     rows = np.random.default_rng(seed).integers(len(x), size=32 * steps)
@@ -532,7 +565,8 @@ assert abs(rows[1]["8 unseen cells"].mean - 1 / 8) < 0.03
 mk.report.Table([*rows, {"learner": "chance", "8 unseen cells": 1 / 8}])
 
 # %% [markdown]
-# RESULT4
+# Cells of which it has seen no drawing are read, far above chance. Where labels can be had they are worth more: five
+# drawings of each cell do better than its description.
 
 # %% [markdown]
 # ## Names say much, or nothing
@@ -641,7 +675,8 @@ def scores_of_pairs(learner, descriptions, numbers, x):
 
 # %%
 in_words, _ = describe_names([name.replace("/", " ") for name in pool.names])
-by_questions = scores_of_pairs(zero_shot(written[:8]), written, exam, exam_x)
+questioned = zero_shot(written[:8])
+by_questions = scores_of_pairs(questioned, written, exam, exam_x)
 by_names = scores_of_pairs(zero_shot(in_words[:8]), in_words, exam, exam_x)
 
 
@@ -661,7 +696,7 @@ assert rows[0]["which of two"].mean > 0.6
 mk.report.Table([*rows, {"descriptions": "chance", "which of two": 0.5}])
 
 # %% [markdown]
-# RESULT5
+# The twelve questions are far above chance. With names alone, the interval holds one half: they are not shown to help.
 
 # %% [markdown]
 # ## Seen and unseen together
@@ -702,7 +737,7 @@ def both_accuracies(scores, y, pair, penalty):
 
 # %%
 penalties = np.linspace(0, 8, 41)
-aside = scores_of_pairs(zero_shot(written[:8]), written, practice, aside_x)
+aside = scores_of_pairs(questioned, written, practice, aside_x)
 
 
 def mean_on_practice(penalty):
@@ -743,7 +778,8 @@ print(f"harmonic mean, calibrated less as trained: {gain.mean:.3f} ± {gain.inte
 mk.report.Table(rows)
 
 # %% [markdown]
-# RESULT6
+# As trained, unseen classes are hardly ever found. Calibrated, most of them are, and many of the seen ones are given up
+# for it. The harmonic mean gains, on pairs that had no say in the choice.
 
 # %% [markdown]
 # ## Summary
@@ -751,7 +787,7 @@ mk.report.Table(rows)
 # - A classifier may fail on pictures that a person finds easy, because their features lie elsewhere.
 # - Domain adaptation makes the features of both domains alike, without labels of the target: CORAL by their covariances,
 #   gradient reversal by a critic that is trained against.
-# - It can do harm where classes come in other proportions, and no loss on the source will say so.
+# - Where classes come in other proportions it helps on some and hurts on others, and no loss without labels says which.
 # - A class that was never seen must be described. Without a description, the answer is chance.
 # - Names are descriptions as far as they say what a thing looks like.
 # - Asked among all classes, unseen ones are missed; take a constant from the scores of the seen ones.

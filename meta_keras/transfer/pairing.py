@@ -26,6 +26,8 @@ def pair_domains(
             f"{len(source_x)} examples with {len(source_y)} labels in the source, and {len(target_x)} in the target."
         )
     check_alike(source_x.shape, target_x.shape)
+    # As tensors they stay outside the graph, which would copy arrays again for every round of `fit`, and holds 2 GB.
+    source_x, source_y, target_x = (tf.constant(array) for array in (source_x, source_y, target_x))
 
     def pair(step: tf.Tensor) -> Any:
         ours = _shuffled_rows(step, len(source_x), batch_size, [seed, 0])
