@@ -565,8 +565,8 @@ assert abs(rows[1]["8 unseen cells"].mean - 1 / 8) < 0.03
 mk.report.Table([*rows, {"learner": "chance", "8 unseen cells": 1 / 8}])
 
 # %% [markdown]
-# Cells of which it has seen no drawing are read, far above chance. Where labels can be had they are worth more: five
-# drawings of each cell do better than its description.
+# Cells of which it has seen no drawing are read, far above chance. Where labels can be had they are worth more: in
+# the mean, five drawings of each cell do better than its description.
 
 # %% [markdown]
 # ## Names say much, or nothing
