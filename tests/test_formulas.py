@@ -219,14 +219,7 @@ def entropy_of_the_source(learner, source, y):
     return -np.log(softmax(source @ kernel + bias)[np.arange(len(y)), y]).mean()
 
 
-def test_formula_6_1_coral_is_the_distance_of_covariances():
-    centred = DOMAINS - DOMAINS.mean(axis=1, keepdims=True)
-    covariances = [rows.T @ rows / 6 for rows in centred]
-    by_hand = ((covariances[0] - covariances[1]) ** 2).sum() / (4 * 3**2)
-    np.testing.assert_allclose(mk.transfer.coral_loss(*map(tf.constant, DOMAINS)), by_hand, rtol=1e-10)
-
-
-def test_formula_6_2_the_loss_of_the_source_and_that_of_the_domains():
+def test_formula_6_1_the_loss_of_the_source_and_that_of_the_domains():
     learner, y = features_as_inputs("coral", 0.4), np.array([0, 1, 0, 1, 1, 0, 0])
     apart = ((np.cov(DOMAINS[0], rowvar=False) - np.cov(DOMAINS[1], rowvar=False)) ** 2).sum() / 36
     by_hand = entropy_of_the_source(learner, DOMAINS[0], y) + 0.4 * apart
@@ -235,16 +228,14 @@ def test_formula_6_2_the_loss_of_the_source_and_that_of_the_domains():
     assert loss == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_formula_6_3_reversal_changes_nothing_forward_and_the_sign_backward():
-    x = tf.Variable(DOMAINS[0])
-    with tf.GradientTape() as tape:
-        given = mk.transfer.GradientReversal(0.3, dtype="float64")(x)
-        height = tf.reduce_sum(given**3)
-    np.testing.assert_array_equal(given, DOMAINS[0])
-    np.testing.assert_allclose(tape.gradient(height, x), -0.3 * 3 * DOMAINS[0] ** 2, rtol=1e-12)
+def test_formula_6_2_coral_is_the_distance_of_covariances():
+    centred = DOMAINS - DOMAINS.mean(axis=1, keepdims=True)
+    covariances = [rows.T @ rows / 6 for rows in centred]
+    by_hand = ((covariances[0] - covariances[1]) ** 2).sum() / (4 * 3**2)
+    np.testing.assert_allclose(mk.transfer.coral_loss(*map(tf.constant, DOMAINS)), by_hand, rtol=1e-10)
 
 
-def test_formula_6_4_the_critic_goes_down_its_loss_and_the_features_go_up():
+def test_formula_6_3_the_critic_goes_down_its_loss_and_the_features_go_up():
     learner, y = features_as_inputs("reversal", 0.4), np.array([0, 1, 0, 1, 1, 0, 0])
     (first, _), (last, _) = (layer.get_weights() for layer in learner.critic.layers[1:])
     rows, domain = DOMAINS.reshape(14, 3), np.repeat([0.0, 1.0], 7)[:, None]
@@ -259,6 +250,15 @@ def test_formula_6_4_the_critic_goes_down_its_loss_and_the_features_go_up():
     moved = np.eye(3) - learner.network.layers[0].get_weights()[0]
     np.testing.assert_allclose(moved, of_source - 0.4 * features, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(first - learner.critic.layers[1].get_weights()[0], 0.4 * critic, rtol=1e-4, atol=1e-5)
+
+
+def test_formula_6_4_reversal_changes_nothing_forward_and_the_sign_backward():
+    x = tf.Variable(DOMAINS[0])
+    with tf.GradientTape() as tape:
+        given = mk.transfer.GradientReversal(0.3, dtype="float64")(x)
+        height = tf.reduce_sum(given**3)
+    np.testing.assert_array_equal(given, DOMAINS[0])
+    np.testing.assert_allclose(tape.gradient(height, x), -0.3 * 3 * DOMAINS[0] ** 2, rtol=1e-12)
 
 
 def test_formula_6_5_a_score_is_the_projection_times_the_description():

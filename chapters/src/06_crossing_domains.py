@@ -8,7 +8,7 @@
 # **What you need.** Chapters 01 and 02. What $\pm$ means stands in chapter 01, under
 # [How sure are we?](01_learning_to_learn.ipynb#How-sure-are-we?)
 #
-# **Time.** About 25 minutes to read; about a minute and a half to run on two cores.
+# **Time.** About 25 minutes to read; about a minute and a quarter to run on two cores.
 #
 # **From the documents.** D4 3.2, its items 2 and 3: zero-shot learning (零样本学习) and cross-domain transfer (跨域迁移学习). The
 # [guide](README.md#from-the-documents-to-the-chapters) has the whole table.
@@ -29,8 +29,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 from IPython.display import Code
-from meta_keras.transfer import DomainAdaptation, GradientReversal, ZeroShot, coral_loss
-from meta_keras.transfer import calibrated, describe_names, harmonic_mean, pair_domains
+from meta_keras.transfer import DomainAdaptation, GradientReversal, ZeroShot, calibrated, coral_loss
+from meta_keras.transfer import describe_names, harmonic_mean, pair_domains, restart
 
 mk.report.style()
 SEEDS = range(5)
@@ -45,8 +45,7 @@ SEEDS = range(5)
 # and 40 % of a smooth texture, another one for each picture.
 
 # %%
-DATASET = "fashion"
-pool = mk.load(DATASET)
+pool = mk.load("fashion")
 x_train, y_train = pool.split("train").arrays()
 x_test, y_test = pool.split("test").arrays()
 
@@ -92,7 +91,7 @@ plt.show()
 
 # %% [markdown]
 # For each of five seeds we draw 100 pictures of each class, with labels, for the source, 100 *others* without labels for
-# the target, and put haze over the test pictures for the exam. The target's labels are used in the exam, and nowhere else.
+# the target, and put haze over the test pictures for the exam. No learner that adapts sees labels of the target.
 
 
 # %%
@@ -115,13 +114,13 @@ def draw(seed, clear=0.6, classes=range(10)):
 # a second loss $D$, which needs no labels. It says how far the features $F_s$ and $F_t$ lie apart, and $w$ says how much
 # that counts:
 #
-# $$L = L_{\text{source}} + w \, D(F_s, F_t) \qquad \text{(Formula 6.2)}$$
+# $$L = L_{\text{source}} + w \, D(F_s, F_t) \qquad \text{(Formula 6.1)}$$
 
 # %% [markdown]
 # This is **domain adaptation** (领域适应). The simplest $D$ is that of *Deep CORAL*: the squared distance between the two
 # covariances $C_s$ and $C_t$ of $d$ features.
 #
-# $$D_{\text{CORAL}} = \frac{1}{4 d^2} \lVert C_s - C_t \rVert^2 \qquad \text{(Formula 6.1)}$$
+# $$D_{\text{CORAL}} = \frac{1}{4 d^2} \lVert C_s - C_t \rVert^2 \qquad \text{(Formula 6.2)}$$
 
 # %% [markdown]
 # By hand: one feature, source $1, 3$ and target $2, 6$. The variances are $2$ and $8$, so $D = (2 - 8)^2 / 4 = 9$.
@@ -137,14 +136,14 @@ Code(inspect.getsource(coral_loss), language="python")
 # features *against* it. With $B$ for the critic's cross-entropy (domain 0 or 1), $f$ for the network up to the features,
 # $h$ for its last part, and $c$ for the critic:
 #
-# $$\min_{f, h} \; L_{\text{source}}(f, h) - w \, B(f, c), \qquad \min_{c} \; B(f, c) \qquad \text{(Formula 6.4)}$$
+# $$\min_{f, h} \; L_{\text{source}}(f, h) - w \, B(f, c), \qquad \min_{c} \; B(f, c) \qquad \text{(Formula 6.3)}$$
 
 # %% [markdown]
 # One layer between features and critic does both in a single step. Forward it changes nothing. Backward it turns the
 # gradient around, so that what the critic would like to have more of, the features give less of. This is **gradient
 # reversal** (梯度反转), with a strength $s$:
 #
-# $$R(x) = x, \qquad \frac{\partial R}{\partial x} := -s \qquad \text{(Formula 6.3)}$$
+# $$R(x) = x, \qquad \frac{\partial R}{\partial x} := -s \qquad \text{(Formula 6.4)}$$
 
 # %% [markdown]
 # By hand: $R(x)^2$ at $x = 3$ with $s = 0.5$ is $9$, and its gradient $-0.5 \cdot 2 \cdot 3 = -3$.
@@ -160,8 +159,7 @@ Code(inspect.getsource(GradientReversal.call), language="python")
 # ## Three learners
 #
 # `DomainAdaptation` wraps any Keras network and is trained by `fit` on pairs of batches. With `method=None` it learns
-# from the source alone. The weights $w$ were chosen beforehand, with other seeds, on training pictures that were put aside
-# for it. That choice did use their labels.
+# from the source alone.
 
 
 # %%
@@ -170,8 +168,7 @@ def network():
     return keras.Sequential(
         [
             keras.Input(x_train.shape[1:]),
-            layers.AveragePooling2D(2),
-            layers.Conv2D(16, 3, strides=2, padding="same", activation="relu"),
+            layers.Conv2D(16, 5, strides=4, padding="same", activation="relu"),
             layers.Flatten(),
             layers.Dense(32, activation="relu", name="features"),
             layers.Dense(len(pool)),
@@ -180,102 +177,97 @@ def network():
 
 
 # %% [markdown]
-# Three of them, on the same network:
+# Three of them, on the same network. Each is compiled once, for all of its trainings:
 
 # %%
 learners = {
     "source only": DomainAdaptation(network(), layer="features", method=None),
-    "CORAL": DomainAdaptation(network(), layer="features", method="coral", weight=30),
-    "reversal": DomainAdaptation(network(), layer="features", method="reversal", weight=0.1),
+    "CORAL": DomainAdaptation(network(), layer="features", method="coral", weight=1000),
+    "reversal": DomainAdaptation(network(), layer="features", method="reversal", weight=0.03),
 }
+for learner in learners.values():
+    learner.compile(keras.optimizers.Adam(0.006), steps_per_execution=40)
 
 # %% [markdown]
-# Each is compiled once and trained five times. `begin_anew` gives it fresh weights, and an optimizer that remembers
-# nothing.
+# All settings were chosen on training pictures alone. Three seeds, other than the five of this chapter, parted them into
+# 80 of each class for the source, 80 for the target, and 40 in haze to judge by. (This choice did use labels of the
+# target. Without any, it could not be made.)
+#
+# - *Haze*: of 20, 30, 40 and 50 % texture, the thinnest that costs the learner from the source a third of its accuracy.
+# - *Network*: of three small ones, that with which CORAL did best. *Batches*: of 32 and 64 pictures, the better.
+# - *Rate*: of 0.003 and 0.006, each with six weights, the better.
+# - *Steps*: of 40, 80 and 120, the 80, for the sake of time; with the weights below, 120 gained less than 0.01.
+# - *Weights* $w$: of twelve for each method, each about three times the one before, the best: from 0.1 to 30,000 for
+#   CORAL, and from 0.00003 to 10 for reversal. From 0.1 on, reversal did worse than no adapting.
+
+# %% [markdown]
+# Training begins with weights that are given, and an optimizer that remembers nothing; that is what `restart` does.
+# Then come 80 steps. So it will be for every number in this half of the chapter.
 
 
 # %%
-def ready(learner, rate=0.002):
-    learner.compile(keras.optimizers.Adam(rate), steps_per_execution=25)
-    learner.optimizer.build(learner.trainable_variables)
-    return learner
+def train(learner, start, source_x, source_y, target_x, seed):
+    restart(learner, start)
+    pairs = pair_domains(source_x, source_y, target_x, batch_size=64, seed=seed)
+    learner.fit(pairs, steps_per_epoch=80, verbose=0)
+
+
+def accuracy(learner, x, y):
+    return (learner(x).numpy().argmax(axis=1) == y).mean()
 
 
 # %% [markdown]
-# Fresh weights come from a copy that is made of the learner's settings:
+# Fresh weights come from a copy that is made of the learner's settings. With one seed, the networks of all three begin
+# alike.
 
 
 # %%
-def begin_anew(learner, seed):
+def fresh(model, seed):
     keras.utils.set_random_seed(seed)
-    fresh = type(learner).from_config(learner.get_config())
-    learner.set_weights(fresh.get_weights())
-    rate = float(learner.optimizer.learning_rate)
-    for variable in learner.optimizer.variables:
-        variable.assign(tf.zeros_like(variable))
-    learner.optimizer.learning_rate = rate
+    return type(model).from_config(model.get_config()).get_weights()
 
 
 # %% [markdown]
-# Now all fifteen trainings, each of 200 steps. After every 50 steps we look at the exam. We only look: nothing is chosen by it.
+# Now all fifteen trainings:
 
 # %%
-curves, kept = {name: [] for name in learners}, {}
-for name, learner in learners.items():
-    ready(learner)
-    for seed in SEEDS:
-        source_x, source_y, target_x, *exam = draw(seed)
-        begin_anew(learner, seed)
-        history = learner.fit(
-            pair_domains(source_x, source_y, target_x, batch_size=32, seed=seed),
-            epochs=4,
-            steps_per_epoch=50,
-            validation_data=tuple(exam),
-            validation_batch_size=500,
-            verbose=0,
-        ).history
-        curves[name].append(history["val_accuracy"])
-        kept[name, seed] = learner.get_weights()
-
-# %% [markdown]
-# The mean over the seeds, while they learn:
-
-# %%
-means = {name: np.mean(runs, axis=0) for name, runs in curves.items()}
-for name, mean in means.items():
-    plt.plot(50 * np.arange(1, 5), mean, marker="o", label=name)
-plt.axhline(0.1, color="0.5", linewidth=1, linestyle=":", label="chance")
-plt.gca().set(xlabel="step", ylabel="accuracy on the target", ylim=(0, 1), xticks=50 * np.arange(1, 5))
-plt.legend(loc="lower right", ncols=2)
-plt.show()
+data = {seed: draw(seed) for seed in SEEDS}
+starts = {(name, seed): fresh(learner, seed) for name, learner in learners.items() for seed in SEEDS}
+reached, kept = {name: [] for name in learners}, {}
+for (name, seed), start in starts.items():
+    learner, (*domains, exam_x, exam_y) = learners[name], data[seed]
+    train(learner, start, *domains, seed)
+    reached[name].append(accuracy(learner, exam_x, exam_y))
+    kept[name, seed] = learner.get_weights()
 
 # %% [markdown]
 # Two methods are compared by the **paired difference**: seed by seed, what one reached less what the other did. If its
-# interval does not hold zero, the difference is no accident of the draw.
+# interval does not hold zero, the difference is no accident of the draw. Here they are, over the five seeds:
 
 
 # %%
-def score(values):
-    return mk.Score("accuracy", *mk.report.mean_and_interval(values), np.array(values))
+def less_source(results):
+    """The paired differences of CORAL and of reversal to the source alone."""
+    alone = np.array(results["source only"])
+    return {name: mk.Score.of(results[name] - alone) for name in ("CORAL", "reversal")}
 
+
+def table_of(results):
+    rows = [{"learner": name, "on the target": mk.Score.of(values)} for name, values in results.items()]
+    gains = less_source(results).items()
+    return mk.report.Table(
+        rows + [{"learner": f"{name} less source only", "on the target": gain} for name, gain in gains]
+    )
+
+
+gain = less_source(reached)["CORAL"]
+assert gain.mean - gain.interval > 0
+table_of(reached)
 
 # %% [markdown]
-# Here they are, each over the five seeds:
-
-# %%
-last = {name: np.array(runs)[:, -1] for name, runs in curves.items()}
-gains = {
-    name: score(runs - last["source only"]) for name, runs in last.items() if name != "source only"
-}
-assert gains["CORAL"].mean - gains["CORAL"].interval > 0
-rows = [{"learner": name, "on the target": score(runs)} for name, runs in last.items()]
-rows += [{"learner": f"{name} less source only", "on the target": gain} for name, gain in gains.items()]
-mk.report.Table(rows)
-
-# %% [markdown]
-# Without one label of the target, both methods gain. How the domains come together can be seen: here are the
-# features of both, drawn in the two directions in which they vary most (principal components, by the singular value
-# decomposition).
+# Without one label of the target, both methods gain, CORAL the more in the mean. How the domains come together can be
+# seen: here are the features of both, drawn in the two directions in which they vary most (principal components, by the
+# singular value decomposition).
 
 
 # %%
@@ -290,107 +282,139 @@ def in_two_numbers(*parts):
 # Three classes of ten, so that it can be read. Open circles are the source, filled triangles the target.
 
 # %% picture="domains_merge"
-source_x, source_y, _, exam_x, exam_y = draw(0)
+source_x, source_y, _, exam_x, exam_y = data[0]
 figure, axes = plt.subplots(1, 3, figsize=(8.5, 3))
-chosen = {1: "trouser", 7: "sneaker", 8: "bag"} if DATASET == "fashion" else {1: "1", 7: "7", 8: "8"}
+colors = {1: mk.report.PALETTE[1], 7: mk.report.PALETTE[2], 8: mk.report.PALETTE[3]}
 for axis, (name, learner) in zip(axes, learners.items(), strict=True):
     learner.set_weights(kept[name, 0])
-    features = [learner.with_features.predict(x, verbose=0)[0] for x in (source_x[::2], exam_x)]
+    features = [learner.with_features(x)[0].numpy() for x in (source_x[::2], exam_x)]
     for places, y, marker in zip(in_two_numbers(*features), (source_y[::2], exam_y), "o^", strict=True):
-        for color, label in zip(mk.report.PALETTE[1:4], chosen, strict=True):
-            fill = color if marker == "^" else "none"
-            members = places[y == label].T
-            axis.scatter(
-                *members, marker=marker, s=22, edgecolors=color, facecolors=fill, linewidths=0.9
-            )
+        for label, color in colors.items():
+            look = {"edgecolors": color, "facecolors": color if marker == "^" else "none"}
+            axis.scatter(*places[y == label].T, marker=marker, s=22, linewidths=0.9, **look)
     axis.set(title=name, xticks=[], yticks=[])
 for marker, word, fill in (("o", "source", "none"), ("^", "target", "black")):
     axes[0].scatter([], [], marker=marker, edgecolors="black", facecolors=fill, label=word)
-for color, word in zip(mk.report.PALETTE[1:4], chosen.values(), strict=True):
-    axes[0].scatter([], [], marker="s", color=color, label=word)
+for label, color in colors.items():
+    axes[0].scatter([], [], marker="s", color=color, label=pool.names[label])
 figure.legend(loc="outside lower center", ncols=5, fontsize=9)
 plt.show()
 
 # %% [markdown]
 # ## What are labels worth?
 #
-# Labels of the target are the other way. Here they are given to an ordinary network: 5, 20 and 100 of each class, either
-# from scratch, or to **fine-tune** (微调) the weights that were learned on the source.
-
-# %%
-plain = network()
-entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-plain.compile(keras.optimizers.Adam(0.002), entropy, metrics=["accuracy"], steps_per_execution=25)
-plain.optimizer.build(plain.trainable_variables)
-
-
-# %% [markdown]
-# The few are drawn again and again, so that every size is trained for the same number of steps.
+# Labels of the target are the other way. Here 5, 20 and 100 of each class are given to an ordinary network, which
+# begins either from scratch, or with the weights that were learned on the source: it is **fine-tuned** (微调).
+#
+# The learner for the source alone is an ordinary network, so we let it learn from labelled pictures of the target in
+# the source's place. Few pictures are gone through more often, for all take the same 80 steps.
 
 
 # %%
-def with_labels(each, seed, start=None):
-    *_, target_x, exam_x, exam_y = draw(seed)
+def with_labels(each, seed, start):
+    *_, target_x, exam_x, exam_y = data[seed]
+    few = np.arange(1000).reshape(10, 100)[:, :each].flatten()
     labels = np.arange(10).repeat(each)
-    few = target_x.reshape(10, 100, *target_x.shape[1:])[:, :each].reshape(-1, *target_x.shape[1:])
-    begin_anew(plain, seed)
-    if start is not None:
-        plain.set_weights(start)
-    rows = np.random.default_rng(seed).integers(len(few), size=32 * 75)
-    plain.fit(few[rows], labels[rows], batch_size=32, shuffle=False, verbose=0)
-    return plain.evaluate(exam_x, exam_y, batch_size=500, verbose=0)[1]
+    plain = learners["source only"]
+    train(plain, start, target_x[few], labels, target_x, seed)
+    return accuracy(plain, exam_x, exam_y)
 
 
 # %% [markdown]
-# 75 steps for each, five seeds. That is less than the 200 steps of the learners above, and holds the rows with labels
-# low, most of all those from scratch: compare along a row, and take the difference between the rows with care.
+# Five seeds for each size:
 
 # %%
-rows = []
+scratch, tuned = {}, {}
 for each in (5, 20, 100):
-    scratch = score([with_labels(each, seed) for seed in SEEDS])
-    tuned = score([with_labels(each, seed, kept["source only", seed]) for seed in SEEDS])
-    rows.append({"labels a class": each, "from scratch": scratch, "fine-tuned": tuned})
-rows.insert(0, {"labels a class": 0, "from scratch": 0.1, "fine-tuned": score(last["source only"])})
-rows.insert(1, {"labels a class": "0, CORAL", "from scratch": "", "fine-tuned": score(last["CORAL"])})
-assert last["CORAL"].mean() > rows[2]["from scratch"].mean
+    for results, begun in ((scratch, starts), (tuned, kept)):
+        values = [with_labels(each, seed, begun["source only", seed]) for seed in SEEDS]
+        results[each] = mk.Score.of(values)
+
+# %% [markdown]
+# Fine-tuning has had its 80 steps on the source before. The rate was chosen for the learners without labels.
+
+# %%
+adapted = mk.Score.of(reached["CORAL"])
+rows = [{"labels a class": 0, "from scratch": 0.1, "fine-tuned": mk.Score.of(reached["source only"])}]
+rows += [{"labels a class": "0, CORAL", "from scratch": "", "fine-tuned": adapted}]
+rows += [{"labels a class": n, "from scratch": scratch[n], "fine-tuned": tuned[n]} for n in scratch]
 mk.report.Table(rows)
+
+# %% [markdown]
+# And the paired differences, with labels less CORAL without:
+
+# %%
+rows = [
+    {
+        "labels a class": n,
+        "from scratch, less CORAL": mk.Score.of(scratch[n].values - adapted.values),
+        "fine-tuned, less CORAL": mk.Score.of(tuned[n].values - adapted.values),
+        "fine-tuned, less from scratch": mk.Score.of(tuned[n].values - scratch[n].values),
+    }
+    for n in scratch
+]
+assert adapted.mean > scratch[5].mean and tuned[5].mean > scratch[5].mean
+mk.report.Table(rows)
+
+# %% [markdown]
+# CORAL, without one label, beats 5 labels of each class from scratch. From fine-tuning it is not told apart, as those
+# intervals hold zero. To fine-tune is better than to begin from scratch, with every number of labels.
 
 # %% [markdown]
 # ## When it does harm
 #
 # To make the features of both domains alike makes sense if both hold the same classes in the same proportions. Suppose
-# they do not: the target is trousers and nothing else, in a thinner haze, and the source still has all ten classes. A
-# critic then sees the domains apart by what is a trouser. To deceive it, the features of trousers must look like those of
-# everything else.
+# they do not: the target is a single class, say trousers, and the source still has all ten. A critic then sees the
+# domains apart by what is a trouser. To deceive it, the features of trousers must look like those of everything else.
+#
+# We take every class in turn as the whole target, in the same haze, with the settings from above. Each is one run, with
+# the seeds in turn.
 
 # %%
-alone = {"source only": [], "CORAL": [], "reversal": []}
-for seed in SEEDS:
-    source_x, source_y, target_x, exam_x, exam_y = draw(seed, clear=0.85, classes=[1])
-    pairs = pair_domains(source_x, source_y, target_x, batch_size=32, seed=seed)
+alone = {name: [] for name in learners}
+for label in range(10):
+    seed = label % 5
+    *domains, exam_x, exam_y = draw(seed, classes=[label])
+    learners["source only"].set_weights(kept["source only", seed])  # it never looked at the target
+    for name in ("CORAL", "reversal"):
+        train(learners[name], starts[name, seed], *domains, seed)
     for name, learner in learners.items():
-        if name == "source only":
-            learner.set_weights(kept[name, seed])  # it never looked at the target
-        else:
-            begin_anew(learner, seed)
-            learner.fit(pairs, steps_per_epoch=200, verbose=0)
-        alone[name].append(learner.evaluate(exam_x, exam_y, batch_size=500, verbose=0)[1])
+        alone[name].append(accuracy(learner, exam_x, exam_y))
 
 # %% [markdown]
-# Judged on trousers in thin haze. (We tried several such targets, and not each of them shows harm. This is one that does.)
+# For each class, what adapting gains or loses against the learner from the source alone:
 
 # %%
-less = {name: score(np.subtract(alone[name], alone["source only"])) for name in ("CORAL", "reversal")}
-assert less["reversal"].mean < 0
-rows = [{"learner": name, "on the target": score(values)} for name, values in alone.items()]
-rows += [{"learner": f"{name} less source only", "on the target": gain} for name, gain in less.items()]
-mk.report.Table(rows)
+places = np.arange(10)
+for name, marker, shift in (("CORAL", "o", -0.1), ("reversal", "^", 0.1)):
+    gain = np.subtract(alone[name], alone["source only"])
+    plt.scatter(places + shift, gain, marker=marker, label=name)
+plt.axhline(0, color="0.5", linewidth=1)
+plt.xticks(places, pool.names, rotation=40, ha="right", fontsize=8)
+plt.gca().set(ylabel="accuracy, less source only", ylim=(-1, 1))
+plt.legend(ncols=2)
+plt.show()
 
 # %% [markdown]
-# Here reversal *hurts*, and CORAL is not shown to help. No loss that can be computed without labels of the target
-# shows it. So before adapting, ask whether the classes come in like proportions, and label at least a few pictures to
-# check.
+# In the mean over the ten classes:
+
+# %%
+table_of(alone)
+
+# %% [markdown]
+# In the mean neither method gains: both intervals hold zero. But CORAL *hurts* the classes that the learner from the
+# source knew well, and helps those that it did not. (In part this is bound to be so: what is near 1 can only fall.)
+
+# %%
+known = np.array(alone["source only"]) > 0.6
+changes = np.subtract(alone["CORAL"], alone["source only"])
+print(f"CORAL: {changes[known].mean():+.2f} on the {known.sum()} classes that were known well,")
+print(f"       {changes[~known].mean():+.2f} on the other {(~known).sum()}")
+assert changes[known].mean() < -0.1 and changes[~known].mean() > 0.05
+
+# %% [markdown]
+# No loss that can be computed without labels of the target shows which it will be. So before adapting, ask whether the
+# classes come in like proportions, and label at least a few pictures to check.
 
 # %% [markdown]
 # ## Classes never seen
@@ -427,10 +451,15 @@ alphabets = np.array(glyphs.groupings["alphabet"])
 braille = glyphs.select(np.flatnonzero(alphabets == "Braille"))
 numbers = np.array([ord(name) - 0x2800 for name in braille.names])
 dots = (numbers[:, None] >> np.arange(8) & 1).astype("float32")
-assert all(
-    unicodedata.name(name).endswith("DOTS-" + "".join(map(str, np.flatnonzero(row) + 1)))
-    for name, row in zip(braille.names, dots, strict=True)
-)
+
+
+def digits(cell):
+    return "".join(map(str, np.flatnonzero(dots[cell]) + 1))
+
+
+for cell, name in enumerate(braille.names):
+    assert unicodedata.name(name).endswith("DOTS-" + digits(cell))
+
 # %% [markdown]
 # Some of them, with the numbers of their dots:
 
@@ -438,12 +467,13 @@ assert all(
 figure, axes = plt.subplots(1, 8, figsize=(8, 1.3))
 for axis, cell in zip(axes, range(0, 24, 3), strict=True):
     axis.imshow(braille.examples[braille.labels == cell][0].squeeze())
-    axis.set_title("".join(map(str, np.flatnonzero(dots[cell]) + 1)), fontsize=9, loc="center")
+    axis.set_title(digits(cell), fontsize=9, loc="center")
     axis.set(xticks=[], yticks=[])
+plt.show()
 
 # %% [markdown]
 # By a seed, 8 cells are put aside and 18 are seen. Every dot must occur among the seen: what no seen class has, no
-# training can teach. Of each seen cell, 15 drawings are trained on and 5 kept.
+# training can teach. Of each seen cell, 15 drawings are trained on.
 
 
 # %%
@@ -469,69 +499,74 @@ def drawings(pool, classes, part=slice(None)):
 
 
 # %% [markdown]
+# The encoder begins like the network above. Of three small ones it was the best in the mean of two trials: on cells that
+# were put aside among the 18 seen ones of each split, and on the practice pairs of clothes further down. The 80 steps are
+# those from above; from 60 to 240 steps, the accuracy on the cells put aside rose by 0.03 only.
+
+
+# %%
+def zero_shot(descriptions):
+    layers = keras.layers
+    encoder = keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Conv2D(16, 5, strides=4, padding="same", activation="relu"),
+            layers.Flatten(),
+            layers.Dense(64, activation="relu"),
+        ]
+    )
+    learner = ZeroShot(encoder, descriptions)
+    learner.compile(keras.optimizers.Adam(0.002), steps_per_execution=10)
+    return learner
+
+
+# %% [markdown]
 # And training, from fresh weights, on any descriptions:
 
 
 # %%
-def practise(learner, x, y, descriptions, seed, steps=200):
-    begin_anew(learner, seed)
+def practise(learner, x, y, descriptions, seed, steps=80):
+    restart(learner, fresh(learner, seed))
     learner.descriptions.assign(descriptions)
     rows = np.random.default_rng(seed).integers(len(x), size=32 * steps)
     learner.fit(x[rows], y[rows], batch_size=32, shuffle=False, verbose=0)
 
 
 # %% [markdown]
-# Five splits. For comparison the same answers are judged with the descriptions shuffled among the unseen cells. And an ordinary
-# classifier is trained from scratch on 5 and on 15 labelled drawings of each of the 8 cells. (It is the same class: with
-# $a$ a one-hot vector, Formula 6.5 is a plain last layer.)
-
-
-# %%
-def encoder():
-    layers = keras.layers
-    steps = [layers.Conv2D(n, 3, strides=2, padding="same", activation="relu") for n in (8, 16)]
-    dense = layers.Dense(64, activation="relu")
-    return keras.Sequential([keras.Input((28, 28, 1)), *steps, layers.Flatten(), dense])
-
-
-# %% [markdown]
-# Both are compiled once:
+# Five splits. For comparison the same answers are judged with the descriptions shuffled among the unseen cells. And an
+# ordinary classifier is trained from scratch, for as many steps, on 5 and on 15 labelled drawings of each of the 8 cells.
+# (It is the same class: with $a$ a one-hot vector, Formula 6.5 is a plain last layer.) All are judged on the last five
+# drawings of each unseen cell.
 
 # %%
-reader, ordinary = ready(ZeroShot(encoder(), dots[:18])), ready(ZeroShot(encoder(), np.eye(8)))
-read = {
-    "zero-shot": [],
-    "descriptions shuffled": [],
-    "5 labels, from scratch": [],
-    "15 labels, from scratch": [],
-}
+reader, ordinary = zero_shot(dots[:18]), zero_shot(np.eye(8))
+ways = ("zero-shot", "descriptions shuffled", "5 labels, from scratch", "15 labels, from scratch")
+read = {name: [] for name in ways}
 for seed in SEEDS:
     seen, new = split(dots, 8, seed)
+    x, y = drawings(braille, new, slice(15, 20))
     practise(reader, *drawings(braille, seen, slice(15)), dots[seen], seed)
-    x, y = drawings(braille, new)
     chosen = reader.classify(x, dots[new])
     read["zero-shot"].append((chosen == y).mean())
     rng = np.random.default_rng(seed)
-    read["descriptions shuffled"].append(
-        np.mean([(rng.permutation(8)[chosen] == y).mean() for _ in range(200)])
-    )
+    shuffled = [(rng.permutation(8)[chosen] == y).mean() for _ in range(200)]
+    read["descriptions shuffled"].append(np.mean(shuffled))
     for each in (5, 15):
-        practise(ordinary, *drawings(braille, new, slice(each)), np.eye(8), seed, steps=75)
-        x, y = drawings(braille, new, slice(15, 20))
+        practise(ordinary, *drawings(braille, new, slice(each)), np.eye(8), seed)
         read[f"{each} labels, from scratch"].append((ordinary.classify(x, np.eye(8)) == y).mean())
 
 # %% [markdown]
 # (Shuffling descriptions shuffles the answers and nothing else, which is why 200 shuffles cost nothing.) Chance is 1/8.
 
 # %%
-rows = [{"learner": name, "8 unseen cells": score(values)} for name, values in read.items()]
-assert rows[0]["8 unseen cells"].mean - rows[0]["8 unseen cells"].interval > 2.5 / 8
+rows = [{"learner": name, "8 unseen cells": mk.Score.of(values)} for name, values in read.items()]
+assert rows[0]["8 unseen cells"].mean > 2 / 8
 assert abs(rows[1]["8 unseen cells"].mean - 1 / 8) < 0.03
 mk.report.Table([*rows, {"learner": "chance", "8 unseen cells": 1 / 8}])
 
 # %% [markdown]
-# Cells of which it has seen no drawing are read, far above chance. Where labels can be had they are worth more: five
-# drawings of each cell do better than its description.
+# Cells of which it has seen no drawing are read, far above chance. Where labels can be had they are worth more: in
+# the mean, five drawings of each cell do better than its description.
 
 # %% [markdown]
 # ## Names say much, or nothing
@@ -548,22 +583,24 @@ syllabics = glyphs.select(named)
 short = [name.removeprefix("CANADIAN SYLLABICS ").replace("WEST-CREE ", "·") for name in names[named]]
 letters, alphabet = describe_names(short, by="letters")
 print(len(short), "syllables, such as", ", ".join(short[40:46]), "| letters:", "".join(alphabet))
+
 # %% [markdown]
-# Five times, with other syllables put aside:
+# Five times, with other syllables put aside, and the settings of the cells:
 
 # %%
-speller, spelled = ready(ZeroShot(encoder(), letters[: len(letters) - 20])), []
+speller, spelled = zero_shot(letters[20:]), []
 for seed in SEEDS:
     seen, new = split(letters, 20, seed)
-    practise(speller, *drawings(syllabics, seen), letters[seen], seed, steps=300)
+    practise(speller, *drawings(syllabics, seen), letters[seen], seed)
     x, y = drawings(syllabics, new)
     spelled.append((speller.classify(x, letters[new]) == y).mean())
+
 # %% [markdown]
 # Chance is 1 in 20:
 
 # %%
-spelling = score(spelled)
-assert spelling.mean - spelling.interval > 4 / 20
+spelling = mk.Score.of(spelled)
+assert spelling.mean - spelling.interval > 2 / 20
 mk.report.Table(
     [
         {"20 unseen syllables": "zero-shot", "accuracy": spelling},
@@ -573,10 +610,10 @@ mk.report.Table(
 
 # %% [markdown]
 # Fashion-MNIST has names too, and there they say next to nothing: "bag" and "coat" share no word with the rest. So we
-# write descriptions by hand, twelve yes-or-no questions. Each square says yes:
+# write descriptions by hand, twelve yes-or-no questions. They are what a person says of the clothes; nothing in them is
+# learned. Each square says yes:
 
 # %%
-clothes = mk.load("fashion")
 attributes = {
     "on the feet": "0000010101",
     "on the torso": "1011101000",
@@ -591,70 +628,75 @@ attributes = {
     "has two legs": "0100000000",
     "has a collar": "0000101000",
 }
+written = np.array([list(answers) for answers in attributes.values()], dtype="float32").T
+
 # %% [markdown]
-# As a figure, and beside it the names as words, for comparison:
+# As a figure:
 
 # %%
-written = np.array([list(answers) for answers in attributes.values()], dtype="float32").T
-in_words, _ = describe_names([name.replace("/", " ") for name in clothes.names])
 plt.figure(figsize=(6, 3.2))
 plt.imshow(written.T, cmap="Greys", vmax=1.5)
-plt.xticks(range(10), clothes.names, rotation=50, ha="right", fontsize=8)
+plt.xticks(range(10), pool.names, rotation=50, ha="right", fontsize=8)
 plt.yticks(range(12), attributes, fontsize=8)
 plt.grid(False)
 plt.show()
 
 # %% [markdown]
-# Two classes are put aside, eight are seen. We do it for fifteen pairs, drawn by chance: five to choose a setting by,
-# which is needed further down, and ten for the exam. The scores are kept, over all ten classes, for the test pictures.
+# Two classes are put aside, eight are seen. We do it for fifteen pairs, drawn by chance: five to choose settings by, and
+# ten for the exam. Of each seen class, 150 training pictures are trained on. The other 50 of every class are for the
+# choice; the test pictures are for the exam.
 
 # %%
 every_pair = [(a, b) for a in range(10) for b in range(a)]
 pairs = np.random.default_rng(0).permutation(every_pair)[:15]
+practice, exam = range(5), range(5, 15)
+clothes = pool.split("train")
+aside_x, aside_y = drawings(clothes, range(10), slice(150, 200))
+exam_x, exam_y = drawings(pool.split("test"), range(10))
+
+
 # %% [markdown]
-# The test pictures are those of all ten classes:
+# The scores are kept, over all ten classes. 50 steps were best on the practice pairs, of 50, 100, 150 and 200.
+
 
 # %%
-clothes_x, clothes_y = clothes.split("test").arrays()
-clothes_x = clothes_x / np.float32(255)
-
-
-def scores_of_pairs(descriptions, numbers):
-    learner, kept_scores = ready(ZeroShot(encoder(), descriptions[:8])), {}
+def scores_of_pairs(learner, descriptions, numbers, x):
+    scores = {}
     for number in numbers:
-        pair = pairs[number]
-        seen = np.setdiff1d(range(10), pair)
-        x, y = drawings(clothes.split("train"), seen)
-        practise(learner, x, y, descriptions[seen], seed=number, steps=100)
-        kept_scores[number] = learner.scores(clothes_x, descriptions)
-    return kept_scores
+        seen = np.setdiff1d(range(10), pairs[number])
+        shown = drawings(clothes, seen, slice(150))
+        practise(learner, *shown, descriptions[seen], seed=number, steps=50)
+        scores[number] = learner.scores(x, descriptions)
+    return scores
 
 
 # %% [markdown]
 # Once with the questions as descriptions, once with the names:
 
 # %%
-by_questions = scores_of_pairs(written, range(15))
-by_names = scores_of_pairs(in_words, range(5, 15))
+in_words, _ = describe_names([name.replace("/", " ") for name in pool.names])
+questioned = zero_shot(written[:8])
+by_questions = scores_of_pairs(questioned, written, exam, exam_x)
+by_names = scores_of_pairs(zero_shot(in_words[:8]), in_words, exam, exam_x)
 
 
 def which_of_two(scores, pair):
-    new = np.isin(clothes_y, pair)
-    return (pair[scores[new][:, pair].argmax(axis=1)] == clothes_y[new]).mean()
+    new = np.isin(exam_y, pair)
+    return (pair[scores[new][:, pair].argmax(axis=1)] == exam_y[new]).mean()
 
 
 # %% [markdown]
-# If only the two unseen classes can come, chance is one half. With names alone, the interval holds it:
+# If only the two unseen classes can come, chance is one half. (Pairs share classes, so take the intervals as rough.)
 
 # %%
-exam = range(5, 15)
 told = {"twelve questions": by_questions, "names alone": by_names}
-rows = [
-    {"descriptions": name, "which of two": score([which_of_two(scores[n], pairs[n]) for n in exam])}
-    for name, scores in told.items()
-]
+right = {name: [which_of_two(scores[n], pairs[n]) for n in exam] for name, scores in told.items()}
+rows = [{"descriptions": name, "which of two": mk.Score.of(values)} for name, values in right.items()]
 assert rows[0]["which of two"].mean > 0.6
 mk.report.Table([*rows, {"descriptions": "chance", "which of two": 0.5}])
+
+# %% [markdown]
+# The twelve questions are far above chance. With names alone, the interval holds one half: they are not shown to help.
 
 # %% [markdown]
 # ## Seen and unseen together
@@ -680,37 +722,43 @@ assert np.allclose(calibrated(np.array([[2.0, 1.5]]), [0], 1.0), [[1.0, 1.5]])
 
 
 # %% [markdown]
-# The two accuracies of a pair, at some $\delta$:
+# The two accuracies of a pair, with some $\delta$ taken from the seen classes:
 
 
 # %%
-def both_accuracies(number, penalty):
-    pair = pairs[number]
-    seen, new = np.setdiff1d(range(10), pair), np.isin(clothes_y, pair)
-    right = calibrated(by_questions[number], seen, penalty).argmax(axis=1) == clothes_y
+def both_accuracies(scores, y, pair, penalty):
+    seen, new = np.setdiff1d(range(10), pair), np.isin(y, pair)
+    right = calibrated(scores, seen, penalty).argmax(axis=1) == y
     return right[~new].mean(), right[new].mean()
 
 
 # %% [markdown]
-# The constant is chosen on the first five pairs, and judged on the other ten:
+# The constant is chosen on the five practice pairs, by pictures put aside:
 
 # %%
 penalties = np.linspace(0, 8, 41)
-means = {p: np.mean([harmonic_mean(*both_accuracies(n, p)) for n in range(5)]) for p in penalties}
-best = max(means, key=means.get)
-results = {p: np.array([both_accuracies(n, p) for n in exam]) for p in penalties}
+aside = scores_of_pairs(questioned, written, practice, aside_x)
+
+
+def mean_on_practice(penalty):
+    both = [both_accuracies(aside[n], aside_y, pairs[n], penalty) for n in practice]
+    return np.mean([harmonic_mean(*pair) for pair in both])
+
+
+best = max(penalties, key=mean_on_practice)
+
 # %% [markdown]
-# What the constant does:
+# And judged on the ten pairs of the exam, for every constant:
 
 # %%
-for column, name in enumerate(("seen classes", "unseen classes")):
-    plt.plot(penalties, [results[p][:, column].mean() for p in penalties], label=name)
-plt.plot(
-    penalties,
-    [np.mean([harmonic_mean(*r) for r in results[p]]) for p in penalties],
-    label="harmonic mean",
+results = np.array(
+    [[both_accuracies(by_questions[n], exam_y, pairs[n], p) for n in exam] for p in penalties]
 )
-plt.axvline(best, color="0.5", linewidth=1, linestyle=":", label="chosen")
+harmonic = np.array([[harmonic_mean(*both) for both in row] for row in results])
+plt.plot(penalties, results[:, :, 0].mean(axis=1), label="seen classes")
+plt.plot(penalties, results[:, :, 1].mean(axis=1), label="unseen classes")
+plt.plot(penalties, harmonic.mean(axis=1), label="harmonic mean")
+plt.axvline(best, color="0.5", linewidth=1, linestyle=":", label="chosen on practice")
 plt.gca().set(xlabel="taken from the scores of seen classes", ylabel="accuracy", ylim=(0, 1))
 plt.legend(ncols=2)
 plt.show()
@@ -719,16 +767,19 @@ plt.show()
 # In numbers, over ten pairs:
 
 # %%
-rows, means = [], []
-for name, penalty in (("as trained", 0.0), ("calibrated", best)):
-    harmonic = np.array([harmonic_mean(*pair) for pair in results[penalty]])
-    means.append(harmonic)
-    seen, new = (score(column) for column in results[penalty].T)
-    rows.append({"scores": name, "seen": seen, "unseen": new, "harmonic mean": score(harmonic)})
-gain = score(means[1] - means[0])
-assert gain.mean > 0.1 and rows[0]["unseen"].mean < rows[1]["unseen"].mean - 0.2
+rows, taken = [], int(np.argmax(penalties == best))
+for name, place in (("as trained", 0), ("calibrated", taken)):
+    seen, new = (mk.Score.of(column) for column in results[place].T)
+    means = {"seen": seen, "unseen": new, "harmonic mean": mk.Score.of(harmonic[place])}
+    rows.append({"scores": name, **means})
+gain = mk.Score.of(harmonic[taken] - harmonic[0])
+assert gain.mean > 0.05 and rows[0]["unseen"].mean < rows[1]["unseen"].mean - 0.1
 print(f"harmonic mean, calibrated less as trained: {gain.mean:.3f} ± {gain.interval:.3f}")
 mk.report.Table(rows)
+
+# %% [markdown]
+# As trained, unseen classes are hardly ever found. Calibrated, most of them are, and many of the seen ones are given up
+# for it. The harmonic mean gains, on pairs that had no say in the choice.
 
 # %% [markdown]
 # ## Summary
@@ -736,7 +787,7 @@ mk.report.Table(rows)
 # - A classifier may fail on pictures that a person finds easy, because their features lie elsewhere.
 # - Domain adaptation makes the features of both domains alike, without labels of the target: CORAL by their covariances,
 #   gradient reversal by a critic that is trained against.
-# - It can do harm where classes come in other proportions, and no loss on the source will say so.
+# - Where classes come in other proportions it helps on some and hurts on others, and no loss without labels says which.
 # - A class that was never seen must be described. Without a description, the answer is chance.
 # - Names are descriptions as far as they say what a thing looks like.
 # - Asked among all classes, unseen ones are missed; take a constant from the scores of the seen ones.
@@ -747,7 +798,7 @@ mk.report.Table(rows)
 # Each has a check. Run its cell, then call the check with your answer.
 
 # %% [markdown]
-# **1. CORAL in numpy.** Write `coral(a, b)`, Formula 6.1, for two arrays (rows, d). (`np.cov` helps.)
+# **1. CORAL in numpy.** Write `coral(a, b)`, Formula 6.2, for two arrays (rows, d). (`np.cov` helps.)
 
 
 # %%

@@ -21,7 +21,7 @@ METHODS = ("coral", "reversal", None)
 
 @keras.saving.register_keras_serializable(package="meta_keras")
 class GradientReversal(keras.layers.Layer):
-    """Forward it changes nothing; backward it turns the gradient around (Formula 6.3).
+    """Forward it changes nothing; backward it turns the gradient around (Formula 6.4).
 
     What lies above learns to make a loss small, and what lies below, through the same step, to make it large.
 
@@ -50,7 +50,7 @@ class GradientReversal(keras.layers.Layer):
 
 
 def coral_loss(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """How differently two batches of features vary (Formula 6.1).
+    """How differently two batches of features vary (Formula 6.2).
 
         |C_a - C_b|^2 / (4 d^2)
 
@@ -79,14 +79,14 @@ def _covariance(rows: tf.Tensor) -> tf.Tensor:
 class DomainAdaptation(Classifier):
     """A classifier that learns from labels of the source, and from examples of the target without labels.
 
-    The loss is cross-entropy on the source, and `weight` times a loss that brings the domains together (Formula 6.2).
+    The loss is cross-entropy on the source, and `weight` times a loss that brings the domains together (Formula 6.1).
     Called on plain inputs, it answers as the network does.
 
         loss = cross-entropy(source) + weight * domain loss
 
     network: a built Sequential or functional model with one input; `fit` trains it where it is.
     layer: the name of its layer whose outputs (rows, d) are the features.
-    method: "coral", "reversal" (Formula 6.4), or None, which learns from the source alone.
+    method: "coral", "reversal" (Formula 6.3), or None, which learns from the source alone.
     hidden: width of the network that tells the domains apart, for "reversal".
 
     `fit` takes batches ((source_x, target_x), source_y), as `pair_domains` makes them. Both domains go through the

@@ -28,6 +28,8 @@ def pair_domains(
     if batch_size < 1:
         raise ValueError(f"A batch_size of 1 or more is needed; {batch_size} was given.")
     check_alike(source_x.shape, target_x.shape)
+    # As tensors they stay outside the graph, which would copy arrays again for every round of `fit`, and holds 2 GB.
+    source_x, source_y, target_x = (tf.constant(array) for array in (source_x, source_y, target_x))
 
     def pair(step: tf.Tensor) -> Any:
         ours = _shuffled_rows(step, len(source_x), batch_size, [seed, 0])
