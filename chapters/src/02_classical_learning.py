@@ -163,8 +163,7 @@ axes = mk.report.learning_curves(curves, ylabel="cross-entropy")
 
 # %%
 def accuracy(probabilities):
-    right = (probabilities.argmax(axis=1) == y_test).astype(float)
-    return mk.Score("accuracy", *mk.report.mean_and_interval(right), right)
+    return mk.Score.of(probabilities.argmax(axis=1) == y_test)
 
 
 centres = np.stack([train[y_train == label].mean(axis=0) for label in range(10)])
@@ -401,7 +400,7 @@ optimizers = {
 rows = []
 for name, make in optimizers.items():
     reached = np.array([fitted(make(), seed) for seed in range(3)])
-    score = mk.Score("accuracy", *mk.report.mean_and_interval(reached), reached)
+    score = mk.Score.of(reached)
     rate = f"{float(make().learning_rate):.3g}"
     rows.append({"optimizer": name, "rate": rate, "accuracy after 5 epochs": score})
 mk.report.Table(rows)

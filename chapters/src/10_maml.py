@@ -427,7 +427,7 @@ plt.show()
 
 # %%
 def score(values):
-    return mk.Score("mean squared error", *mk.report.mean_and_interval(values), values)
+    return mk.Score.of(values, "mean squared error")
 
 
 ladder = (0, 1, 2, 5, 10)

@@ -432,7 +432,7 @@ print("from scratch, 20 steps:", many_steps)
 # D3's network has no normalisation, and 95 of 100 of its weights sit in one dense layer, which can learn practice
 # letters by heart. The few-shot papers take four small convolutions with batch normalisation instead. It is a change of
 # one argument; the rule and the problem stay. (The normalisation goes by the support set, so that an answer does not
-# depend on the queries beside it. A. Antoniou and others write about this choice and others, under References.)
+# depend on the queries beside it. The paper by Antoniou, Edwards and Storkey, listed below, discusses this choice.)
 
 # %%
 four_blocks = mk.networks.conv4(5, filters=32, downsample="stride")
