@@ -226,7 +226,7 @@ print(f"student: {student.count_params():,} weights")
 assert teacher.count_params() > 20 * student.count_params()
 
 # %% [markdown]
-# The teacher is right on five test pictures of six. It will speak for itself below; the student begins without knowledge.
+# The teacher is right on about five test pictures of six. The student has learned nothing yet.
 
 # %% [markdown]
 # ## Soft labels
@@ -366,10 +366,10 @@ print(f"student, from 20 pictures of each class: {accuracy(student):.3f}")
 # %% [markdown]
 # ## Does it help?
 #
-# One number of one training says little. So three students have the same structure, the same fresh weights, the same steps,
-# and the same pictures. One sees them with their **true labels**,
-# alone, as from scratch. One sees them with the **hard answers** of the teacher: its most likely class, as if that were the
-# label (伪标签, pseudo-labels). And one is **distilled**: soft answers, and the true labels for a share of 0.1.
+# One number of one training says little. So we compare three students. They have the same structure, the same fresh weights,
+# the same steps, and the same pictures. One sees them with their **true labels**, alone, as from scratch. One sees them
+# with the **hard answers** of the teacher: its most likely class, as if that were the label (伪标签, pseudo-labels). And one
+# is **distilled**: soft answers, and the true labels for a share of 0.1.
 
 # %%
 compiled(student)
@@ -394,7 +394,8 @@ for count in COUNTS:
 # %%
 first_gain = gain(student_accuracy["distilled", 5], student_accuracy["true labels", 5])
 assert first_gain.mean - first_gain.interval > 0
-by_count(student_accuracy, [("distilled", "true labels"), ("distilled", "hard answers")])
+pairs = [("distilled", "true labels"), ("distilled", "hard answers"), ("hard answers", "true labels")]
+by_count(student_accuracy, pairs)
 
 # %% [markdown]
 # The upper three rows as a picture:
@@ -408,9 +409,8 @@ plt.show()
 # %% [markdown]
 # With 5 pictures of each class, distilling is worth more than the true labels of the same pictures, and more than the hard
 # answers. Why, the table does not tell; a reason may be that every picture comes with ten numbers in place of one. At 20 and
-# at 100 no difference is shown, neither over labels nor over hard answers: what distilling may add there is smaller than
-# what chance adds. Hard answers gain nothing over true labels at any size, and need none: they are a baseline to be taken
-# seriously. None of the three comes up to the teacher in these 200 steps.
+# at 100 no difference is shown, neither to labels nor to hard answers. Hard answers are about as
+# good as true labels, within a hundredth or so in the mean. None of the three comes up to the teacher in these 200 steps.
 
 # %% [markdown]
 # ## Without a label
@@ -427,7 +427,7 @@ for seed in SEEDS:
     taught_without.append(accuracy(student))
 
 # %% [markdown]
-# How far is that from a student who has true labels of some of these pictures, and no teacher?
+# The difference to a student who has true labels of some of these pictures, and no teacher:
 
 # %%
 for count in COUNTS:
@@ -477,7 +477,7 @@ for temperature in (1, 20):
         by_temperature[temperature].append(accuracy(student))
 
 # %% [markdown]
-# The gain over true labels, alone, at 5 pictures of each class:
+# The gain over true labels, at 5 pictures of each class:
 
 # %%
 for temperature in sorted(by_temperature):
@@ -493,8 +493,8 @@ for temperature in sorted(by_temperature):
 # ## What the teacher sees
 #
 # An answer is ten numbers. Before them the teacher computes 256 numbers in its last hidden layer, and these may hold more.
-# Romero and others let the student learn such **features** (特征) too: its hidden layer $h_s$ is asked to give, through a linear map $W$ that is
-# learned with it, what a layer $h_t$ of the teacher gives:
+# Romero and others let the student learn such **features** (特征) too: its hidden layer $h_s$ is asked to give, through a
+# linear map $W$ that is learned with it, what a layer $h_t$ of the teacher gives:
 #
 # $$L_\text{features} = \frac1d \, \lVert W h_s - h_t \rVert^2 \qquad \text{(Formula 5.5)}$$
 #
@@ -580,9 +580,10 @@ print(f"always answering the largest group: {largest:.2f} right")
 
 # %% [markdown]
 # Four things to compare with. Always answering the largest group is right for four kinds of ten. A new head on the
-# **untrained trunk** of $A$, with the random weights that it began with, asks whether it matters what the trunk has learned. A network of the same structure learns
-# the second task **from scratch**. And each kind has its place, so one can ask the **old head** what it is, and look up in
-# the table where that is worn. This takes no label of the second task at all.
+# **untrained trunk** of $A$, with the random weights that it began with, asks whether it matters what the trunk has learned.
+# A network of the same structure learns the second task **from scratch**. And each kind has its place, so one can ask the
+# **old head** what it is, and look up in the table where that is worn. This takes no label of the second task at all,
+# though trunk and old head have seen 2,000 of the first.
 
 # %%
 new_head = compiled(keras.Sequential([keras.Input((64,)), layers.Dense(4, name="head")]), rate=0.01)
@@ -622,11 +623,11 @@ for seed in SEEDS:
 # Accuracy by number of labels of each group. The old head needs none, so it stands in every column with the same number:
 
 # %%
-comparisons = [("new head on trunk of A", other) for other in ("from scratch", "old head and table")]
-scratch, looked_up = [place_accuracy[name, 5] for _, name in comparisons]
-assert np.mean(place_accuracy["new head on trunk of A", 5]) > np.mean(scratch)
-assert np.mean(looked_up) > largest + 0.3
-by_count(place_accuracy, comparisons)
+others = ("new head on untrained trunk", "from scratch", "old head and table")
+fewest = {name: np.mean(place_accuracy[name, 5]) for name in ("new head on trunk of A", *others)}
+assert fewest["new head on trunk of A"] > fewest["from scratch"] > largest + 0.2
+assert fewest["old head and table"] > fewest["new head on trunk of A"]
+by_count(place_accuracy, [("new head on trunk of A", other) for other in others])
 
 # %% [markdown]
 # The trunk of $A$ brings something: a new head on it is far ahead of one on an untrained trunk, and with 5 or 20 labels of
@@ -647,7 +648,7 @@ two_networks = whole.count_params() + from_scratch.count_params()
 print(f"two tasks: {both.count_params():,} weights; two networks would have {two_networks:,}")
 
 # %% [markdown]
-# One call, two answers for each picture:
+# Half the weights do both. One call, two answers for each picture:
 
 # %%
 figure, axes = plt.subplots(1, 6, figsize=(7.4, 1.7))
@@ -798,9 +799,9 @@ for axis, (title, (ours, theirs, name)) in zip(axes, views.items(), strict=True)
     axis.grid(False)
 
 # %% [markdown]
-# Between strangers, unit 7 of one has nothing to do with unit 7 of the other. If they began together, a diagonal can be made
-# out, but not every unit does what its namesake does. In the middle the matching has made a diagonal between strangers. It
-# chose by the training pictures, and holds for the test pictures as well.
+# Between strangers there is no diagonal. If they began together, one can be made out, but not every unit does what its
+# namesake does. In the middle the matching has made a diagonal between strangers. It chose by the training pictures, and
+# holds for the test pictures as well.
 #
 # So $A$ and $B$ learned much the same. Put each unit of $A$ where the unit of $B$ stands that is most like it, and the joint
 # goes from 0.08 to 0.66, without a label and without a step. Most of the way to 0.82 is a matter of order. The rest is not,
@@ -849,12 +850,13 @@ for seed in SEEDS:
         learn_and_note("from scratch", count, seed, whole, whole, x_train, x_test)
 
 # %% [markdown]
-# Front and back are the same to the bit, and the three parts in a row answer as the training said:
+# Front and back are the same to the bit, and the three parts in a row are as good as the last stitch:
 
 # %%
 assert all(np.array_equal(a, b) for a, b in zip(one.get_weights(), networks["A", 4], strict=True))
 assert all(np.array_equal(a, b) for a, b in zip(other.get_weights(), networks["B", 4], strict=True))
-assert accuracy(join_models(front, stitch, back)) == stitch_accuracy["stitch to B", 100][4]
+in_a_row = accuracy(join_models(front, stitch, back))
+assert np.isclose(in_a_row, stitch_accuracy["stitch to B", 100][4], atol=0.005)
 
 # %% [markdown]
 # Accuracy by number of labels of each class:
@@ -879,11 +881,12 @@ plt.show()
 
 # %% [markdown]
 # The stitch mends the joint: with 5 labels of each class it is far above the bare joint, and ahead of a network from scratch.
-# But a stitch to a $B$ that never learned does as well, and so does a fresh back. So the 4,160 weights of the stitch learn
-# the task by themselves, and it does not matter that the back has learned. What helps with few labels is the front of $A$,
-# which has seen 2,000 of them. That a stitch works does not show that two networks learned the same; the matching above,
-# which has nothing to learn from labels, shows more. To gain by a stitch, one needs a back that knows more than the labels
-# at hand can teach.
+# But a stitch to a $B$ that never learned does as well, at every number of labels, and so does a fresh back. So the 4,160
+# weights of the stitch learn the task by themselves. What these three share, and a network from scratch lacks, is the front
+# of $A$, which has seen 2,000 labels.
+#
+# That a stitch works does not show, then, that two networks learned the same. The matching above shows more, as it learned
+# nothing from labels. To gain by a stitch, one needs a back that knows more than the labels at hand can teach.
 #
 # What holds for D4's recombining, then: train the modules *to the same joint*, as the two heads above, or begin them
 # together, or put their units in the same order. If a trained layer goes between them, ask what it has learned by itself.
