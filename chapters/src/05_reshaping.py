@@ -409,8 +409,8 @@ plt.show()
 # %% [markdown]
 # With 5 pictures of each class, distilling is worth more than the true labels of the same pictures, and more than the hard
 # answers. Why, the table does not tell; a reason may be that every picture comes with ten numbers in place of one. At 20 and
-# at 100 no difference is shown, neither to labels nor to hard answers. Hard answers are about as
-# good as true labels, within a hundredth or so in the mean. None of the three comes up to the teacher in these 200 steps.
+# at 100 no difference is shown, neither to labels nor to hard answers. Hard answers are about as good as true labels, within
+# a hundredth or so in the mean. None of the three comes up to the teacher in these 200 steps.
 
 # %% [markdown]
 # ## Without a label
@@ -781,8 +781,9 @@ print(f"front of A, back of B, as they are: {strangers.mean:.3f} ± {strangers.i
 print(f"front of A, back of B, matched:     {in_order.mean:.3f} ± {in_order.interval:.3f}")
 
 # %% [markdown]
-# The next picture shows the correlations over the test pictures, unit by unit: 32 of the 64, the darker the more alike. What
-# is below zero is drawn white. The numbers are means over all 64 on the diagonal.
+# The next picture shows the correlations over the test pictures, unit by unit, for the networks of the first seed: 32 of the
+# 64 units, the darker the more alike. What is below zero is drawn white. The numbers are means over the whole diagonal, all
+# 64 units.
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(7.6, 2.9))
