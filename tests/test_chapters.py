@@ -80,12 +80,12 @@ def test_chapter_03_goes_from_cifar10_to_cifar100_by_the_same_code(monkeypatch, 
             exec(cell.source, scope)
         if "def load(" in cell.source:
             scope |= {"DATASET": "cifar", "SEEDS": 2, "STEPS": 2}
-            scope["load"] = lambda name, load=scope["load"]: load(name)._replace(labels=(2, 5), epochs=1)
+            scope["load"] = lambda name, load=scope["load"]: load(name)._replace(shots=(2, 5), epochs=1)
         if "less=SCRATCH" in cell.source:
             break
-    assert scope["problem"].ways == 100 and scope["network"](100, (32, 32, 3)).output_shape == (None, 100)
+    assert scope["fashion"].classes == 100 and scope["network"](100, (32, 32, 3)).output_shape == (None, 100)
     assert {len(scores) for row in scope["results"].values() for scores in row.values()} == {2}
-    assert len(scope["results"]) == 6
+    assert len(scope["results"]) == 7
 
 
 def shown_sources():
