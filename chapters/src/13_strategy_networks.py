@@ -570,7 +570,7 @@ assert near_less_far.mean > near_less_far.interval
 # are there a second time: their mean, the same in all layers.
 #
 # Three steps are few. So training from scratch, the half and fine-tuning take part once more, with 20 steps. Their
-# rates are chosen on the same practice tasks in the same way, from the first three starts. (It saves time.)
+# rates are chosen on the same practice tasks in the same way, from the first three starts only. (It saves time, and is less sure.)
 
 # %%
 patient = learner_with(20)
@@ -687,9 +687,9 @@ mk.report.Table(rows)
 # - **Over their own mean** in all layers, the three amounts have no lead that can be told from chance. One number
 #   would have done.
 # - **Against patience** it is lost. Fine-tuning, the plain thing, does best of all in the mean, in 20 steps at a small
-#   rate; the half comes next, on far targets close behind. And fine-tuning is far ahead of 20 steps from scratch: the
+#   rate; the half comes next. And fine-tuning is far ahead of 20 steps from scratch: the
 #   source is worth much to the patient, and all of it. (Against these 20 steps from scratch, three after learned
-#   blending are a little ahead on near targets, and a little behind on far ones, in the mean.)
+#   blending are ahead on near targets, and a little behind on far ones, in the mean.)
 #
 # So a learned strategy is good for very few steps: there the whole source cannot be put to use, and a blend of it
 # can. With steps to spend, fine-tune. (Our amounts were learned for three steps. For 20 they would have to be learned
