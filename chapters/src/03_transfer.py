@@ -847,8 +847,10 @@ plt.show()
 truth = curve(grid, 1.5)
 errors = {name: {} for name in sums}
 for name, way in sums.items():
+    starts = [way.start(seed) for seed in range(SEEDS)]
     for count in (5, 20, 100):
-        fits = (fitted(way, *points(count, 1.5, seed), seed)(grid) for seed in range(SEEDS))
+        trials = [(start, *points(count, 1.5, seed), seed) for seed, start in enumerate(starts)]
+        fits = (learn(way, *trial, "mse", rounds=2)(grid) for trial in trials)
         errors[name][count] = mk.Score.of([np.mean((fit - truth) ** 2) for fit in fits], "error")
 rows = [{"way": n} | {f"{c} points": e for c, e in row.items()} for n, row in errors.items()]
 alone = f"{np.mean((known(grid) - truth) ** 2):.3f}"
