@@ -76,7 +76,7 @@ def test_chapter_03_goes_from_cifar10_to_cifar100_by_the_same_code(monkeypatch, 
     monkeypatch.setattr(mk, "load", cifar)
     scope = {"display": print}
     for cell in press.load(press.sources(["03"])[0]).cells:
-        if cell.cell_type == "code" and "fine_tune(" not in cell.source:  # slow, and does not meet the table
+        if cell.cell_type == "code" and "fine_tune(" not in cell.source:  # which is slow, and not in the table
             exec(cell.source, scope)
         if "def load(" in cell.source:
             scope |= {"DATASET": "cifar", "SEEDS": 2, "STEPS": 2}

@@ -426,7 +426,7 @@ fresh = [network(5, seed).get_weights() for seed in range(5)]
 
 
 def set_up(learner, amounts, rate, start):
-    """Let the learner take these amounts and this rate, from fresh start number so and so."""
+    """Let the learner take these amounts and this rate, and begin from this fresh start."""
     amounts = np.clip(np.broadcast_to(amounts, 3), 1e-7, 1 - 1e-7)
     learner.rule.omega.assign(np.log(amounts / (1 - amounts)))
     for each in learner.rule.rates:

@@ -11,6 +11,8 @@ class Frozen(keras.layers.Layer):
 
     Calling a model with training=False does not do within a functional model: Keras hands the training of `fit` on to
     it all the same. Dropout would drop, and batch normalisation go by the batch.
+
+    The model itself is frozen by this, and not a copy of it.
     """
 
     def __init__(self, model: keras.Model, **kwargs: Any) -> None:
