@@ -14,6 +14,7 @@ from meta_keras.startup import start_tensorflow
 start_tensorflow()
 
 from meta_keras import classical, functional, networks, report, rules, transfer  # noqa: E402
+from meta_keras.copies import restart  # noqa: E402
 from meta_keras.learner import MetaLearner  # noqa: E402
 from meta_keras.loop import maml_loop  # noqa: E402
 from meta_keras.report import Score, evaluate  # noqa: E402
@@ -36,6 +37,7 @@ __all__ = [
     "maml_loop",
     "networks",
     "report",
+    "restart",
     "rules",
     "transfer",
 ]

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from meta_keras.internals import all_layers, is_seed
+
 # How many random draws a model may make for one task before it meets the draws of the next task.
 DRAWS_PER_TASK = 2**16
 
@@ -62,7 +64,7 @@ class PureModel:
                 f"The model {model.name!r} has no weights yet. Begin it with keras.Input(shape), "
                 "or call it once on an example of its inputs."
             )
-        for layer in model._flatten_layers():
+        for layer in all_layers(model):
             if isinstance(layer.call, tf.types.experimental.PolymorphicFunction):
                 raise ValueError(
                     f"The call of {layer.name!r} is wrapped in tf.function, which would keep the first weights "
@@ -145,11 +147,6 @@ class PureModel:
                         f"The weight {variable.path!r} has shape {tuple(variable.shape)}; "
                         f"the tensor given for it has shape {tuple(value.shape)}."
                     )
-
-
-def is_seed(variable: keras.Variable) -> bool:
-    """Keras keeps the state of a random generator as two whole numbers, a seed and a counter, under this name."""
-    return variable.name == "seed_generator_state"
 
 
 def gradients_of(tape: tf.GradientTape, loss: tf.Tensor, sources: Sequence[Any]) -> list[tf.Tensor]:

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from meta_keras.functional import gradients_of, is_seed
+from meta_keras.functional import gradients_of
+from meta_keras.internals import all_layers, is_seed
 
 WAYS_THROUGH = ("auto", "vectorized", "map", "unrolled")
 
@@ -90,7 +91,7 @@ def best_for(network: keras.Model) -> str:
         keras.layers.BatchNormalization,
         keras.layers.LayerNormalization,
     )
-    bearers = [layer for layer in network._flatten_layers(include_self=False) if layer.variables and not _inner(layer)]
+    bearers = [layer for layer in all_layers(network)[1:] if layer.variables and not _inner(layer)]
     by_chance = any(is_seed(variable) for variable in network.variables)  # dropout cannot be drawn for all at once
     fits = all(isinstance(layer, dense) for layer in bearers) and network.count_params() <= SMALL
     return "vectorized" if fits and not by_chance else "map"

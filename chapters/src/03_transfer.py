@@ -454,7 +454,7 @@ def compiled(build: Callable[[], keras.Model], loss) -> keras.Model:
 def learn(way: Way, start: list[np.ndarray], x, y, seed: int, loss=CROSS_ENTROPY, rounds: int = 1):
     """The model of this architecture, trained on these."""
     model = compiled(way.build, loss)
-    transfer.restart(model, start)
+    mk.restart(model, start)
     model.optimizer.learning_rate = way.rate
     rows = tf.data.Dataset.from_tensor_slices((way.sees(x), y))
     batches = rows.shuffle(len(x), seed=seed).repeat().batch(BATCH)

@@ -35,7 +35,6 @@ from meta_keras.classical import preprocess_data
 from meta_keras.transfer import (
     Distiller,
     join_models,
-    restart,
     same_structure,
     soft_labels,
     soft_loss,
@@ -117,7 +116,7 @@ def fresh_weights(network, seed):
 def train(model, x, y, *, fresh, seed, steps=200):
     """Train with fresh weights in the network `fresh`, and an optimizer that remembers nothing."""
     fresh.set_weights(fresh_weights(fresh, seed))
-    restart(model)
+    mk.restart(model)
     model.fit(batches(x, y, seed, steps), shuffle=False, verbose=0)
 
 
@@ -674,7 +673,7 @@ for axis, picture in zip(axes, (3, 60, 130, 270, 420, 470), strict=True):
 # %%
 def again_from(weights, seed):
     """Train the whole network from given weights, with batches of its own."""
-    restart(whole, weights)
+    mk.restart(whole, weights)
     whole.fit(batches(x_train, y_train, seed), shuffle=False, verbose=0)
     return whole.get_weights()
 

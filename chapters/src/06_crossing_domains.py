@@ -31,7 +31,7 @@ import numpy as np
 import tensorflow as tf
 from IPython.display import Code
 from meta_keras.transfer import DomainAdaptation, GradientReversal, ZeroShot, calibrated, coral_loss
-from meta_keras.transfer import describe_names, harmonic_mean, pair_domains, restart
+from meta_keras.transfer import describe_names, harmonic_mean, pair_domains
 
 mk.report.style()
 SEEDS = range(5)
@@ -211,7 +211,7 @@ for learner in learners.values():
 
 # %%
 def train(learner, start, source_x, source_y, target_x, seed, steps=80):
-    restart(learner, start)
+    mk.restart(learner, start)
     pairs = pair_domains(source_x, source_y, target_x, batch_size=64, seed=seed)
     learner.fit(pairs, steps_per_epoch=steps, verbose=0)
 
@@ -555,7 +555,7 @@ def zero_shot(descriptions):
 
 # %%
 def practise(learner, x, y, descriptions, seed, steps=80):
-    restart(learner, fresh(learner, seed))
+    mk.restart(learner, fresh(learner, seed))
     learner.descriptions.assign(descriptions)
     rows = np.random.default_rng(seed).integers(len(x), size=32 * steps)
     learner.fit(x[rows], y[rows], batch_size=32, shuffle=False, verbose=0)

@@ -30,7 +30,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 from IPython.display import Code
-from meta_keras.transfer import Strategy, StrategyNetwork, blend_weights, restart
+from meta_keras.transfer import Strategy, StrategyNetwork, blend_weights
 
 mk.report.style()
 
@@ -523,7 +523,7 @@ quick.compile(keras.optimizers.Adam(0.09), steps_per_execution=6)
 def learn(tasks, start, steps=12):
     """The amounts after so many steps of learning, from half and half."""
     set_up(quick, 0.5, RATE, start)
-    restart(quick)
+    mk.restart(quick)
     quick.fit(tasks, steps_per_epoch=steps, verbose=0)
     return list(quick.rule.amounts().values())
 

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from meta_keras.copies import copy_of
 from meta_keras.functional import Outcome, PureModel, Weights
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -95,41 +96,3 @@ class Rule(keras.layers.Layer):
 def total(loss: tf.Tensor, more: tuple[tf.Tensor, ...]) -> tf.Tensor:
     """The sum of a loss and others, in the precision of the first."""
     return tf.add_n([loss, *(tf.cast(tf.reduce_sum(one), loss.dtype) for one in more)])
-
-
-def copy_of(network: PureModel, weights: Weights) -> keras.Model:
-    """A Keras model of its own with these weights."""
-    model, copy = network.model, fresh_copy(network.model)
-    variables = [*model.trainable_variables, *model.non_trainable_variables]
-    values = {id(v): value for v, value in zip(variables, [*weights.trainable, *weights.state], strict=True)}
-    # By place, as a copy may let other weights train than the model: Keras copies what trains layer by layer.
-    for variable, original in zip(copy.variables, model.variables, strict=True):
-        variable.assign(values[id(original)])
-    take_up_statistics(copy)
-    return copy
-
-
-def take_up_statistics(model: keras.Model) -> None:
-    """Let Keras' Normalization go by its weights; it computes with what it made of them when it was built."""
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()
-
-
-def fresh_copy(network: keras.Model) -> keras.Model:
-    """A Keras model of the same architecture, with weights of its own as its initializers draw them."""
-    if not network.built:
-        raise ValueError(
-            f"The network {network.name!r} has no weights yet. Begin it with keras.Input(shape), "
-            "or call it once on an example of its inputs."
-        )
-    try:
-        copy = keras.models.clone_model(network)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"The network {network.name!r} cannot be copied, since {type(network).__name__} has no "
-            "get_config. Add one, or build the network as a Sequential or functional model."
-        ) from error
-    if not copy.built:
-        copy.build(network.input_shape)
-    return copy

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras.functional import Outcome, PureModel, Weights
+from meta_keras.internals import all_layers
 from meta_keras.rules.base import Loss
 from meta_keras.rules.descent import Descent, check_steps, repeat, slopes
 
@@ -147,7 +148,7 @@ class GradientDescent(Descent):
         variables = network.model.trainable_variables
         if self.adapted_layers is None:
             return list(range(len(variables)))
-        layers = {layer.name: layer for layer in network.model._flatten_layers(include_self=False) if layer.variables}
+        layers = {layer.name: layer for layer in all_layers(network.model)[1:] if layer.variables}
         missing = [name for name in self.adapted_layers if name not in layers]
         if missing or not self.adapted_layers:
             raise ValueError(f"layers={list(self.adapted_layers)}: the layers with weights are {list(layers)}.")

@@ -3,8 +3,9 @@
 import keras
 import tensorflow as tf
 
+from meta_keras.copies import copy_of
 from meta_keras.functional import Outcome, PureModel, Weights
-from meta_keras.rules.base import Loss, Rule, copy_of
+from meta_keras.rules.base import Loss, Rule
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")

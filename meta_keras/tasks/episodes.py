@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from meta_keras.inputs import as_inputs
+from meta_keras.internals import variant_tensor
 from meta_keras.tasks.classes import ClassPool
 
 
@@ -34,7 +36,7 @@ class Tasks(tf.data.Dataset):
             raise ValueError(f"seed is a whole number, and stands for one sequence of tasks; {seed!r} was given.")
         self.meta_batch, self.seed = meta_batch, seed
         self._batches = self.from_batch(0)
-        super().__init__(self._batches._variant_tensor)
+        super().__init__(variant_tensor(self._batches))
 
     def from_batch(self, number: int | tf.Tensor | tf.Variable) -> tf.data.Dataset:
         """The same batches from batch `number` on. A variable is read whenever the dataset is begun."""
@@ -140,13 +142,6 @@ def _shuffled(rows: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.T
     rows, labels = (tf.reshape(values, (meta_batch, ways * each)) for values in (rows, labels))
     order = _distinct(tf.ones((meta_batch, ways * each), tf.bool), ways * each, seed)
     return tf.gather(rows, order, batch_dims=1), tf.gather(labels, order, batch_dims=1)
-
-
-def as_inputs(examples: tf.Tensor) -> tf.Tensor:
-    """Examples as a network takes them: bytes as numbers from 0 to 1, other numbers as float32, tokens as they are."""
-    if examples.dtype == tf.uint8:
-        return tf.cast(examples, tf.float32) / 255.0
-    return tf.cast(examples, tf.float32) if examples.dtype.is_floating else examples
 
 
 def at_least_one(**numbers: int) -> None:

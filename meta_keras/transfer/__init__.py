@@ -9,7 +9,6 @@ from meta_keras.transfer.frozen import Frozen
 from meta_keras.transfer.pairing import pair_domains
 from meta_keras.transfer.policy import Strategy
 from meta_keras.transfer.policy_network import StrategyNetwork
-from meta_keras.transfer.restart import restart
 from meta_keras.transfer.soft import soft_labels, soft_loss
 from meta_keras.transfer.structure import join_models, same_structure, split_model
 from meta_keras.transfer.weights import Transfer, blend_weights, transfer_weights
@@ -35,7 +34,6 @@ __all__ = [
     "harmonic_mean",
     "join_models",
     "pair_domains",
-    "restart",
     "same_structure",
     "soft_labels",
     "soft_loss",

@@ -1,13 +1,12 @@
 """Adapters: a frozen source, and beside it something small that learns. D5's f_mt = f_s + f_ad."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
-from meta_keras.functional import PureModel
+from meta_keras.copies import copied
+from meta_keras.internals import input_structure
 from meta_keras.networks import ends_in_softmax
-from meta_keras.rules.base import copy_of
 from meta_keras.transfer.finetune import freeze, freeze_layers
 from meta_keras.transfer.frozen import Frozen
 from meta_keras.transfer.graph import check_graph
@@ -48,7 +47,7 @@ def with_residual(source: keras.Model, adapter: keras.Model | None = None) -> ke
                 f"{source.name!r} is {theirs}. They must be the same to be added."
             )
     inputs = keras.tree.map_structure(
-        lambda one: keras.Input(batch_shape=one.shape, dtype=one.dtype, name=one.name), _inputs_of(source)
+        lambda one: keras.Input(batch_shape=one.shape, dtype=one.dtype, name=one.name), input_structure(source)
     )
     outputs = keras.layers.Add()([Frozen(copied(source), name="source")(inputs), adapter(inputs)])
     return keras.Model(inputs, outputs, name=f"{source.name}_adapted")
@@ -101,23 +100,10 @@ def _silent(source: keras.Model) -> keras.Model:
     for weight in head.weights:
         weight.assign(keras.ops.zeros_like(weight))
     ones = [keras.ops.ones([1, *(size or 32 for size in one.shape[1:])], one.dtype) for one in source.inputs]
-    if keras.ops.any(adapter(keras.tree.pack_sequence_as(_inputs_of(source), ones))):
+    if keras.ops.any(adapter(keras.tree.pack_sequence_as(input_structure(source), ones))):
         raise ValueError(
             f"Learning is to begin with the answers of {source.name!r} alone, but its last layer with weights, "
             f"{head.name!r}, cannot make them 0. Give an adapter of your own, or a source that ends in this layer, "
             "without an activation."
         )
     return adapter
-
-
-def _inputs_of(model: keras.Model) -> Any:
-    """The inputs as the model takes them: one, a list, or a dictionary."""
-    return getattr(model, "_inputs_struct", model.inputs[0])
-
-
-def copied(source: keras.Model) -> keras.Model:
-    """A copy with the weights of the source. It is not compiled: an optimizer and metrics would be kept with it."""
-    pure = PureModel(source)
-    copy = copy_of(pure, pure.weights())
-    copy.optimizer, copy.compiled = None, False
-    return copy

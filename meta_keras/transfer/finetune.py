@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from meta_keras.internals import all_layers
 from meta_keras.networks import default_loss
 from meta_keras.transfer.frozen import held
 from meta_keras.transfer.parts import choose, own_weights, parts
@@ -32,7 +33,7 @@ def freeze(model: keras.Model, train: str | Sequence[str] = "head", *, batch_nor
     if not batch_norm and train in ("head", "all"):
         names = [name for name in names if not isinstance(there[name], keras.layers.BatchNormalization)]
     # One by one: on TensorFlow, Keras passes `model.trainable = True` on to the layers only if it was False before.
-    for layer in model._flatten_layers():
+    for layer in all_layers(model):
         layer.trainable = id(layer) not in still
     freeze_layers(layer for name, layer in there.items() if name not in names)
     return names

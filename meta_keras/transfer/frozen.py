@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from meta_keras.internals import all_layers
+
 
 @keras.saving.register_keras_serializable(package="meta_keras")
 class Frozen(keras.layers.Layer):
@@ -18,7 +20,7 @@ class Frozen(keras.layers.Layer):
     def __init__(self, model: keras.Model, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.model = model
-        for layer in model._flatten_layers():  # one by one: a model that is frozen already would not pass it on
+        for layer in all_layers(model):  # one by one: a model that is frozen already would not pass it on
             layer.trainable = False
         self.built = True
 
@@ -48,5 +50,5 @@ class Frozen(keras.layers.Layer):
 
 def held(model: keras.Model) -> set[int]:
     """The ids of all Frozen layers of a model, and of all layers within them."""
-    frozen = [layer for layer in model._flatten_layers() if isinstance(layer, Frozen)]
-    return {id(inner) for layer in frozen for inner in layer._flatten_layers()}
+    frozen = [layer for layer in all_layers(model) if isinstance(layer, Frozen)]
+    return {id(inner) for layer in frozen for inner in all_layers(layer)}

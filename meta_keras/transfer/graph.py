@@ -1,12 +1,12 @@
 """Which layer of a model feeds which: read from the model itself, since a layer may belong to several models."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
+from meta_keras.internals import Node, call_of
+
 Shape = tuple[int | None, ...]
-Node = Any  # one call of a layer, as Keras keeps it
 
 
 def check_graph(model: keras.Model, *, one_input: bool = True) -> None:
@@ -29,9 +29,9 @@ def check_graph(model: keras.Model, *, one_input: bool = True) -> None:
 def calls(model: keras.Model) -> list[Node]:
     """The calls of layers that lead from the model's inputs to its outputs, in an order to run them in."""
     found: dict[int, Node] = {}
-    waiting = [_call_of(tensor) for tensor in model.outputs]
+    waiting = [call_of(tensor) for tensor in model.outputs]
     while waiting:
-        before = [call for call in map(_call_of, waiting[-1].input_tensors) if id(call) not in found]
+        before = [call for call in map(call_of, waiting[-1].input_tensors) if id(call) not in found]
         if before:
             waiting += before
         else:
@@ -79,8 +79,3 @@ def fits(given: Shape, taken: Shape) -> bool:
 
 def listed(words: Sequence[str]) -> str:
     return ", ".join(map(repr, dict.fromkeys(words)))
-
-
-def _call_of(tensor: keras.KerasTensor) -> Node:
-    operation, number, _ = tensor._keras_history
-    return operation._inbound_nodes[number]

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import keras
 
+from meta_keras.internals import direct_sublayers
+
 
 def parts(model: keras.Model) -> dict[str, keras.layers.Layer]:
     """Every layer that has weights of its own, by its name; layers within layers as "outer/inner".
@@ -75,7 +77,7 @@ def _named_by_keras(layer: keras.layers.Layer) -> bool:
 
 
 def _children(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    return list(layer._flatten_layers(include_self=False, recursive=False))
+    return direct_sublayers(layer)
 
 
 def _within(part: str, name: str) -> bool:

@@ -7,10 +7,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from meta_keras.functional import Outcome, PureModel, Weights, is_seed
+from meta_keras.copies import copied
+from meta_keras.functional import Outcome, PureModel, Weights
+from meta_keras.internals import is_seed
 from meta_keras.rules.base import Loss
 from meta_keras.rules.gradient import GradientDescent
-from meta_keras.transfer.adapters import copied
 from meta_keras.transfer.frozen import Frozen
 from meta_keras.transfer.parts import own_weights, parts
 from meta_keras.transfer.weights import Layers, amounts_of, pairs_of

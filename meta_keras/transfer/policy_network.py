@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from meta_keras.tasks.episodes import as_inputs
+from meta_keras.inputs import as_inputs
 from meta_keras.transfer.features import feature_extractor
 from meta_keras.transfer.frozen import Frozen
 from meta_keras.transfer.graph import check_graph

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import keras
 
-from meta_keras.rules.base import fresh_copy
+from meta_keras.copies import fresh_copy
+from meta_keras.internals import all_layers
 from meta_keras.transfer.graph import calls, check_graph, chosen, fits, layer_names, listed, output_of
 
 
@@ -29,7 +30,7 @@ def same_structure(model: keras.Model, layers: Sequence[str] | None = None) -> k
     (None, 5)
     """
     copy = fresh_copy(model) if layers is None else _part_of_chain(model, layers)
-    for layer in copy._flatten_layers():  # a model that is trainable already would not pass it on
+    for layer in all_layers(copy):  # a model that is trainable already would not pass it on
         layer.trainable = True
     return copy
 

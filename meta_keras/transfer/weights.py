@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from meta_keras.rules.base import take_up_statistics
+from meta_keras.copies import take_up_statistics
 from meta_keras.transfer.parts import choose, own_weights, parts, places
 
 Layers = str | Sequence[str] | Mapping[str, str] | None

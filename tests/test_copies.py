@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 import meta_keras as mk
-from meta_keras import transfer
 
 X, Y = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 2
 
@@ -34,9 +33,9 @@ def trained(model):
 def test_a_training_that_is_restarted_is_the_same_to_the_bit(optimizer):
     model = compiled(optimizer())
     start = model.get_weights()
-    transfer.restart(model)
+    mk.restart(model)
     first = trained(model)
-    transfer.restart(model, start)
+    mk.restart(model, start)
     for one, other in zip(first, trained(model), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -52,7 +51,7 @@ def test_without_a_restart_the_optimizer_remembers():
 def test_weights_stay_unless_others_are_given():
     model = compiled("adam")
     after = trained(model)
-    transfer.restart(model)
+    mk.restart(model)
     np.testing.assert_array_equal(model.get_weights()[0], after[0])
     assert model.optimizer.iterations == 0
 
@@ -60,7 +59,7 @@ def test_weights_stay_unless_others_are_given():
 def test_a_rate_that_was_changed_stays_so():
     model = compiled(keras.optimizers.SGD(0.5))
     model.optimizer.learning_rate = 0.25
-    transfer.restart(model)
+    mk.restart(model)
     assert model.optimizer.learning_rate == 0.25
 
 
@@ -77,11 +76,11 @@ def test_nothing_is_traced_again():
     y = np.eye(2)[Y]
     model.fit(X, y, batch_size=5, verbose=0)
     before = len(traces)
-    transfer.restart(model)
+    mk.restart(model)
     model.fit(X, y, batch_size=5, verbose=0)
     assert len(traces) == before
 
 
 def test_a_model_that_is_not_compiled_is_told_so():
     with pytest.raises(ValueError, match="'mine' has no optimizer to restart; compile it first"):
-        transfer.restart(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)], name="mine"))
+        mk.restart(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)], name="mine"))

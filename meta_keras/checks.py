@@ -1,0 +1,142 @@
+"""Validation of arguments, in one place: each check raises an error that names the argument and what it must be.
+
+Every function takes keyword arguments, so that the message can name them:
+
+    >>> at_least(1, ways=5, shots=1)
+    >>> positive(learning_rate=-0.1)
+    Traceback (most recent call last):
+    ...
+    ValueError: learning_rate must be a positive finite number; got -0.1.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import keras
+import numpy as np
+
+LONGEST_SHOWN = 80
+
+
+def positive(**numbers: Any) -> None:
+    """Finite numbers above 0, such as learning rates and temperatures."""
+    for name, number in numbers.items():
+        _require(_is_finite(number) and number > 0, name, "a positive finite number", number)
+
+
+def nonnegative(**numbers: Any) -> None:
+    """Finite numbers of 0 or more, such as weights of a loss and standard deviations."""
+    for name, number in numbers.items():
+        _require(_is_finite(number) and number >= 0, name, "a finite number of at least 0", number)
+
+
+def finite(**numbers: Any) -> None:
+    """Any finite numbers."""
+    for name, number in numbers.items():
+        _require(_is_finite(number), name, "a finite number", number)
+
+
+def fraction(**numbers: Any) -> None:
+    """Numbers from 0 to 1, such as probabilities and mixing coefficients."""
+    for name, number in numbers.items():
+        _require(_is_finite(number) and 0 <= number <= 1, name, "a number from 0 to 1", number)
+
+
+def at_least(lowest: int, **numbers: Any) -> None:
+    """Integers of at least `lowest`, such as counts and batch sizes."""
+    for name, number in numbers.items():
+        _require(is_integer(number) and number >= lowest, name, f"an integer of at least {lowest}", number)
+
+
+def integer(**numbers: Any) -> None:
+    """Any integers, such as seeds."""
+    for name, number in numbers.items():
+        _require(is_integer(number), name, "an integer", number)
+
+
+def flag(**values: Any) -> None:
+    """True or False, and not an array or a string that Python would also accept as a condition."""
+    for name, value in values.items():
+        _require(isinstance(value, bool | np.bool_), name, "True or False", value)
+
+
+def one_of(choices: Iterable[Any], **values: Any) -> None:
+    """One of a few choices, compared by type and value, so that an array is not compared element by element."""
+    choices = tuple(choices)
+    for name, value in values.items():
+        known = any(type(value) is type(choice) and value == choice for choice in choices)
+        _require(known, name, f"one of {', '.join(map(repr, choices))}", value)
+
+
+def interval(**values: Any) -> None:
+    """Two finite numbers in ascending order, such as a range to draw from."""
+    for name, value in values.items():
+        pair = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) and len(value) == 2
+        _require(
+            pair and all(map(_is_finite, value)) and value[0] <= value[1], name, "two finite numbers, low first", value
+        )
+
+
+def text(**values: Any) -> None:
+    """Strings."""
+    for name, value in values.items():
+        _require(isinstance(value, str), name, "a string", value)
+
+
+def names(**values: Any) -> None:
+    """One string, or a list or tuple of strings with at least one entry."""
+    for name, value in values.items():
+        listed = isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(one, str) for one in value)
+        _require(isinstance(value, str) or listed, name, "a name or a list of names", value)
+
+
+def function(**values: Any) -> None:
+    """Anything that can be called."""
+    for name, value in values.items():
+        _require(callable(value), name, "a function", value)
+
+
+def mapping(**values: Any) -> None:
+    """Dictionaries."""
+    for name, value in values.items():
+        _require(isinstance(value, Mapping), name, "a dictionary", value)
+
+
+def built_model(**models: Any) -> None:
+    """Keras models (or layers) that have their weights."""
+    for name, model in models.items():
+        if not isinstance(model, keras.layers.Layer) or isinstance(model, type):
+            raise TypeError(f"{name} must be a Keras model; got {shown(model)}.")
+        if not model.built:
+            raise ValueError(
+                f"{name} must have its weights, and the model {model.name!r} has none yet. Start it with "
+                "keras.Input(shape), or call it once on an example of its inputs."
+            )
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is an integer in Python's or NumPy's sense; True and False are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool | np.bool_)
+
+
+def shown(value: Any) -> str:
+    """A value as an error message shows it: short, and arrays by their type and shape."""
+    shape = getattr(value, "shape", None)
+    if shape is not None and getattr(shape, "__len__", None) and not isinstance(value, np.generic):
+        return f"{type(value).__name__} of shape {tuple(shape)}"
+    if isinstance(value, keras.layers.Layer):
+        return f"{type(value).__name__} {value.name!r}"
+    written = repr(value)
+    if len(written) > LONGEST_SHOWN or "\n" in written:
+        return f"a value of type {type(value).__name__}"
+    return written
+
+
+def _require(holds: bool, name: str, expected: str, value: Any) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {expected}; got {shown(value)}.")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_) and bool(np.isfinite(float(value)))

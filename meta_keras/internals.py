@@ -1,0 +1,72 @@
+"""Every private name of Keras and TensorFlow that the library uses, and every line that depends on a version.
+
+Each has no public alternative in the supported versions (see requirements.txt). `tests/test_internals.py` calls all
+of them, and so fails with the name of the one that an update has removed or changed.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+Node = Any  # one call of a layer in a functional model, as Keras records it
+
+
+def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layer and every layer within it, also those that a subclassed model keeps as attributes."""
+    return list(layer._flatten_layers())
+
+
+def direct_sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers directly within a layer."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def parameters_of(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """What training can change in a layer if it is not frozen: its weights without moving averages and counters.
+
+    `layer.trainable_weights` is empty for a frozen layer.
+    """
+    found = [variable for one in all_layers(layer) for variable in one._trainable_variables]
+    return list({id(variable): variable for variable in found}.values())
+
+
+def is_seed(variable: keras.Variable) -> bool:
+    """Whether a variable is the state of a random generator: two integers, a seed and a counter."""
+    return variable.name == "seed_generator_state"
+
+
+def call_of(tensor: keras.KerasTensor) -> Node:
+    """The call of a layer that computed this tensor of a functional model."""
+    operation, number, _ = tensor._keras_history
+    return operation._inbound_nodes[number]
+
+
+def input_structure(model: keras.Model) -> Any:
+    """The inputs of a functional model as it takes them: one tensor, a list, or a dictionary."""
+    return getattr(model, "_inputs_struct", model.inputs[0])
+
+
+def variant_tensor(dataset: tf.data.Dataset) -> tf.Tensor:
+    """What a subclass of `tf.data.Dataset` hands to its base class."""
+    return dataset._variant_tensor
+
+
+def enclosing_graphs() -> Iterator[tf.Graph]:
+    """The graph that is being built, and the graphs around it; none in eager mode."""
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    while graph is not None:
+        yield graph
+        graph = getattr(graph, "outer_graph", None)
+
+
+def operations_of_default_graph() -> list[tf.Operation]:
+    """The operations of the graph that is being built."""
+    return tf.compat.v1.get_default_graph().get_operations()
+
+
+def may_override_gradient(operation: tf.Operation) -> bool:
+    """Whether an operation may have a gradient of its own: `tf.custom_gradient` writes an IdentityN, and what a
+    function contains is not visible from outside."""
+    return operation.type == "IdentityN" or any("func" in field.type for field in operation.op_def.attr)

@@ -1,0 +1,108 @@
+"""Private names of Keras and TensorFlow do what the library relies on; a failure here names what an update changed."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from meta_keras import Sinusoids, internals
+
+
+class Nested(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.more = layers.Dense(2), [layers.Dropout(0.5)]
+
+    def call(self, inputs):
+        return self.more[0](self.hidden(inputs))
+
+
+def functional():
+    inputs = keras.Input((3,), name="x")
+    return keras.Model(inputs, layers.Dense(2, name="head")(layers.ReLU(name="relu")(inputs)))
+
+
+def test_all_layers_are_found_also_in_attributes_and_lists():
+    model = Nested()
+    assert internals.all_layers(model) == [model, model.hidden, *model.more]
+    assert internals.direct_sublayers(model) == [model.hidden, *model.more]
+    assert internals.direct_sublayers(keras.Sequential([functional()]))[0].name.startswith("functional")
+
+
+def test_parameters_are_what_can_train_even_if_it_is_frozen():
+    norm = layers.BatchNormalization()
+    norm.build((None, 3))
+    norm.trainable = False
+    assert norm.trainable_variables == []
+    assert [v.name for v in internals.parameters_of(norm)] == ["gamma", "beta"]
+    shared = functional()
+    assert len(internals.parameters_of(keras.Sequential([keras.Input((3,)), shared]))) == 2
+
+
+def test_a_seed_is_recognized_and_counts_draws():
+    dropout = layers.Dropout(0.5)
+    dropout.build((None, 4))
+    (seed,) = [v for v in dropout.variables if internals.is_seed(v)]
+    before = seed.numpy()
+    dropout(tf.ones((1, 4)), training=True)
+    np.testing.assert_array_equal(seed.numpy() - before, [0, 1])  # what `fork` relies on: the counter comes second
+    assert not any(map(internals.is_seed, functional().variables))
+
+
+def test_the_calls_of_a_functional_model_are_known():
+    model = functional()
+    call = internals.call_of(model.outputs[0])
+    assert call.operation.name == "head" and not call.is_input
+    before = internals.call_of(call.input_tensors[0])
+    assert before.operation.name == "relu" and before.output_tensors[0] is call.input_tensors[0]
+    assert internals.call_of(before.input_tensors[0]).is_input
+
+
+@pytest.mark.parametrize("kind", ["one", "list", "dict"])
+def test_inputs_are_as_the_model_takes_them(kind):
+    a, b = keras.Input((2,), name="a"), keras.Input((2,), name="b")
+    given = {"one": a, "list": [a, b], "dict": {"a": a, "b": b}}[kind]
+    model = keras.Model(given, layers.Add()([a, b]) if kind != "one" else layers.ReLU()(a))
+    found = internals.input_structure(model)
+    assert type(found) is type(given) or kind == "one"
+    assert len(keras.tree.flatten(found)) == len(keras.tree.flatten(given))
+
+
+def test_a_dataset_can_be_built_on_the_tensor_of_another():
+    tasks = Sinusoids(shots=2, meta_batch=1)
+    assert internals.variant_tensor(tasks).dtype == tf.variant
+    assert isinstance(tasks, tf.data.Dataset) and next(iter(tasks)).support_x.shape == (1, 2, 1)
+
+
+def test_graphs_know_the_graphs_around_them():
+    assert list(internals.enclosing_graphs()) == []
+    depths = []
+
+    @tf.function
+    def outer(x):
+        depths.append(len(list(internals.enclosing_graphs())))
+
+        def body(n):
+            depths.append(len(list(internals.enclosing_graphs())))
+            return (n + 1,)
+
+        return tf.while_loop(lambda n: n < 2, body, (x,))
+
+    outer(tf.constant(0))
+    assert depths[0] >= 1 and depths[-1] > depths[0]
+
+
+def test_custom_gradients_and_functions_are_seen_among_operations():
+    @tf.custom_gradient
+    def turned(x):
+        return tf.identity(x), lambda upstream: -upstream
+
+    def found(function):
+        with tf.Graph().as_default():
+            function(tf.constant(1.0))
+            return any(map(internals.may_override_gradient, internals.operations_of_default_graph()))
+
+    assert not found(lambda x: tf.exp(x))
+    assert found(turned)
+    assert found(tf.function(turned))
