@@ -110,7 +110,7 @@ def built_model(**models: Any) -> None:
             raise TypeError(f"{name} must be a Keras model; got {shown(model)}.")
         if not model.built:
             raise ValueError(
-                f"{name} must have its weights, and the model {model.name!r} has none yet. Start it with "
+                f"{name} must have its weights, but {model.name!r} has no weights yet. Start the model with "
                 "keras.Input(shape), or call it once on an example of its inputs."
             )
 

@@ -1,4 +1,7 @@
-"""What ends meta-training before its time."""
+"""What ends meta-training early, and what would make a resumed run differ."""
+
+import math
+from collections.abc import Iterable
 
 import keras
 
@@ -7,9 +10,36 @@ class StopAtFault(keras.callbacks.Callback):
     """End training where the loss or its gradient is not finite. `train_step` has left the weights as they were."""
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        fault = int(self.model.fault)
-        if fault >= 0:
-            raise FloatingPointError(
-                f"The meta-loss or its gradient is not finite at step {fault} of meta-training. The weights are "
-                "as they were before it. Lower the learning rates, or look for tasks that are not finite."
+        raise_fault(self.model)
+
+
+def raise_fault(learner: keras.Model) -> None:
+    """Raise a FloatingPointError if a step was not taken, and let the next step be taken again."""
+    fault = int(learner.fault)
+    if fault >= 0:
+        learner.fault.assign(-1)
+        raise FloatingPointError(
+            f"The meta-loss or its gradient is not finite at step {fault} of meta-training. The weights are as they "
+            "were before it. Lower the learning rates, or look for tasks with extreme values."
+        )
+
+
+def check_finite(learner: keras.Model) -> None:
+    """Raise a FloatingPointError if an evaluation has met a loss that is not finite, for its metrics mean nothing."""
+    loss = next(float(metric.result()) for metric in learner.metrics if metric.name == "loss")
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"The loss of these tasks is {loss}, so the metrics beside it mean nothing. Look for tasks with extreme "
+            "values, or for learning rates that are too high."
+        )
+
+
+def check_callbacks(callbacks: Iterable[keras.callbacks.Callback]) -> None:
+    """Raise a ValueError for a backup that cannot be resumed exactly."""
+    for callback in callbacks:
+        frequency = getattr(callback, "save_freq", "epoch")
+        if isinstance(callback, keras.callbacks.BackupAndRestore) and frequency != "epoch":
+            raise ValueError(
+                f"BackupAndRestore(save_freq={frequency}) would repeat the steps of an unfinished epoch when it "
+                'resumes, and so train longer. Use save_freq="epoch", with a smaller steps_per_epoch if need be.'
             )

@@ -1,8 +1,8 @@
-"""Run a Keras model with weights that are not its own. The ground floor: imports nothing of ours.
+"""Run a Keras model with weights that are not its own; every rule builds on this.
 
-Learning to learn asks what a network *would* answer after a step of training, and then differentiates that
-answer. So the weights after the step must be tensors that a gradient tape can follow, and the network's own
-variables must stay as they are. `PureModel` gives any built Keras model that form.
+Meta-learning asks what a network *would* answer after a training step, and then differentiates that answer. So the
+weights after the step must be tensors that a gradient tape can follow, and the network's own variables must stay as
+they are. `PureModel` gives any built Keras model that form.
 """
 
 import contextlib
@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from meta_keras.internals import all_layers, is_seed
+from meta_keras.checks import built_model
+from meta_keras.internals import all_layers, global_seed_state, is_seed, parameters_of
+from meta_keras.normalization import normalizing
 
 # How many random draws a model may make for one task before it meets the draws of the next task.
 DRAWS_PER_TASK = 2**16
@@ -21,20 +23,20 @@ DRAWS_PER_TASK = 2**16
 class Weights(NamedTuple):
     """Everything that a model computes with, as tensors.
 
-    trainable: the weights that training moves, in the order of `model.trainable_variables`.
-    state: the rest, in the order of `model.non_trainable_variables`: frozen weights, the moving averages of
-        batch normalisation, the states of random generators.
+    parameters: the weights that one of the two loops may change, in the order of `PureModel.parameters`.
+    state: the rest, in the order of `PureModel.state`: frozen weights, the moving averages of batch normalization,
+        the states of random generators.
     """
 
-    trainable: tuple[tf.Tensor, ...]
+    parameters: tuple[tf.Tensor, ...]
     state: tuple[tf.Tensor, ...]
 
 
 class Outcome(NamedTuple):
-    """What a call gives back: the outputs, the weights with their state carried on, and the losses of its layers.
+    """What a call returns: the outputs, the weights with their updated state, and the losses of the layers.
 
-    Losses of layers are activity regularisers and what `add_loss` was given; `PureModel.penalties` has those of
-    the weights.
+    Losses of layers are activity regularizers and what `add_loss` was given; `PureModel.penalties` has those of the
+    weights.
     """
 
     outputs: Any
@@ -45,43 +47,50 @@ class Outcome(NamedTuple):
 class PureModel:
     """A built Keras model as a pure function: weights and inputs in, outputs and new state out.
 
-    The call goes through Keras' own `__call__`, so that mixed precision, masks and training arguments work as
-    they always do. (`keras.Model.stateless_call` skips it.)
+    adaptable: frozen variables of the model that the inner loop may change all the same. They count as parameters.
+
+    The call goes through Keras' own `__call__`, so that mixed precision, masks and training arguments work as usual.
+    (`keras.Model.stateless_call` skips it.)
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
     >>> pure = PureModel(model)
-    >>> doubled = [2 * w for w in pure.weights().trainable]
-    >>> outcome = pure(pure.weights()._replace(trainable=doubled), tf.ones((1, 2)))
+    >>> doubled = [2 * w for w in pure.weights().parameters]
+    >>> outcome = pure(pure.weights()._replace(parameters=doubled), tf.ones((1, 2)))
     >>> bool(tf.reduce_all(outcome.outputs == 2 * model(tf.ones((1, 2)))))
     True
     """
 
-    def __init__(self, model: keras.Model) -> None:
-        if not isinstance(model, keras.layers.Layer):
-            raise TypeError(f"A Keras model is needed; this is a {type(model).__name__}.")
-        if not model.built:
-            raise ValueError(
-                f"The model {model.name!r} has no weights yet. Begin it with keras.Input(shape), "
-                "or call it once on an example of its inputs."
-            )
+    def __init__(self, model: keras.Model, adaptable: Sequence[keras.Variable] = ()) -> None:
+        built_model(model=model)
         for layer in all_layers(model):
             if isinstance(layer.call, tf.types.experimental.PolymorphicFunction):
                 raise ValueError(
                     f"The call of {layer.name!r} is wrapped in tf.function, which would keep the first weights "
-                    "it ever saw. Remove the decorator there; put tf.function around the training step."
+                    "it was called with. Remove the decorator there; put tf.function around the training step."
                 )
-        self.model = model
+        self.model, self.adaptable = model, list(adaptable)
 
     @property
-    def paths(self) -> list[str]:
-        """The names of the trainable weights, in their order."""
-        return [variable.path for variable in self.model.trainable_variables]
+    def parameters(self) -> list[keras.Variable]:
+        """What one of the two loops may change: the trainable variables, then the frozen ones that can be adapted.
+
+        Keras' `trainable` says what the outer loop trains, and is read again whenever it is needed.
+        """
+        trainable = self.model.trainable_variables
+        known = {id(variable) for variable in trainable}
+        return [*trainable, *(variable for variable in self.adaptable if id(variable) not in known)]
+
+    @property
+    def state(self) -> list[keras.Variable]:
+        """All other variables of the model."""
+        known = {id(variable) for variable in self.adaptable}
+        return [variable for variable in self.model.non_trainable_variables if id(variable) not in known]
 
     def weights(self) -> Weights:
-        """The model's present weights. Read inside a gradient tape, they lead gradients back to the variables."""
+        """The model's current weights. Read inside a gradient tape, they lead gradients back to the variables."""
         return Weights(
-            tuple(tf.convert_to_tensor(variable) for variable in self.model.trainable_variables),
-            tuple(tf.convert_to_tensor(variable) for variable in self.model.non_trainable_variables),
+            tuple(tf.convert_to_tensor(variable) for variable in self.parameters),
+            tuple(tf.convert_to_tensor(variable) for variable in self.state),
         )
 
     def __call__(
@@ -89,64 +98,100 @@ class PureModel:
     ) -> Outcome:
         """What the model answers with these weights. The model's own variables are neither used nor changed.
 
-        statistics: what batch normalisation goes by, "batch", "moving", or "keep": the batch, which then takes the
-            place of the moving averages. None leaves it to `training`, as Keras does.
+        statistics: what batch normalization uses: "batch", "moving", or "keep", which also lets the statistics of the
+            batch replace the moving averages. None leaves it to `training`, as Keras does.
         """
-        variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
-        self._check(weights)
-        borrowed = list(zip(variables, [*weights.trainable, *weights.state], strict=True))
-        collecting = keras.StatelessScope(state_mapping=borrowed, collect_losses=True)
-        with _exact_moments(), _normalising_by(statistics), collecting as scope:
+        parameters, state = self.parameters, self.state
+        self._check("parameters", weights.parameters, parameters)
+        self._check("state", weights.state, state)
+        mapping = list(zip([*parameters, *state], [*weights.parameters, *weights.state], strict=True))
+        with normalizing(statistics), carrying(mapping) as scope:
             outputs = self.model(inputs, training=training)
-            state = tuple(scope.get_current_value(v) for v in self.model.non_trainable_variables)
-        return Outcome(outputs, Weights(tuple(weights.trainable), state), tuple(scope.losses))
+            after = tuple(scope.get_current_value(variable) for variable in state)
+        return Outcome(outputs, Weights(tuple(weights.parameters), after), tuple(scope.losses))
 
     def penalties(self, weights: Weights) -> tuple[tf.Tensor, ...]:
-        """What the weight regularisers of the model ask for these weights."""
-        pairs = zip(self.model.trainable_variables, weights.trainable, strict=True)
+        """The losses of the weight regularizers for these weights."""
+        pairs = zip(self.parameters, weights.parameters, strict=True)
         return tuple(variable.regularizer(value) for variable, value in pairs if variable.regularizer is not None)
 
+    @property
+    def running(self) -> list[keras.Variable]:
+        """The variables that a call may change: moving averages and random generators, but not frozen weights."""
+        return running_state(self.model)
+
+    def running_values(self, weights: Weights) -> tuple[tf.Tensor, ...]:
+        """What `running` has become in these weights."""
+        values = {id(variable): value for variable, value in zip(self.state, weights.state, strict=True)}
+        return tuple(values[id(variable)] for variable in self.running)
+
     def fork(self, weights: Weights, task: tf.Tensor | int) -> Weights:
-        """The same weights for task number `task` of a batch, with random draws of its own.
+        """The same weights for task number `task` of a batch, with random draws of its own."""
+        return weights._replace(state=forked(self.state, weights.state, task))
 
-        Tasks that are computed side by side all start from one state. Without this, dropout would use one mask
-        for all of them.
-        """
-        ahead = tf.stack([0, tf.cast(task, tf.int64) * DRAWS_PER_TASK])
-        moved = [
-            state + tf.cast(ahead, state.dtype) if is_seed(variable) else state
-            for variable, state in zip(self.model.non_trainable_variables, weights.state, strict=True)
-        ]
-        return weights._replace(state=tuple(moved))
+    def carry_on(self, values: Sequence[tf.Tensor]) -> None:
+        """Assign what `running_values` has become in many tasks, stacked along the first axis."""
+        carry_on(self.running, values)
 
-    def join(self, states: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
-        """One state from those of many tasks, stacked along the first axis: the mean, and for seeds the furthest."""
-        joined = []
-        for variable, stacked in zip(self.model.non_trainable_variables, states, strict=True):
-            if is_seed(variable):
-                joined.append(stacked[-1] + tf.constant([0, DRAWS_PER_TASK], stacked.dtype))
-            elif stacked.dtype.is_floating:
-                # As a mean of differences, what all tasks agree on, such as a frozen weight, stays as it is to the bit.
-                joined.append(stacked[0] + tf.reduce_mean(stacked - stacked[0], axis=0))
-            else:
-                joined.append(stacked[-1])
-        return tuple(joined)
-
-    def _check(self, weights: Weights) -> None:
-        for kind, given, variables in (
-            ("trainable", weights.trainable, self.model.trainable_variables),
-            ("state", weights.state, self.model.non_trainable_variables),
-        ):
-            if len(given) != len(variables):
+    def _check(self, kind: str, given: Sequence[tf.Tensor], variables: Sequence[keras.Variable]) -> None:
+        if len(given) != len(variables):
+            raise ValueError(
+                f"The model {self.model.name!r} has {len(variables)} tensors of {kind}; {len(given)} were given."
+            )
+        for variable, value in zip(variables, given, strict=True):
+            if not variable.shape == tuple(value.shape):
                 raise ValueError(
-                    f"The model {self.model.name!r} has {len(variables)} {kind} tensors; {len(given)} were given."
+                    f"The weight {variable.path!r} has shape {tuple(variable.shape)}; "
+                    f"the tensor given for it has shape {tuple(value.shape)}."
                 )
-            for variable, value in zip(variables, given, strict=True):
-                if not variable.shape == tuple(value.shape):
-                    raise ValueError(
-                        f"The weight {variable.path!r} has shape {tuple(variable.shape)}; "
-                        f"the tensor given for it has shape {tuple(value.shape)}."
-                    )
+
+
+@contextlib.contextmanager
+def carrying(mapping: Sequence[tuple[keras.Variable, tf.Tensor]]) -> Iterator[keras.StatelessScope]:
+    """A scope in which these variables have these values, and in which no variable is changed.
+
+    Random draws from Keras' global generator would be the same in every task and step, since nothing carries its
+    state on; they are an error.
+    """
+    with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
+        yield scope
+        shared = global_seed_state()
+        if shared is not None and scope.get_current_value(shared) is not None:
+            raise ValueError(
+                "A layer draws random numbers without a seed, which would be the same in every task. Give the layer "
+                "self.seed_generator = keras.random.SeedGenerator() in its __init__, and pass seed=self.seed_generator "
+                "to the functions of keras.random."
+            )
+
+
+def forked(variables: Sequence[keras.Variable], values: Sequence[tf.Tensor], task: tf.Tensor | int) -> tuple:
+    """State for task number `task` of a batch: the same values, and random draws of its own.
+
+    Tasks that are computed side by side all start from one state. Without this, dropout would use one mask for all.
+    """
+    ahead = tf.stack([0, tf.cast(task, tf.int64) * DRAWS_PER_TASK])
+    return tuple(
+        value + tf.cast(ahead, value.dtype) if is_seed(variable) else value
+        for variable, value in zip(variables, values, strict=True)
+    )
+
+
+def carry_on(variables: Sequence[keras.Variable], states: Sequence[tf.Tensor]) -> None:
+    """Assign one state from those of many tasks, stacked along the first axis: the mean, for seeds the furthest."""
+    for variable, stacked in zip(variables, states, strict=True):
+        if is_seed(variable):
+            variable.assign(stacked[-1] + tf.constant([0, DRAWS_PER_TASK], stacked.dtype))
+        elif stacked.dtype.is_floating:
+            # As a mean of differences, what all tasks agree on stays exactly as it is.
+            variable.assign(stacked[0] + tf.reduce_mean(stacked - stacked[0], axis=0))
+        else:
+            variable.assign(stacked[-1])
+
+
+def running_state(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The variables of a layer that a call may change: all but the weights that train or are frozen."""
+    weights = {id(variable) for variable in parameters_of(layer)}
+    return [variable for variable in layer.non_trainable_variables if id(variable) not in weights]
 
 
 def gradients_of(tape: tf.GradientTape, loss: tf.Tensor, sources: Sequence[Any]) -> list[tf.Tensor]:
@@ -154,51 +199,10 @@ def gradients_of(tape: tf.GradientTape, loss: tf.Tensor, sources: Sequence[Any])
     gradients = tape.gradient(loss, sources)
     if sources and all(gradient is None for gradient in gradients):
         raise ValueError(
-            "The loss depends on none of the weights that it should be learned with: the outputs of the network, or "
-            "the loss, cannot be differentiated."
+            "The loss depends on none of the weights that should be trained: the outputs of the network, or the loss, "
+            "cannot be differentiated."
         )
     return [
         tf.zeros_like(source) if gradient is None else tf.convert_to_tensor(gradient)
         for source, gradient in zip(sources, gradients, strict=True)
     ]
-
-
-@contextlib.contextmanager
-def _normalising_by(statistics: str | None) -> Iterator[None]:
-    """Let batch normalisation go by the statistics that are asked for, whether the model is in training or not."""
-    kept = keras.layers.BatchNormalization.call
-
-    def call(layer: keras.layers.BatchNormalization, inputs: tf.Tensor, training: Any = None, mask: Any = None) -> Any:
-        momentum, layer.momentum = layer.momentum, 0.0 if statistics == "keep" else layer.momentum
-        try:
-            return kept(layer, inputs, training=statistics != "moving", mask=mask)
-        finally:
-            layer.momentum = momentum
-
-    if statistics is not None:
-        keras.layers.BatchNormalization.call = call
-    try:
-        yield
-    finally:
-        keras.layers.BatchNormalization.call = kept
-
-
-@contextlib.contextmanager
-def _exact_moments() -> Iterator[None]:
-    """Let normalising layers use moments with exact second derivatives.
-
-    tf.nn.moments stops the gradient at the mean within the variance. First derivatives do not notice, but those
-    of a step of training do: through batch normalisation they come out wrong by a percent or more.
-    """
-    kept, tf.nn.moments = tf.nn.moments, _moments
-    try:
-        yield
-    finally:
-        tf.nn.moments = kept
-
-
-def _moments(x: tf.Tensor, axes: Sequence[int], keepdims: bool = False, **_: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """The mean and the variance, as tf.nn.moments gives them."""
-    centre = tf.reduce_mean(x, axes, keepdims=True)
-    variance = tf.reduce_mean(tf.square(x - centre), axes, keepdims=keepdims)
-    return (centre if keepdims else tf.squeeze(centre, axes)), variance

@@ -21,7 +21,7 @@ def as_inputs(examples: tf.Tensor) -> tf.Tensor:
 
 
 def is_pixels(examples: tf.Tensor) -> bool:
-    """Whether these are images of integers: bytes of any shape, or other integers of shape (..., side, side, channels)."""
+    """Whether these are images of integers: bytes of any shape, other integers of shape (..., side, side, channels)."""
     if examples.dtype == tf.uint8:
         return True
     return examples.dtype.is_integer and examples.shape.rank is not None and is_image_shape(examples.shape[-3:])

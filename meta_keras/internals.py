@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
 
 Node = Any  # one call of a layer in a functional model, as Keras records it
 
@@ -35,6 +36,12 @@ def parameters_of(layer: keras.layers.Layer) -> list[keras.Variable]:
 def is_seed(variable: keras.Variable) -> bool:
     """Whether a variable is the state of a random generator: two integers, a seed and a counter."""
     return variable.name == "seed_generator_state"
+
+
+def global_seed_state() -> keras.Variable | None:
+    """The state of the generator that `keras.random` uses where no seed is given; None before its first use."""
+    generator = global_state.get_global_attribute("global_seed_generator")
+    return None if generator is None else generator.state
 
 
 def call_of(tensor: keras.KerasTensor) -> Node:

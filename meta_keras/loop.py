@@ -1,51 +1,73 @@
-"""MAML as one plain loop over `tf.GradientTape`, to be read and copied. `MetaLearner.fit` does the same."""
+"""MAML as one plain loop over `tf.GradientTape`, meant to be read and copied. `MetaLearner.fit` does the same."""
 
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from meta_keras.checks import at_least, positive
 from meta_keras.functional import PureModel, Weights
-from meta_keras.tasks.episodes import Episode, at_least_one, check_episodes
+from meta_keras.outputs import as_loss, final_activation
+from meta_keras.rules.base import Loss, check_answers
+from meta_keras.tasks.episodes import Episode
+from meta_keras.tasks.inspection import check_episodes
 
 
 def maml_loop(
     network: keras.Model, tasks: tf.data.Dataset, *, loss: Any, learning_rate: float = 0.01, steps: int = 1,
     optimizer: str | keras.optimizers.Optimizer = "adam", iterations: int = 1000,
 ) -> list[float]:  # fmt: skip
-    """Train the initial weights of `network` so that a few inner steps suit them to a task; the meta-losses."""
+    """Train the initialization of `network` so that a few inner steps adapt it to a task; returns the meta-losses."""
     check_episodes(tasks)
-    at_least_one(iterations=iterations)
-    pure, loss, optimizer = PureModel(network), keras.losses.get(loss), keras.optimizers.get(optimizer)
+    at_least(1, steps=steps, iterations=iterations)
+    positive(learning_rate=learning_rate)
+    pure, loss, optimizer = PureModel(network), loss_between(loss, network), keras.optimizers.get(optimizer)
     optimizer.build(network.trainable_variables)
 
     def adapt(weights: Weights, x: tf.Tensor, y: tf.Tensor) -> Weights:
         for _ in range(steps):
             with tf.GradientTape() as tape:
-                tape.watch(weights.trainable)
+                tape.watch(weights.parameters)
                 outcome = pure(weights, x, training=True)
-                support_loss = tf.reduce_mean(loss(y, outcome.outputs))
-            slopes = tape.gradient(support_loss, weights.trainable)
-            moved = [w - learning_rate * slope for w, slope in zip(weights.trainable, slopes, strict=True)]
-            weights = outcome.weights._replace(trainable=tuple(moved))  # tensors: nothing is assigned
+                support_loss = loss(y, outcome.outputs)
+            gradients = tape.gradient(support_loss, weights.parameters)
+            moved = [w - learning_rate * g for w, g in zip(weights.parameters, gradients, strict=True)]
+            weights = outcome.weights._replace(parameters=tuple(moved))  # tensors: nothing is assigned
         return weights
 
     @tf.function
     def meta_step(episode: Episode) -> tf.Tensor:
         losses, states = [], []
-        with tf.GradientTape() as outer:  # it sees the inner tapes at work, so their gradients are differentiated
+        with tf.GradientTape() as outer:  # it records the inner tapes, so their gradients are differentiated
             theta = pure.weights()
             for number, task in enumerate(zip(*map(tf.unstack, episode), strict=True)):
                 adapted = adapt(pure.fork(theta, number), task[0], task[1])
                 answers, after, _ = pure(adapted, task[2], training=True)
-                losses.append(tf.reduce_mean(loss(task[3], answers)))
-                states.append(after.state)
+                losses.append(loss(task[3], answers))
+                states.append(pure.running_values(after))
             meta_loss = tf.reduce_mean(losses)
-        slopes = outer.gradient(meta_loss, network.trainable_variables)
-        optimizer.apply_gradients(zip(slopes, network.trainable_variables, strict=True))
-        joined = pure.join([tf.stack(values) for values in zip(*states, strict=True)])
-        for variable, value in zip(network.non_trainable_variables, joined, strict=True):
-            variable.assign(value)
+        gradients = outer.gradient(meta_loss, network.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
+        pure.carry_on([tf.stack(values) for values in zip(*states, strict=True)])
         return meta_loss
 
-    return [float(meta_step(episode)) for episode in tasks.take(iterations)]
+    return [finite(float(meta_step(episode)), step) for step, episode in enumerate(tasks.take(iterations))]
+
+
+def loss_between(loss: Any, network: keras.Model) -> Loss:
+    """The loss as a function of labels or targets and answers, which are never broadcast."""
+    loss = as_loss(loss, final_activation(network), network.trainable_variables[0].dtype)
+
+    def between(right: tf.Tensor, answers: tf.Tensor) -> tf.Tensor:
+        check_answers(answers, right)
+        return tf.reduce_mean(loss(right, answers))
+
+    return between
+
+
+def finite(meta_loss: float, step: int) -> float:
+    """The loss itself, or a FloatingPointError that ends training."""
+    if not np.isfinite(meta_loss):
+        raise FloatingPointError(f"The meta-loss is {meta_loss} at step {step}. Lower the learning rates.")
+    return meta_loss

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import keras
-import tensorflow as tf
 from keras import layers
 
 
@@ -88,19 +87,3 @@ def mlp(
         network.add(layers.Dense(width, activation=activation))
     network.add(layers.Dense(units, name="head"))
     return network
-
-
-def default_loss(network: keras.Model, right: tf.Tensor) -> keras.losses.Loss:
-    """The loss that fits a network and its right answers: cross-entropy for labels, else the mean squared error."""
-    if not right.dtype.is_integer:
-        return keras.losses.MeanSquaredError(dtype=right.dtype.name)
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=not ends_in_softmax(network))
-
-
-def ends_in_softmax(network: keras.Model) -> bool:
-    """Whether the answers are chances that add up to 1, or scores."""
-    last = network
-    while getattr(last, "layers", None):  # the last layer is not all: keras.ops.softmax is none
-        known = getattr(last, "outputs", None)
-        last = known[0]._keras_history.operation if known else last.layers[-1]
-    return type(last).__name__ == "Softmax" or getattr(last, "activation", None) is keras.activations.softmax

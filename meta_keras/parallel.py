@@ -1,6 +1,8 @@
-"""How the tasks of a batch are gone through: side by side, one after another, or written out."""
+"""How the tasks of a batch are processed: side by side, one after another, or unrolled."""
 
 import contextlib
+import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -8,12 +10,19 @@ import keras
 import tensorflow as tf
 
 from meta_keras.functional import gradients_of
-from meta_keras.internals import all_layers, is_seed
+from meta_keras.internals import (
+    all_layers,
+    direct_sublayers,
+    enclosing_graphs,
+    is_seed,
+    may_override_gradient,
+    operations_of_default_graph,
+)
 
-WAYS_THROUGH = ("auto", "vectorized", "map", "unrolled")
+PARALLEL = ("auto", "vectorized", "map", "unrolled")
 
-# Tasks in flight at once in "map". Two keep two cores busy; memory grows with it, and not with the meta-batch.
-IN_FLIGHT = 2
+# Tasks in flight at once in "map": one per core. Memory grows with it, and not with the meta-batch.
+IN_FLIGHT = max(2, min(8, os.cpu_count() or 2))
 
 # So many weights are copied for every task. Up to here it was measured (benchmarks/speed.py), and was always faster.
 SMALL = 650_000
@@ -27,7 +36,7 @@ def over_tasks(
     each: the dtypes of the first result. mean: zeros in the form of the second one.
 
     "vectorized" computes all tasks in one batched operation: fast for small dense networks under XLA.
-    "map" goes through them in a loop. What is averaged is summed up on the way, so memory stays flat.
+    "map" processes them in a loop. What is averaged is summed up on the way, so memory stays flat.
     "unrolled" writes them out in the graph: the slowest to compile.
     """
     if parallel == "vectorized":
@@ -59,14 +68,13 @@ def gradients_over_tasks(
     start = tf.zeros((), loss)
     if parallel == "vectorized" and not tf.executing_eagerly():
         # What the tasks have in common is one large product, if the gradient is taken of their mean.
-        graph = tf.compat.v1.get_default_graph()
-        before = len(graph.get_operations())
+        before = len(operations_of_default_graph())
 
         def over_all() -> tuple[Any, tf.Tensor]:
             return over_tasks(function, tasks, parallel, each=each, mean=start)
 
         results, mean, gradients = taped(over_all)
-        if not any(map(_differs_in_gradient, graph.get_operations()[before:])):
+        if not any(map(may_override_gradient, operations_of_default_graph()[before:])):
             return results, (mean, gradients())
 
     def one(*task: tf.Tensor) -> tuple[Any, tuple[tf.Tensor, list[tf.Tensor]]]:
@@ -77,12 +85,7 @@ def gradients_over_tasks(
     return over_tasks(one, tasks, parallel, each=each, mean=(start, [tf.zeros_like(source) for source in sources]))
 
 
-def _differs_in_gradient(operation: tf.Operation) -> bool:
-    """Whether vectorizing may lose how this is to be differentiated: a custom gradient, or what functions hide."""
-    return operation.type == "IdentityN" or any("func" in field.type for field in operation.op_def.attr)
-
-
-def best_for(network: keras.Model) -> str:
+def best_for(network: keras.Model, rule: keras.layers.Layer) -> str:
     """For small networks of dense layers "vectorized", for others "map": convolutions gain nothing together."""
     dense = (
         keras.layers.Dense,
@@ -91,15 +94,13 @@ def best_for(network: keras.Model) -> str:
         keras.layers.BatchNormalization,
         keras.layers.LayerNormalization,
     )
-    bearers = [layer for layer in all_layers(network)[1:] if layer.variables and not _inner(layer)]
-    by_chance = any(is_seed(variable) for variable in network.variables)  # dropout cannot be drawn for all at once
-    fits = all(isinstance(layer, dense) for layer in bearers) and network.count_params() <= SMALL
+    # A rule's own weights, such as learning rates, are used element by element.
+    layers = [*all_layers(network)[1:], *(one for one in all_layers(rule)[1:] if not hasattr(one, "update"))]
+    with_weights = [layer for layer in layers if layer.variables and not direct_sublayers(layer)]
+    by_chance = any(map(is_seed, [*network.variables, *rule.variables]))  # dropout cannot be drawn for all at once
+    size = sum(math.prod(variable.shape) for variable in [*network.variables, *rule.variables])
+    fits = all(isinstance(layer, dense) for layer in with_weights) and size <= SMALL
     return "vectorized" if fits and not by_chance else "map"
-
-
-def _inner(layer: keras.layers.Layer) -> bool:
-    """Whether the layer is a container, whose own layers are looked at one by one."""
-    return bool(getattr(layer, "layers", None))
 
 
 def _vectorized(function: Callable[..., Any], tasks: tuple[tf.Tensor, ...]) -> tuple[Any, Any]:
@@ -111,15 +112,13 @@ def _vectorized(function: Callable[..., Any], tasks: tuple[tf.Tensor, ...]) -> t
 
 @contextlib.contextmanager
 def _unmarked() -> Iterator[None]:
-    """Let `vectorized_map` write its operations down where it is called, although XLA compiles them.
+    """Let `vectorized_map` write its operations where it is called, although XLA compiles them.
 
-    It would put them into a function. A gradient through that makes XLA compile anew whenever the weights change.
+    It would put them into a function. A gradient through that makes XLA compile again whenever the weights change.
     """
     with contextlib.ExitStack() as stack:
-        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-        while graph is not None:
-            stack.enter_context(graph.control_dependencies(None))  # which leaves the mark of XLA, too
-            graph = getattr(graph, "outer_graph", None)
+        for graph in enclosing_graphs():
+            stack.enter_context(graph.control_dependencies(None))  # which removes the mark of XLA, too
         yield
 
 

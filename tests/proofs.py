@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import MetaLearner
+from meta_keras.rules import Context
 
 
 def in_float64():
@@ -49,8 +50,8 @@ def _meta(function, tasks, training=True):
 def adapted(rule, network, task, training=True, number=0, loss=None):
     """The network's trainable weights after `rule` has adapted them to one task `(support_x, support_y)`."""
     start = network.fork(network.weights(), number)
-    found = rule.adapt(network, start, *task, loss=loss or mean_square, training=training)
-    return [weight.numpy() for weight in found.weights.trainable]
+    found = rule.adapt(network, start, *task, Context(loss or mean_square, training=training))
+    return [weight.numpy() for weight in found.weights.parameters]
 
 
 def mean_square(right, answers):

@@ -282,7 +282,7 @@ def test_the_error_that_is_learned_from_is_that_of_the_queries():
     honest, by_heart = at_one(support, query), at_one(support, support)
     errors = []
     for tasks in (honest, by_heart):
-        learner = one_weight_learner(mk.rules.GradientDescent(0.3, learn_rates="weight"), 0.02)
+        learner = one_weight_learner(mk.rules.GradientDescent(mk.rules.LearnedRates(0.3, "weight")), 0.02)
         learner.parallel = "vectorized"
         learner.fit(endless(tasks), steps_per_epoch=150, verbose=0)
         errors.append(learner.evaluate(endless(at_one(support, truth)), steps=1, verbose=0, return_dict=True)["loss"])
@@ -360,11 +360,13 @@ def test_meta_optimization_by_a_fixed_optimizer_learns_nothing_about_optimizing(
     network.compile(optimizer, "mse")
     network.fit(np.ones((8, 1)), np.ones((8, 1)), epochs=3, verbose=0)
     assert float(optimizer.learning_rate) == pytest.approx(0.001)
-    rule = mk.rules.GradientDescent(0.001, learn_rates="layer")
+    rule = mk.rules.GradientDescent(mk.rules.LearnedRates(0.001, "layer"))
     learner = mk.MetaLearner(network=mk.networks.mlp(1), rule=rule)
     learner.compile(keras.optimizers.Adam(0.01), "mse")
     learner.fit(mk.Sinusoids(shots=5), steps_per_epoch=2, verbose=0)
-    assert all(abs(float(rate) - 0.001) > 1e-4 for rate in rule.rates), "here the rates themselves are learned"
+    assert all(abs(float(rate) - 0.001) > 1e-4 for rate in rule.transform.rates), (
+        "here the rates themselves are learned"
+    )
 
 
 def test_a_flatten_of_the_wrong_size_tears_pictures_apart():

@@ -44,11 +44,11 @@ START = np.array([-4.0, 1.5])
 def test_formula_1_1_a_network_is_a_function_of_inputs_and_weights():
     pure = mk.functional.PureModel(mk.networks.mlp(2, input_shape=(3,), hidden=(4,)))
     rng = np.random.default_rng(0)
-    theta = [rng.normal(size=w.shape).astype("float32") for w in pure.weights().trainable]
+    theta = [rng.normal(size=w.shape).astype("float32") for w in pure.weights().parameters]
     x = rng.normal(size=(5, 3)).astype("float32")
     kernel, bias, last_kernel, last_bias = theta
     by_hand = np.maximum(x @ kernel + bias, 0) @ last_kernel + last_bias
-    given = pure.weights()._replace(trainable=tuple(map(tf.constant, theta)))
+    given = pure.weights()._replace(parameters=tuple(map(tf.constant, theta)))
     np.testing.assert_allclose(pure(given, x).outputs, by_hand, rtol=1e-5, atol=1e-5)
 
 
@@ -317,9 +317,9 @@ def test_formula_10_4_first_order_is_the_query_slope_where_adapting_ends():
 
 
 def test_formula_10_5_meta_sgd_has_a_rate_for_each_weight_and_learns_it():
-    learner = learner_of_weights(mk.rules.GradientDescent(0.1, learn_rates="weight"), *LINEAR_START)
+    learner = learner_of_weights(mk.rules.GradientDescent(mk.rules.LearnedRates(0.1, "weight")), *LINEAR_START)
     rates = np.array([0.3, -0.05])
-    learner.rule.rates[0].assign(rates[:, None])
+    learner.rule.transform.rates[0].assign(rates[:, None])
     uphill = linear_slope(LINEAR_START, *LINEAR_SUPPORT)
     adapted = LINEAR_START - rates * uphill
     np.testing.assert_allclose(theta_after(learner, *LINEAR_SUPPORT), adapted, rtol=1e-5)

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from meta_keras.functional import DRAWS_PER_TASK, PureModel, Weights
+from meta_keras.internals import parameters_of
 
 ROWS = 6
 
@@ -214,10 +215,10 @@ def test_gradients_for_borrowed_weights_are_those_of_the_variables(build, graph)
 
     def borrowed(weights):
         with tf.GradientTape() as tape:
-            tape.watch(weights.trainable)
+            tape.watch(weights.parameters)
             outcome = pure(weights, inputs, training=True)
             total = squared([outcome.outputs, *outcome.losses, *pure.penalties(weights)])
-        return gradients(tape, total, weights.trainable)
+        return gradients(tape, total, weights.parameters)
 
     given = (tf.function(borrowed) if graph else borrowed)(pure.weights())
     with tf.GradientTape() as tape:
@@ -236,7 +237,7 @@ def test_other_weights_give_what_a_second_model_gives_that_owns_them(build, trai
     given = pure(borrowed, inputs, training=training)
     with_own = values(twin(inputs))[0]
     twin_variables = [*twin.trainable_variables, *twin.non_trainable_variables]
-    for variable, value in zip(twin_variables, [*borrowed.trainable, *borrowed.state], strict=True):
+    for variable, value in zip(twin_variables, [*borrowed.parameters, *borrowed.state], strict=True):
         variable.assign(value)
     assert_close(given.outputs, twin(inputs, training=training), 1e-10)
     assert_close([*given.losses, *pure.penalties(borrowed)], twin.losses, 1e-10)
@@ -271,24 +272,24 @@ def test_the_trainable_weights_come_back_as_they_were_given():
     _, pure, inputs = made(batch_norm)
     borrowed = changed(pure.weights())
     outcome = pure(borrowed, inputs, training=True)
-    assert all(back is given for back, given in zip(outcome.weights.trainable, borrowed.trainable, strict=True))
+    assert all(back is given for back, given in zip(outcome.weights.parameters, borrowed.parameters, strict=True))
 
 
-def test_the_paths_name_the_trainable_weights_in_order():
+def test_parameters_are_the_trainable_variables_in_order():
     model, pure, _ = made(nested)
-    assert pure.paths == [variable.path for variable in model.trainable_variables]
-    assert len(pure.paths) == len(pure.weights().trainable) == 6
+    assert [v.path for v in pure.parameters] == [variable.path for variable in model.trainable_variables]
+    assert len(pure.parameters) == len(pure.weights().parameters) == 6
 
 
 def two_steps(pure, weights, support, query, rate):
     """The query loss after two steps of gradient descent on the support set."""
     for _ in range(2):
         with tf.GradientTape() as tape:
-            tape.watch(weights.trainable)
+            tape.watch(weights.parameters)
             outcome = pure(weights, support[0], training=True)
             loss = tf.reduce_mean(tf.square(outcome.outputs - support[1]))
-        steps = tape.gradient(loss, weights.trainable)
-        moved = tuple(w - rate * step for w, step in zip(weights.trainable, steps, strict=True))
+        steps = tape.gradient(loss, weights.parameters)
+        moved = tuple(w - rate * step for w, step in zip(weights.parameters, steps, strict=True))
         weights = Weights(moved, outcome.weights.state)
     return tf.reduce_mean(tf.square(pure(weights, query[0], training=True).outputs - query[1]))
 
@@ -296,9 +297,9 @@ def two_steps(pure, weights, support, query, rate):
 def gradient_through_two_steps(pure, support, query, rate, graph):
     def gradient(weights):
         with tf.GradientTape() as tape:
-            tape.watch(weights.trainable)
+            tape.watch(weights.parameters)
             loss = two_steps(pure, weights, support, query, rate)
-        return tape.gradient(loss, weights.trainable)
+        return tape.gradient(loss, weights.parameters)
 
     return (tf.function(gradient) if graph else gradient)(pure.weights())
 
@@ -344,11 +345,11 @@ def test_the_gradient_through_two_steps_agrees_with_central_differences(normalis
     given = gradient_through_two_steps(pure, support, query, 0.1, graph)
     start, generator = pure.weights(), np.random.default_rng(3)
     for _ in range(2):
-        direction = [generator.normal(size=w.shape) for w in start.trainable]
+        direction = [generator.normal(size=w.shape) for w in start.parameters]
 
         def shifted(by, direction=direction):
-            moved = tuple(w + by * d for w, d in zip(start.trainable, direction, strict=True))
-            return float(two_steps(pure, start._replace(trainable=moved), support, query, 0.1))
+            moved = tuple(w + by * d for w, d in zip(start.parameters, direction, strict=True))
+            return float(two_steps(pure, start._replace(parameters=moved), support, query, 0.1))
 
         slope = (shifted(1e-5) - shifted(-1e-5)) / 2e-5
         np.testing.assert_allclose(
@@ -375,12 +376,14 @@ def test_forks_are_as_far_apart_as_the_draws_that_a_task_may_make():
         assert (other - one).tolist() == [0, DRAWS_PER_TASK]
 
 
-def test_join_means_floats_and_moves_seeds_past_every_task():
+def test_carrying_on_averages_floats_and_moves_seeds_past_every_task():
     model, pure, inputs = made(nested)
     start, tasks = pure.weights(), 3
-    states = [pure(pure.fork(start, task), inputs * (task + 1.0), training=True).weights.state for task in range(tasks)]
-    joined = pure.join(tuple(tf.stack(parts) for parts in zip(*states, strict=True)))
-    for variable, together, *apart in zip(model.non_trainable_variables, joined, *states, strict=True):
+    after = [pure(pure.fork(start, task), inputs * (task + 1.0), training=True).weights for task in range(tasks)]
+    states = [pure.running_values(weights) for weights in after]
+    pure.carry_on([tf.stack(parts) for parts in zip(*states, strict=True)])
+    together_in = [variable.numpy() for variable in pure.running]
+    for variable, together, *apart in zip(pure.running, together_in, *states, strict=True):
         if is_seed(variable):
             assert all(int(together[1]) >= int(one[1]) + DRAWS_PER_TASK for one in apart)
         else:
@@ -388,12 +391,29 @@ def test_join_means_floats_and_moves_seeds_past_every_task():
             assert not np.allclose(apart[0], apart[1])
 
 
-def test_join_leaves_what_all_tasks_agree_on_as_it_is_to_the_bit():
-    _, pure, _ = made(frozen, "float32")
-    state = pure.weights().state
-    joined = pure.join(tuple(tf.stack([s] * 25) for s in state))
-    for together, one in zip(joined, state, strict=True):
-        np.testing.assert_array_equal(together, one)
+def test_what_all_tasks_agree_on_stays_exactly_as_it_is():
+    _, pure, _ = made(batch_norm, "float32")
+    state = [variable.numpy() + np.float32(0.1) for variable in pure.running]
+    pure.carry_on([tf.stack([s] * 25) for s in state])
+    for variable, one in zip(pure.running, state, strict=True):
+        np.testing.assert_array_equal(variable, one)
+
+
+def test_frozen_weights_are_state_that_no_call_changes():
+    model, pure, _ = made(frozen, "float32")
+    assert len(pure.state) == len(model.non_trainable_variables) > len(pure.running)
+    assert not any(variable is parameter for variable in pure.running for parameter in parameters_of(model))
+
+
+def test_frozen_variables_that_may_adapt_are_parameters():
+    model, _, inputs = made(frozen, "float32")
+    extra = [variable for variable in parameters_of(model) if not variable.trainable]
+    pure = PureModel(model, adaptable=[*extra, *model.trainable_variables[:1]])
+    assert [id(v) for v in pure.parameters] == [id(v) for v in [*model.trainable_variables, *extra]]
+    assert len(pure.parameters) + len(pure.state) == len(model.variables)
+    weights = pure.weights()
+    moved = weights._replace(parameters=tuple(2 * w for w in weights.parameters))
+    assert not np.allclose(pure(moved, inputs).outputs, pure(weights, inputs).outputs)
 
 
 def test_an_unbuilt_model_is_told_how_to_be_built():
@@ -403,17 +423,17 @@ def test_an_unbuilt_model_is_told_how_to_be_built():
 
 @pytest.mark.parametrize("thing", ["a model", None, 3, keras.Sequential])
 def test_what_is_no_model_is_refused(thing):
-    with pytest.raises(TypeError, match=f"A Keras model is needed; this is a {type(thing).__name__}"):
+    with pytest.raises(TypeError, match="model must be a Keras model; got"):
         PureModel(thing)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w._replace(trainable=w.trainable[:-1]), "has 4 trainable tensors; 3 were given"),
-        (lambda w: w._replace(state=()), "has 2 state tensors; 0 were given"),
+        (lambda w: w._replace(parameters=w.parameters[:-1]), "has 4 tensors of parameters; 3 were given"),
+        (lambda w: w._replace(state=()), "has 2 tensors of state; 0 were given"),
         (
-            lambda w: w._replace(trainable=(tf.zeros((2, 2)), *w.trainable[1:])),
+            lambda w: w._replace(parameters=(tf.zeros((2, 2)), *w.parameters[1:])),
             r"conv2d\S*/kernel' has shape \(3, 3, 2, 3\).*has shape \(2, 2\)",
         ),
         (

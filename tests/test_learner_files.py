@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 from meta_keras import ClassPool, FewShot, MetaLearner, Sinusoids, load
-from meta_keras.rules import GradientDescent, Prototypes
+from meta_keras.rules import GradientDescent, LearnedRates, Prototypes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,8 +54,8 @@ def same(one, other, tolerance=0.0):
 @pytest.mark.parametrize(
     "rule",
     [
-        lambda: GradientDescent(0.05, steps=2, evaluation_steps=3, learn_rates="layer-step", multi_step=10),
-        lambda: GradientDescent(0.05, learn_rates="weight", first_order=True, batch_statistics="support"),
+        lambda: GradientDescent(LearnedRates(0.05, "layer-step"), steps=2, evaluation_steps=3, multi_step=10),
+        lambda: GradientDescent(LearnedRates(0.05, "weight"), first_order=True, batch_statistics="support"),
     ],
     ids=["layer-step", "weight"],
 )
@@ -66,7 +66,7 @@ def test_a_saved_learner_goes_on_as_if_it_had_never_stopped(rule, tmp_path):
     loaded = keras.models.load_model(tmp_path / "learner.keras")
     assert same(values(loaded), values(learner)) and loaded.rule.get_config() == learner.rule.get_config()
     assert (loaded.parallel, loaded.jit_compile, loaded.loss) == ("map", False, "mse")
-    rates = [rate.numpy() for rate in loaded.rule.rates]
+    rates = [rate.numpy() for rate in loaded.rule.transform.rates]
     assert rates and not all(np.array_equal(rate, np.full_like(rate, 0.05)) for rate in rates)
     histories = [each.fit(curves(), steps_per_epoch=3, verbose=0).history for each in (loaded, learner)]
     assert set(histories[0]) == set(histories[1]) == {"loss", "mae"}
@@ -92,7 +92,7 @@ def test_the_model_of_d3_survives_a_file(tmp_path):
 
 def test_weights_survive_a_file(tmp_path):
     inputs = tuple(next(iter(curves())))[:3]
-    trained, other = (learner_of(GradientDescent(0.05, learn_rates="layer")) for _ in range(2))
+    trained, other = (learner_of(GradientDescent(LearnedRates(0.05, "layer"))) for _ in range(2))
     trained.fit(curves(), steps_per_epoch=3, verbose=0)
     trained.save_weights(tmp_path / "learner.weights.h5")
     assert not np.allclose(other(inputs), trained(inputs))

@@ -51,7 +51,7 @@ def test_the_loop_takes_an_optimizer_object_and_a_function_for_a_loss():
     model, tasks, _ = curves()
     optimizer = keras.optimizers.SGD(0.01)
     losses = maml_loop(
-        model, tasks, loss=lambda y, answers: (y - answers) ** 2, steps=0, optimizer=optimizer, iterations=2
+        model, tasks, loss=lambda y, answers: (y - answers) ** 2, steps=1, optimizer=optimizer, iterations=2
     )
     assert len(losses) == 2 and int(optimizer.iterations) == 2
 
@@ -63,7 +63,7 @@ def test_the_loop_fits_on_a_page():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"iterations": 0}, "iterations is a whole number of 1 or more; 0 was given"),
+        ({"iterations": 0}, "iterations must be an integer of at least 1; got 0"),
         ({"tasks": np.ones((3, 1))}, "A dataset of episodes is needed"),
         ({"network": keras.Sequential([layers.Dense(1)])}, "has no weights yet"),
     ],

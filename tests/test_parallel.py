@@ -10,7 +10,7 @@ from proofs import classification, in_float64, learner_of, regression
 import meta_keras.parallel
 from meta_keras import networks
 from meta_keras.parallel import SMALL, best_for, over_tasks
-from meta_keras.rules import GradientDescent, ImplicitGradient, Prototypes, Reptile
+from meta_keras.rules import GradientDescent, ImplicitGradient, LearnedRates, Prototypes, Reptile
 
 WAYS = ["map", "vectorized", "unrolled"]
 
@@ -28,7 +28,9 @@ NETWORKS = {"mlp": (mlp, regression, "mse"), "convolutional": (convolutional, cl
 RULES = {
     "one step": lambda: GradientDescent(0.1),
     "first order": lambda: GradientDescent(0.1, 2, first_order=True),
-    "all at once": lambda: GradientDescent(0.1, 2, learn_rates="layer-step", multi_step=5, batch_statistics="support"),
+    "all at once": lambda: GradientDescent(
+        LearnedRates(0.1, "layer-step"), 2, multi_step=5, batch_statistics="support"
+    ),
     "reptile": lambda: Reptile(0.1, 3, batch_size=2),
     "implicit": lambda: ImplicitGradient(0.1, 3, conjugate_steps=2),
 }

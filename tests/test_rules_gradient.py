@@ -8,7 +8,7 @@ from keras import layers
 from proofs import adapted, assert_same, assert_slopes, in_float64, learner_of, mean_square, meta, regression
 
 from meta_keras.functional import PureModel
-from meta_keras.rules import GradientDescent
+from meta_keras.rules import GradientDescent, LearnedRates
 
 RATE = 0.05
 
@@ -47,7 +47,9 @@ def pair(*settings, build=mlp):
     learners = []
     for setting in settings:
         keras.utils.set_random_seed(3)
-        learners.append(learner_of(build(), GradientDescent(0.2, **setting)))
+        rate = LearnedRates(0.2, setting["per"]) if setting.get("per") else 0.2
+        settings = {name: value for name, value in setting.items() if name != "per"}
+        learners.append(learner_of(build(), GradientDescent(rate, **settings)))
     return learners
 
 
@@ -115,7 +117,7 @@ def test_without_steps_it_is_the_slope_of_the_query_loss():
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"first_order": True}, {"layers": "head"}, {"multi_step": 9}, {"learn_rates": "layer"}],
+    [{}, {"first_order": True}, {"layers": "head"}, {"multi_step": 9}, {"per": "layer"}],
     ids=["as it is", "first order", "head", "multi-step", "rates"],
 )
 def test_none_of_its_parts_is_zero(settings):
@@ -155,23 +157,23 @@ def test_layers_within_layers_can_be_named():
     ],
 )
 def test_learned_rates_are_as_many_as_asked_for_and_alpha_at_first(kind, shapes):
-    (learner,) = pair({"steps": 3, "learn_rates": kind})
-    rates = learner.rule.rates
+    (learner,) = pair({"steps": 3, "per": kind})
+    rates = learner.rule.transform.rates
     assert [tuple(rate.shape) for rate in rates] == shapes
     assert all((rate.numpy() == np.asarray(0.2, rate.dtype)).all() for rate in rates)
     assert [id(v) for v in learner.trainable_variables[6:]] == [id(rate) for rate in rates]
 
 
 def test_only_layers_that_adapt_have_rates():
-    learner, _ = pair({"steps": 2, "learn_rates": "weight", "layers": ["head"]}, {})
-    assert [tuple(rate.shape) for rate in learner.rule.rates] == [(3, 1), (1,)]
+    learner, _ = pair({"steps": 2, "per": "weight", "layers": ["head"]}, {})
+    assert [tuple(rate.shape) for rate in learner.rule.transform.rates] == [(3, 1), (1,)]
     assert_slopes(learner, regression())
 
 
 @pytest.mark.parametrize("kind", [None, "layer", "weight", "layer-step"])
 @pytest.mark.parametrize("multi_step", [0, 8], ids=["last", "multi-step"])
 def test_it_agrees_with_central_differences(multi_step, kind):
-    learner, _ = pair({"steps": 3, "learn_rates": kind, "multi_step": multi_step}, {})
+    learner, _ = pair({"steps": 3, "per": kind, "multi_step": multi_step}, {})
     learner.optimizer.iterations.assign(3)
     assert_slopes(learner, regression())
 
@@ -182,8 +184,8 @@ def test_a_float64_network_is_adapted_in_float64_whatever_keras_floats_are():
     model = keras.Sequential(
         [keras.Input((2,), dtype="float64"), layers.Dense(3, "tanh", dtype="float64"), layers.Dense(1, dtype="float64")]
     )
-    rates = {"learn_rates": "layer-step", "dtype": "float64"}
-    for rule in (GradientDescent(0.2, 2), GradientDescent(0.2, 2, **rates)):
+    rates = LearnedRates(0.2, "layer-step", dtype="float64")
+    for rule in (GradientDescent(0.2, 2), GradientDescent(rates, 2)):
         assert_slopes(learner_of(model, rule), regression())
 
 

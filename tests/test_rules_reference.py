@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 from proofs import adapted, assert_same, in_float64, learner_of, meta, regression
 
-from meta_keras.rules import GradientDescent
+from meta_keras.rules import GradientDescent, LearnedRates
 
 SHAPES = [(2, 4), (4,), (4, 3), (3,), (3, 2), (2,)]
 SIZES = [int(np.prod(shape)) for shape in SHAPES]
@@ -129,10 +129,10 @@ SPREAD = {  # the rates that there are, for each step and weight of the referenc
 
 def with_rates(kind, seed, **settings):
     """As `both`, with learned rates that all differ, beside a list of them."""
-    learner, *others = both(GradientDescent(0.3, 2, learn_rates=kind, **settings), seed)
+    learner, *others = both(GradientDescent(LearnedRates(0.3, kind), 2, **settings), seed)
     generator = np.random.default_rng(seed + 10)
-    rates = [generator.uniform(0.05, 0.5, size=rate.shape) for rate in learner.rule.rates]
-    for variable, value in zip(learner.rule.rates, rates, strict=True):
+    rates = [generator.uniform(0.05, 0.5, size=rate.shape) for rate in learner.rule.transform.rates]
+    for variable, value in zip(learner.rule.transform.rates, rates, strict=True):
         variable.assign(value)
     return learner, *others, rates
 
@@ -170,7 +170,7 @@ def test_rates_equal_to_alpha_change_nothing():
     plain, _, tasks, _ = both(GradientDescent(0.3, 2), 0)
     given, gradients = meta(plain, tasks)
     for kind in SUMS:
-        learner = both(GradientDescent(0.3, 2, learn_rates=kind), 0)[0]
+        learner = both(GradientDescent(LearnedRates(0.3, kind), 2), 0)[0]
         other, with_omega = meta(learner, tasks)
         assert other == pytest.approx(given, rel=1e-14)
         assert_same(with_omega[:6], gradients)

@@ -64,7 +64,7 @@ def test_without_a_word_on_statistics_training_decides(training):
 def test_frozen_batch_norm_goes_by_its_moving_averages_and_keeps_them(training, statistics):
     _, pure, x = normalising(layers.Dense(2), trainable=False)
     state = pure.weights().state
-    kernel, bias = pure.weights().trainable
+    kernel, bias = pure.weights().parameters
     outputs, weights, _ = pure(pure.weights(), x, training=training, statistics=statistics)
     wanted = normalised(x.numpy(), MEAN, VARIANCE) @ kernel.numpy() + bias.numpy()
     np.testing.assert_allclose(outputs, wanted, rtol=1e-12, atol=1e-12)

@@ -193,7 +193,9 @@ def test_layers_that_are_named_are_blended_and_no_others(asked):
     start = rule.blend(pure, pure.weights(), rule.amounts_for(None, None))
     differ = [
         path
-        for path, a, b in zip(pure.paths, start.trainable, fresh.trainable_variables, strict=True)
+        for path, a, b in zip(
+            [v.path for v in pure.parameters], start.parameters, fresh.trainable_variables, strict=True
+        )
         if np.any(a != b)
     ]
     assert [path.split("/")[-2] for path in differ] == ["conv", "conv"]

@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 from IPython.display import Code
-from meta_keras.rules import GradientDescent, ImplicitGradient, Reptile, descent
+from meta_keras.rules import GradientDescent, ImplicitGradient, LearnedRates, Reptile, descent
 
 mk.report.style()
 
@@ -246,7 +246,7 @@ Code(inspect.getsource(GradientDescent.adapt), language="python")
 # The gradient of a step comes from an inner tape. It watches only the weights that move:
 
 # %%
-Code(inspect.getsource(descent.slopes), language="python")
+Code(inspect.getsource(descent.support_gradients), language="python")
 
 # %% [markdown]
 # Is the second order really in it, for a whole network and several steps? There is a judge that knows nothing of tapes:
@@ -513,7 +513,7 @@ family = {
 # \qquad \text{(Formula 10.5)}$$
 
 # %% [markdown]
-# **MAML++** is a collection of remedies. Two of them: a rate for each layer and step (`learn_rates="layer-step"`),
+# **MAML++** is a collection of remedies. Two of them: a rate for each layer and step (`LearnedRates(0.01, "layer-step")`),
 # and a query loss after *every* inner step, with weights $v_k$ that move to the last step as training goes on, so
 # that early training is steadier:
 #
@@ -521,9 +521,9 @@ family = {
 # \qquad \text{(Formula 10.6)}$$
 
 # %%
-family["Meta-SGD"] = trained(GradientDescent(0.01, learn_rates="weight"))
-family["MAML++"] = trained(GradientDescent(0.01, steps=2, learn_rates="layer-step", multi_step=1000))
-rates = np.concatenate([np.ravel(rate) for rate in family["Meta-SGD"].rule.rates])
+family["Meta-SGD"] = trained(GradientDescent(LearnedRates(0.01, "weight")))
+family["MAML++"] = trained(GradientDescent(LearnedRates(0.01, "layer-step"), steps=2, multi_step=1000))
+rates = np.concatenate([np.ravel(rate) for rate in family["Meta-SGD"].rule.transform.rates])
 print(
     f"Meta-SGD's rates: from {rates.min():.3f} to {rates.max():.3f}, {np.mean(rates < 0):.0%} below zero"
 )

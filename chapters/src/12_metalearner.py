@@ -244,11 +244,11 @@ print("to learn from:", tuple(support_x.shape), " to be answered:", tuple(query_
 # %%
 def task_model(theta, support_x, support_y):
     with tf.GradientTape() as inner:
-        inner.watch(theta.trainable)
+        inner.watch(theta.parameters)
         support_loss = loss(support_y, pure(theta, support_x).outputs)
-    slopes = inner.gradient(support_loss, theta.trainable)
-    moved = [w - RATE * slope for w, slope in zip(theta.trainable, slopes, strict=True)]
-    return theta._replace(trainable=moved)
+    slopes = inner.gradient(support_loss, theta.parameters)
+    moved = [w - RATE * slope for w, slope in zip(theta.parameters, slopes, strict=True)]
+    return theta._replace(parameters=moved)
 
 
 adapted = task_model(pure.weights(), support_x, support_y)

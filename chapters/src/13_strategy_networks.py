@@ -410,7 +410,7 @@ any_size = mk.Episode(pictures, classes, pictures, classes)
 def learner_with(steps):
     rule = Strategy(source, 0.1, steps=steps, layers=TRUNK, learn_rates="layer")
     learner = mk.MetaLearner(network=network(5, seed=0), rule=rule)
-    for rate in rule.rates:
+    for rate in rule.transform.rates:
         rate.trainable = False
     right.get_concrete_function(learner, any_size)
     return learner
@@ -429,7 +429,7 @@ def set_up(learner, amounts, rate, start):
     """Let the learner take these amounts and this rate, and begin from this fresh start."""
     amounts = np.clip(np.broadcast_to(amounts, 3), 1e-7, 1 - 1e-7)
     learner.rule.omega.assign(np.log(amounts / (1 - amounts)))
-    for each in learner.rule.rates:
+    for each in learner.rule.transform.rates:
         each.assign(rate)
     learner.network.set_weights(fresh[start])
 

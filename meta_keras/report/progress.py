@@ -2,14 +2,14 @@
 
 import keras
 
-from meta_keras.tasks.episodes import at_least_one
+from meta_keras.checks import at_least
 
 
 class Lines(keras.callbacks.Callback):
     """Print the numbers of every `every`-th epoch on a line of its own. Use with `fit(..., verbose=0)`."""
 
     def __init__(self, every: int = 1) -> None:
-        at_least_one(every=every)
+        at_least(1, every=every)
         super().__init__()
         self.every = every
 

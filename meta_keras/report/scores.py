@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from meta_keras.tasks.episodes import at_least_one, check_episodes
+from meta_keras.checks import at_least
+from meta_keras.tasks.inspection import check_episodes
 
 Predictor = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -89,7 +90,7 @@ def evaluate(
     >>> evaluate(guess, FewShot(load("glyphs"), ways=5, shots=1), episodes=4).mean
     0.2
     """
-    at_least_one(episodes=episodes)
+    at_least(1, episodes=episodes)
     check_episodes(tasks)
     if episodes < 2:
         raise ValueError(f"An interval needs at least 2 episodes; {episodes} asked for.")

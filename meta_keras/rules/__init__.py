@@ -1,9 +1,21 @@
-"""Rules of adaptation, one a file: D2's meta-policy g(x) = psi(x; omega)."""
+"""Adaptation rules, one per file: D2's meta-policy g(x) = psi(x; omega)."""
 
-from meta_keras.rules.base import Rule
+from meta_keras.rules.base import Adaptation, Context, Rule
 from meta_keras.rules.gradient import GradientDescent
 from meta_keras.rules.implicit import ImplicitGradient
-from meta_keras.rules.metric import Prototypes
+from meta_keras.rules.prototypes import Prototypes
 from meta_keras.rules.reptile import Reptile
+from meta_keras.rules.updates import FixedRate, LearnedRates, Update
 
-__all__ = ["GradientDescent", "ImplicitGradient", "Prototypes", "Reptile", "Rule"]
+__all__ = [
+    "Adaptation",
+    "Context",
+    "FixedRate",
+    "GradientDescent",
+    "ImplicitGradient",
+    "LearnedRates",
+    "Prototypes",
+    "Reptile",
+    "Rule",
+    "Update",
+]

@@ -1,98 +1,160 @@
-"""What every rule of adaptation answers to."""
+"""What every adaptation rule has to answer: how it adapts, how it predicts, and what it does not know by itself."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from meta_keras.checks import one_of
 from meta_keras.copies import copy_of
 from meta_keras.functional import Outcome, PureModel, Weights
+from meta_keras.outputs import default_loss, final_activation
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 STATISTICS = ("episode", "support", "moving")
 
 
+class Context(NamedTuple):
+    """What a rule is told besides the task itself.
+
+    loss: `(right, answers) -> scalar`, the loss of the network's answers.
+    ways: the number of classes, known before the task is seen; None for a regression.
+    training: whether this is meta-training.
+    step: the number of meta-training steps so far; None outside of meta-training.
+    """
+
+    loss: Loss
+    ways: int | None = None
+    training: bool = False
+    step: tf.Tensor | None = None
+
+
+class Adaptation(NamedTuple):
+    """What a rule made of a support set.
+
+    weights: the network's weights to answer queries with.
+    memory: what else is needed to answer, such as prototypes; a tensor or any structure of tensors.
+    losses: losses to be added to that of the queries, such as the regularizers of layers.
+    """
+
+    weights: Weights
+    memory: Any = ()
+    losses: tuple[tf.Tensor, ...] = ()
+
+
 class Rule(keras.layers.Layer):
     """How a network is adapted to a task: the meta-policy g of Formula 1.2.
 
-    A rule is a Keras layer, so that what it learns (omega) is tracked, saved and trained like any weight. It sees
-    one task at a time and changes nothing: `adapt` returns what it found out, and `predict` answers with it.
+    A rule is a Keras layer, so that what it learns (omega) is tracked, saved and trained like any weight. It sees one
+    task at a time and changes no variable: `adapt` returns an `Adaptation`, and `predict` answers queries with it.
+    Layers within a rule are called as in any Keras layer. What their state becomes (moving averages, random
+    generators) is kept apart for every task and carried on by the learner, as that of the network is.
 
-    batch_statistics: what batch normalisation goes by. "episode": whatever batch it is given, the queries of a task
-        included, so that an answer depends on the queries beside it (transductive, as MAML was published).
-        "support": the support set, for the queries too. "moving": as Keras does, each batch in training and the
-        moving averages in evaluation.
+    The outer loop trains the network's trainable variables (see `meta_variables`) and the rule's own. What the inner
+    loop changes is up to the rule; `adaptable` names variables that it may change although they are frozen.
+
+    batch_statistics: what batch normalization uses. "episode": the batch at hand, for the queries of a task too, so
+        that an answer depends on the other queries (transductive, as MAML was published). "support": the support
+        set, for the queries too. "moving": as Keras does, the batch in training and the moving averages in evaluation.
     """
 
-    # Whether all shapes are known before a task is seen, as mapping by vectorisation and XLA need it.
-    static_shapes = True
+    # Whether the labels of a support set must name every class that its queries ask for.
+    needs_every_class = False
 
     def __init__(self, *, batch_statistics: str = "moving", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if batch_statistics not in STATISTICS:
-            raise ValueError(f"batch_statistics is one of {STATISTICS}; {batch_statistics!r} was given.")
+        one_of(STATISTICS, batch_statistics=batch_statistics)
         self.batch_statistics = batch_statistics
 
     def prepare(self, network: PureModel) -> None:
-        """Make what the rule learns (omega) for this network. Most rules learn nothing."""
+        """Create what the rule learns (omega) for this network. Most rules learn nothing."""
         self.built = True
 
-    def check_ways(self, network: PureModel, ways: int) -> None:
-        """Raise a ValueError unless the network can tell `ways` classes apart by this rule."""
+    def adaptable(self, network: keras.Model) -> list[keras.Variable]:
+        """Frozen variables of the network that the inner loop may change. Usually none."""
+        return []
 
-    def scores(self, network: PureModel, ways: int) -> int:
-        """How many scores a query gets, where the tasks have so many ways."""
+    def meta_variables(self, network: PureModel) -> list[keras.Variable]:
+        """The variables of the network that the outer loop trains: those that are trainable."""
+        return network.model.trainable_variables
+
+    def check_ways(self, network: PureModel, ways: int) -> None:
+        """Raise a ValueError unless the network can distinguish `ways` classes by this rule."""
+
+    def answer_width(self, network: PureModel, ways: int) -> int:
+        """How many numbers a query is answered with, where tasks have `ways` classes."""
         return ways
 
-    def adapt(
-        self,
-        network: PureModel,
-        weights: Weights,
-        support_x: tf.Tensor,
-        support_y: tf.Tensor,
-        *,
-        loss: Loss,
-        training: bool,
-    ) -> Outcome:
-        """The weights to answer with, and as `outputs` what else the rule made of the support set."""
-        raise NotImplementedError(f"{type(self).__name__} must say how it adapts.")
+    def answer_activation(self, network: PureModel) -> str | None:
+        """The activation that answers end in, see `outputs.final_activation`: here that of the network."""
+        return final_activation(network.model)
 
-    def predict(self, network: PureModel, adapted: Outcome, inputs: tf.Tensor, *, training: bool) -> Outcome:
-        """As `outputs`, (inputs, ways) scores, the higher the likelier, or the answers of a regression."""
-        raise NotImplementedError(f"{type(self).__name__} must say how it predicts.")
+    def default_loss(self, network: PureModel, labels: tf.DType) -> keras.losses.Loss:
+        """The loss that fits the answers of this rule."""
+        return default_loss(self.answer_activation(network), labels)
+
+    def adapt(self, network: PureModel, weights: Weights, x: tf.Tensor, y: tf.Tensor, context: Context) -> Adaptation:
+        """What the rule makes of the support set `x`, `y`."""
+        raise NotImplementedError(f"{type(self).__name__} must define how it adapts.")
+
+    def predict(self, network: PureModel, adapted: Adaptation, x: tf.Tensor, context: Context) -> Outcome:
+        """As `outputs`, (inputs, ways) answers, higher meaning more likely, or the values of a regression."""
+        raise NotImplementedError(f"{type(self).__name__} must define how it predicts.")
 
     def judge(
-        self,
-        network: PureModel,
-        adapted: Outcome,
-        query_x: tf.Tensor,
-        query_y: tf.Tensor,
-        *,
-        loss: Loss,
-        step: tf.Tensor | None = None,
-        training: bool,
+        self, network: PureModel, adapted: Adaptation, x: tf.Tensor, y: tf.Tensor, context: Context
     ) -> tuple[tf.Tensor, Outcome]:
-        """The loss on the queries, and the prediction. `step` counts the steps of meta-training, if it is that."""
-        answer = self.predict(network, adapted, query_x, training=training)
+        """The loss on the queries `x`, `y` with all that layers add to it, and the prediction."""
+        answer = self.predict(network, adapted, x, context)
+        check_answers(answer.outputs, y)
         own = (*adapted.losses, *answer.losses, *network.penalties(answer.weights))
-        return total(loss(query_y, answer.outputs), own), answer
+        return total(context.loss(y, answer.outputs), own), answer
 
-    def expert(self, network: PureModel, adapted: Outcome) -> keras.Model:
+    def expert(self, network: PureModel, adapted: Adaptation) -> keras.Model:
         """A plain Keras model that answers as the adapted network does."""
         return copy_of(network, adapted.weights)
 
-    def answers(
-        self, network: PureModel, weights: Weights, inputs: tf.Tensor, *, training: bool, queries: bool
+    def run(
+        self, network: PureModel, weights: Weights, x: tf.Tensor, context: Context, *, queries: bool = False
     ) -> Outcome:
-        """The network's outputs for support examples or for queries, normalised as `batch_statistics` says."""
+        """The network's outputs for support examples or for queries, normalized as `batch_statistics` says."""
         statistics = {"episode": "batch", "support": "moving" if queries else "keep", "moving": None}
-        return network(weights, inputs, training=training, statistics=statistics[self.batch_statistics])
+        return network(weights, x, training=context.training, statistics=statistics[self.batch_statistics])
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"batch_statistics": self.batch_statistics}
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles are made from the settings. What a rule has learned is saved with its learner."""
+        if self.variables:
+            raise TypeError(
+                f"{type(self).__name__} has learned weights, which a copy would lose. Save its learner with "
+                "learner.save(path), or make a new rule from get_config()."
+            )
+        return _from_config, (type(self), self.get_config())
+
+
+def _from_config(kind: type[Rule], config: dict[str, Any]) -> Rule:
+    return kind.from_config(config)
 
 
 def total(loss: tf.Tensor, more: tuple[tf.Tensor, ...]) -> tf.Tensor:
     """The sum of a loss and others, in the precision of the first."""
     return tf.add_n([loss, *(tf.cast(tf.reduce_sum(one), loss.dtype) for one in more)])
+
+
+def check_answers(answers: Any, right: tf.Tensor) -> None:
+    """Raise a ValueError unless answers can be compared with these labels or targets without broadcasting."""
+    if not tf.is_tensor(answers):
+        raise ValueError(f"The network must have one output; this one returns a {type(answers).__name__}.")
+    if right.dtype.is_integer and answers.shape.rank != right.shape.rank + 1:
+        raise ValueError(
+            f"Labels of shape {tuple(right.shape)} need answers of shape {(*right.shape, 'ways')}; "
+            f"the network returns {tuple(answers.shape)}."
+        )
+    if right.dtype.is_floating and not answers.shape.is_compatible_with(right.shape):
+        raise ValueError(
+            f"Targets have shape {tuple(right.shape)}; the network's answers have shape {tuple(answers.shape)}. "
+            "Give its last layer as many units as a target has numbers."
+        )

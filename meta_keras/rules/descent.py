@@ -1,22 +1,36 @@
-"""One step down the loss on a support set, and many: what all rules that follow gradients share."""
+"""The inner loop: gradients of the loss on a support set, and steps along them. What all rules share that use them."""
 
 from collections.abc import Callable, Sequence
-from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
+import keras
 import tensorflow as tf
 
+from meta_keras.checks import at_least
 from meta_keras.functional import Outcome, PureModel, Weights, gradients_of
-from meta_keras.rules.base import Loss, Rule, total
+from meta_keras.internals import all_layers
+from meta_keras.rules.base import Adaptation, Context, Rule, check_answers, total
+from meta_keras.rules.updates import FixedRate, Update, as_update
+
+# In float16 the smallest gradients would vanish; the loss is multiplied by this, and the gradients divided by it.
+HALF_PRECISION_SCALE = 2.0**10
+
+Gradients = tuple[list[tf.Tensor], Weights]
 
 
 class Descent(Rule):
-    """A rule that follows gradients: the weights themselves adapt, and the network answers with them as it is."""
+    """A rule that follows gradients: the weights themselves adapt, and the network answers with them as it is.
+
+    learning_rate: a number, for plain gradient descent at this rate, or an `Update` such as `LearnedRates`.
+    steps, evaluation_steps: inner steps in meta-training, and in evaluation (by default as many).
+    """
+
+    # Whether the meta-gradient goes back through the steps, so that the outer loop can train an `Update`.
+    differentiates_steps = False
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: float | Update,
         steps: int,
         *,
         evaluation_steps: int | None = None,
@@ -24,97 +38,160 @@ class Descent(Rule):
         **kwargs: Any,
     ) -> None:
         super().__init__(batch_statistics=batch_statistics, **kwargs)
+        self.transform = as_update(learning_rate)
         evaluation_steps = steps if evaluation_steps is None else evaluation_steps
-        check_rate(learning_rate=learning_rate)
-        check_steps(steps=steps, evaluation_steps=evaluation_steps)
-        self.learning_rate, self.steps, self.evaluation_steps = learning_rate, steps, evaluation_steps
+        at_least(0, steps=steps, evaluation_steps=evaluation_steps)
+        self.steps, self.evaluation_steps = int(steps), int(evaluation_steps)
+
+    def prepare(self, network: PureModel) -> None:
+        variables = network.parameters
+        inner = [variables[place] for place in self.inner_places(network)]
+        if not inner:
+            raise ValueError(
+                f"The network {network.model.name!r} has no trainable weights, so nothing could adapt. Unfreeze some "
+                "layers, or name frozen ones that the inner loop may change: GradientDescent(..., layers=...)."
+            )
+        self.transform.prepare(network, inner, self.steps)
+        if self.transform.trainable_variables and not self.differentiates_steps:
+            raise ValueError(
+                f"{type(self).__name__} does not differentiate its inner steps, so nothing would train the weights of "
+                f"{type(self.transform).__name__}. Use GradientDescent, or an Update without weights."
+            )
+        self.built = True
+
+    def inner_places(self, network: PureModel) -> list[int]:
+        """The numbers of the parameters that the inner loop changes: all of them."""
+        return list(range(len(network.parameters)))
+
+    def support_loss(self, y: tf.Tensor, answers: tf.Tensor, context: Context) -> tf.Tensor:
+        """The loss that the inner loop follows: that of the learner. A learned loss takes its place here."""
+        return context.loss(y, answers)
 
     def check_ways(self, network: PureModel, ways: int) -> None:
-        units = self.scores(network, ways)
+        units = self.answer_width(network, ways)
         if units < ways:
             raise ValueError(
-                f"The tasks have {ways} ways; the network {network.model.name!r} has {units} outputs. "
+                f"The tasks have {ways} classes; the network {network.model.name!r} has {units} outputs. "
                 f"Give its last layer {ways} units."
             )
 
-    def scores(self, network: PureModel, ways: int) -> int:
+    def answer_width(self, network: PureModel, ways: int) -> int:
         units = getattr(network.model, "output_shape", (None,))[-1]
         return units if isinstance(units, int) else ways
 
-    def predict(self, network: PureModel, adapted: Outcome, inputs: tf.Tensor, *, training: bool) -> Outcome:
-        return self.answers(network, adapted.weights, inputs, training=training, queries=True)
+    def predict(self, network: PureModel, adapted: Adaptation, x: tf.Tensor, context: Context) -> Outcome:
+        return self.run(network, adapted.weights, x, context, queries=True)
+
+    def descend(
+        self,
+        gradients_at: Callable[[int | tf.Tensor, Weights], Gradients],
+        weights: Weights,
+        context: Context,
+        *,
+        places: Sequence[int],
+        unroll: bool,
+    ) -> list[Weights]:
+        """The weights after each step; after the last one alone, if the loop is not unrolled.
+
+        gradients_at: `(step, weights) -> (gradients for places, weights with the state after)`.
+        """
+        on_the_way: list[Weights] = []
+
+        def step(number: int | tf.Tensor, weights: Weights, memory: Any) -> tuple[Weights, Any]:
+            gradients, after = gradients_at(number, weights)
+            moving = [weights.parameters[place] for place in places]
+            updates, memory = self.transform.update(gradients, memory, moving, number)
+            moved = list(weights.parameters)
+            for place, update in zip(places, updates, strict=True):
+                moved[place] += tf.cast(update, moved[place].dtype)
+            on_the_way.append(after._replace(parameters=tuple(moved)))
+            return on_the_way[-1], memory
+
+        steps = self.steps if context.training else self.evaluation_steps
+        start = (weights, self.transform.init([weights.parameters[place] for place in places]))
+        last, _ = repeat(step, start, steps, unroll=unroll, variables=self.non_trainable_variables)
+        return on_the_way if unroll and on_the_way else [last]
+
+    def with_support_statistics(self, network: PureModel, weights: Weights, x: tf.Tensor, context: Context) -> Weights:
+        """The weights with the statistics that the support set has by them, if the queries are normalized by those."""
+        if self.batch_statistics != "support":
+            return weights
+        return self.run(network, weights, x, context).weights
 
     def get_config(self) -> dict[str, Any]:
+        rate = self.transform
+        rate = rate.learning_rate if isinstance(rate, FixedRate) else keras.saving.serialize_keras_object(rate)
         return super().get_config() | {
-            "learning_rate": self.learning_rate,
+            "learning_rate": rate,
             "steps": self.steps,
             "evaluation_steps": self.evaluation_steps,
         }
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Descent":
+        rate = config["learning_rate"]
+        if isinstance(rate, dict):
+            rate = keras.saving.deserialize_keras_object(rate)
+        return cls(**(config | {"learning_rate": rate}))
 
-def slopes(
-    rule: Rule,
+
+def support_gradients(
+    rule: Descent,
     network: PureModel,
     weights: Weights,
-    support_x: tf.Tensor,
-    support_y: tf.Tensor,
-    *,
-    loss: Loss,
-    training: bool,
-    among: Sequence[int] | None = None,
-) -> tuple[list[tf.Tensor], Weights]:
-    """The gradients of the support loss for the weights numbered in `among` (all by default), and the state after."""
-    moving = [weights.trainable[place] for place in (range(len(weights.trainable)) if among is None else among)]
+    x: tf.Tensor,
+    y: tf.Tensor,
+    context: Context,
+    places: Sequence[int] | None = None,
+) -> Gradients:
+    """The gradients of the support loss for the parameters numbered in `places` (by default all), and the state after.
+
+    What layers add to the loss counts too: regularizers, `add_loss`.
+    """
+    places = range(len(weights.parameters)) if places is None else places
+    moving = [weights.parameters[place] for place in places]
+    scale = HALF_PRECISION_SCALE if computes_in_half_precision(network.model) else None
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(moving)
-        outcome = rule.answers(network, weights, support_x, training=training, queries=False)
-        check_answers(outcome.outputs, support_y)
-        support_loss = total(loss(support_y, outcome.outputs), (*outcome.losses, *network.penalties(weights)))
-    return gradients_of(tape, support_loss, moving), outcome.weights
+        outcome = rule.run(network, weights, x, context)
+        check_answers(outcome.outputs, y)
+        own = (*outcome.losses, *network.penalties(weights))
+        loss = total(rule.support_loss(y, outcome.outputs, context), own)
+        scaled = loss if scale is None else loss * scale
+    gradients = gradients_of(tape, scaled, moving)
+    return gradients if scale is None else [gradient / scale for gradient in gradients], outcome.weights
+
+
+def computes_in_half_precision(model: keras.Model) -> bool:
+    """Whether some layer computes in float16, whose smallest number is 6e-8."""
+    return any(layer.compute_dtype == "float16" for layer in all_layers(model))
 
 
 def repeat(
-    step: Callable[[int | tf.Tensor, Weights], Weights], weights: Weights, steps: int, *, unroll: bool
-) -> Weights:
-    """`step(number, weights)`, so many times. Unrolled it is faster to differentiate, in a loop faster to compile."""
+    step: Callable[..., tuple[Any, ...]],
+    carried: tuple[Any, ...],
+    steps: int,
+    *,
+    unroll: bool,
+    variables: Sequence[keras.Variable] = (),
+) -> tuple[Any, ...]:
+    """`carried = step(number, *carried)`, `steps` times. Unrolled it is faster to differentiate, in a loop to compile.
+
+    variables: the state of layers that are called within a step. A loop hands it on from step to step.
+    """
     if unroll:
         for number in range(steps):
-            weights = step(number, weights)
-        return weights
-    _, weights = tf.while_loop(
-        lambda number, _: number < steps,
-        lambda number, weights: (number + 1, step(number, weights)),
-        (tf.constant(0), weights),
-        maximum_iterations=steps,
-    )
-    return weights
+            carried = step(number, *carried)
+        return carried
 
+    def body(number: tf.Tensor, carried: Any, values: Any) -> tuple[tf.Tensor, Any, Any]:
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))) as scope:
+            moved = tf.nest.pack_sequence_as(carried, tf.nest.flatten(step(number, *carried)))
+            return number + 1, moved, tuple(scope.get_current_value(variable) for variable in variables)
 
-def check_answers(answers: tf.Tensor, labels: tf.Tensor) -> None:
-    """Raise a ValueError unless the network's answers can be compared with these labels or targets."""
-    if not tf.is_tensor(answers):
-        raise ValueError(f"A network with one output is needed; this one gives a {type(answers).__name__}.")
-    if labels.dtype.is_integer and answers.shape.rank != labels.shape.rank + 1:
-        raise ValueError(
-            f"Labels of shape {tuple(labels.shape)} need scores of shape {(*labels.shape, 'ways')}; "
-            f"the network gives {tuple(answers.shape)}."
-        )
-    if labels.dtype.is_floating and not answers.shape.is_compatible_with(labels.shape):
-        raise ValueError(
-            f"Targets have shape {tuple(labels.shape)}; the network's answers have shape {tuple(answers.shape)}. "
-            "End the network with as many units as a target has numbers."
-        )
-
-
-def check_rate(**rates: float) -> None:
-    """Raise a ValueError that names the first rate that is not a positive number."""
-    for name, rate in rates.items():
-        if isinstance(rate, bool) or not isinstance(rate, Real) or not np.isfinite(rate) or rate <= 0:
-            raise ValueError(f"{name} is a number above 0; {rate!r} was given.")
-
-
-def check_steps(**steps: int) -> None:
-    """Raise a ValueError that names the first number of steps that is not a whole number of 0 or more."""
-    for name, number in steps.items():
-        if isinstance(number, bool) or not isinstance(number, Integral) or number < 0:
-            raise ValueError(f"{name} is a whole number of 0 or more; {number!r} was given.")
+    values = tuple(tf.convert_to_tensor(variable) for variable in variables)
+    loop = (tf.constant(0), carried, values)
+    _, carried, values = tf.while_loop(lambda number, *_: number < steps, body, loop, maximum_iterations=steps)
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)  # the learner calls rules within a scope that keeps it apart
+    return carried

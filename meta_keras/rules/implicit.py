@@ -1,4 +1,4 @@
-"""iMAML: adapt as far as you like, and find the meta-gradient from where you end, not from the way there."""
+"""iMAML: adapt for as many steps as needed, and compute the meta-gradient from the last weights alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,10 +6,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from meta_keras.functional import Outcome, PureModel, Weights
-from meta_keras.rules.base import Loss
-from meta_keras.rules.descent import Descent, check_rate, repeat, slopes
-from meta_keras.tasks.episodes import at_least_one
+from meta_keras.checks import at_least, positive
+from meta_keras.functional import PureModel, Weights
+from meta_keras.rules.base import Adaptation, Context
+from meta_keras.rules.descent import Descent, Gradients, support_gradients
+from meta_keras.rules.updates import Update
 
 Tensors = list[tf.Tensor]
 
@@ -21,16 +22,16 @@ class ImplicitGradient(Descent):
         theta' = argmin L_S(theta') + strength / 2 |theta' - theta|^2             (Formula 10.8)
         meta-gradient = (I + H / strength)^-1 grad L_Q(theta')                    (Formula 10.9)
 
-    H is the Hessian of L_S at theta'. The system is solved by conjugate gradients, which only ever need products of
-    H with a vector. Memory does not grow with the steps. The formula holds at the minimum: take enough steps.
+    H is the Hessian of L_S at theta'. The system is solved by conjugate gradients, which only need products of H with
+    a vector. Memory does not grow with the steps. The formula holds at the minimum: take enough steps.
 
-    strength: how strongly theta' is held near theta (lambda in the paper).
+    strength: the weight of the proximal term, which keeps theta' near theta (lambda in the paper).
     conjugate_steps: steps of conjugate gradients for the meta-gradient.
     """
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: float | Update,
         steps: int = 10,
         *,
         strength: float = 2.0,
@@ -42,51 +43,41 @@ class ImplicitGradient(Descent):
         super().__init__(
             learning_rate, steps, evaluation_steps=evaluation_steps, batch_statistics=batch_statistics, **kwargs
         )
-        check_rate(strength=strength)
-        at_least_one(steps=steps, conjugate_steps=conjugate_steps)
+        positive(strength=strength)
+        at_least(1, steps=steps, conjugate_steps=conjugate_steps)
         self.strength, self.conjugate_steps = strength, conjugate_steps
 
-    def adapt(
-        self,
-        network: PureModel,
-        weights: Weights,
-        support_x: tf.Tensor,
-        support_y: tf.Tensor,
-        *,
-        loss: Loss,
-        training: bool,
-    ) -> Outcome:
-        def slopes_at(weights: Weights) -> tuple[Tensors, Weights]:
-            return slopes(self, network, weights, support_x, support_y, loss=loss, training=training)
+    def adapt(self, network: PureModel, weights: Weights, x: tf.Tensor, y: tf.Tensor, context: Context) -> Adaptation:
+        start = weights._replace(parameters=tuple(map(tf.stop_gradient, weights.parameters)))
 
-        start = weights._replace(trainable=tuple(map(tf.stop_gradient, weights.trainable)))
+        def support_gradients_at(weights: Weights) -> Gradients:
+            return support_gradients(self, network, weights, x, y, context)
 
-        def step(_: int | tf.Tensor, weights: Weights) -> Weights:
-            gradients, after = slopes_at(weights)
-            trios = zip(weights.trainable, gradients, start.trainable, strict=True)
-            moved = tuple(w - self.learning_rate * (g + self.strength * (w - s)) for w, g, s in trios)
-            return after._replace(trainable=moved)
+        def proximal_gradients(_: int | tf.Tensor, weights: Weights) -> Gradients:
+            gradients, after = support_gradients_at(weights)
+            trios = zip(gradients, weights.parameters, start.parameters, strict=True)
+            return [g + self.strength * (w - s) for g, w, s in trios], after
 
-        end = repeat(step, start, self.steps if training else self.evaluation_steps, unroll=False)
+        places = self.inner_places(network)
+        (end,) = self.descend(proximal_gradients, start, context, places=places, unroll=False)
 
-        def product(vector: Tensors) -> Tensors:
+        def hessian_product(vector: Tensors) -> Tensors:
             """(I + H / strength) times the vector."""
             with tf.GradientTape() as tape:
-                tape.watch(end.trainable)
-                gradients, _ = slopes_at(end)
+                tape.watch(end.parameters)
+                gradients, _ = support_gradients_at(end)
                 along = tf.add_n([tf.reduce_sum(g * v) for g, v in zip(gradients, vector, strict=True)])
-            bent = tape.gradient(along, end.trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            return [v + tf.convert_to_tensor(h) / self.strength for v, h in zip(vector, bent, strict=True)]
+            products = tape.gradient(along, end.parameters, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            return [v + tf.convert_to_tensor(h) / self.strength for v, h in zip(vector, products, strict=True)]
 
         @tf.custom_gradient
         def minimum(*_: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], Callable[..., Tensors]]:
-            values = tuple(map(tf.identity, end.trainable))
-            return values, lambda *slope: conjugate_gradients(product, list(slope), self.conjugate_steps)
+            values = tuple(map(tf.identity, end.parameters))
+            return values, lambda *upstream: conjugate_gradients(hessian_product, list(upstream), self.conjugate_steps)
 
-        adapted = end._replace(trainable=tuple(minimum(*weights.trainable)))
-        if self.batch_statistics == "support":  # after the minimum, so that the meta-gradient goes through them
-            adapted = self.answers(network, adapted, support_x, training=training, queries=False).weights
-        return Outcome((), adapted, ())
+        adapted = end._replace(parameters=tuple(minimum(*weights.parameters)))
+        # After the minimum, so that the meta-gradient goes through the statistics.
+        return Adaptation(self.with_support_statistics(network, adapted, x, context))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
@@ -98,14 +89,15 @@ class ImplicitGradient(Descent):
 def conjugate_gradients(product: Callable[[Tensors], Tensors], target: Tensors, steps: int) -> Tensors:
     """The x with product(x) = target, for a positive definite product (Hestenes and Stiefel, 1952)."""
     x, residual = [tf.zeros_like(t) for t in target], target
-    direction, size = residual, _dot(residual, residual)
+    direction, square = residual, _dot(residual, residual)
     for _ in range(steps):
-        image = product(direction)
-        far = tf.math.divide_no_nan(size, _dot(direction, image))
-        x = [a + far * d for a, d in zip(x, direction, strict=True)]
-        residual = [r - far * i for r, i in zip(residual, image, strict=True)]
-        before, size = size, _dot(residual, residual)
-        direction = [r + tf.math.divide_no_nan(size, before) * d for r, d in zip(residual, direction, strict=True)]
+        a_direction = product(direction)
+        alpha = tf.math.divide_no_nan(square, _dot(direction, a_direction))
+        x = [a + alpha * d for a, d in zip(x, direction, strict=True)]
+        residual = [r - alpha * ad for r, ad in zip(residual, a_direction, strict=True)]
+        before, square = square, _dot(residual, residual)
+        beta = tf.math.divide_no_nan(square, before)
+        direction = [r + beta * d for r, d in zip(residual, direction, strict=True)]
     return x
 
 

@@ -1,14 +1,15 @@
-"""Reptile: move the initial weights towards where training on a task ends. No second derivatives, no queries."""
+"""Reptile: move the initialization toward where training on a task ends. No second derivatives, no queries."""
 
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from meta_keras.functional import Outcome, PureModel, Weights
-from meta_keras.rules.base import Loss
-from meta_keras.rules.descent import Descent, repeat, slopes
-from meta_keras.tasks.episodes import at_least_one
+from meta_keras.checks import at_least
+from meta_keras.functional import PureModel, Weights
+from meta_keras.rules.base import Adaptation, Context
+from meta_keras.rules.descent import Descent, Gradients, support_gradients
+from meta_keras.rules.updates import Update
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
@@ -17,16 +18,17 @@ class Reptile(Descent):
 
         meta-gradient = theta - theta_K                                           (Formula 10.7)
 
-    theta_K are the weights after K steps on the support set. With the optimizer SGD(epsilon), theta moves the part
-    epsilon of the way to theta_K, as published. The loss on the queries is reported and not learned from.
+    theta_K are the weights after K steps on the support set. With the optimizer SGD(epsilon), theta moves the fraction
+    epsilon of the way to theta_K, as published. The loss on the queries is reported and not trained on.
 
-    steps, evaluation_steps: steps on a task in training, and in evaluation (by default as many).
-    batch_size: examples of the support set in each step, drawn in turn; None takes all of them.
+    learning_rate: a number, or an `Update` without weights of its own; nothing would train them.
+    steps, evaluation_steps: steps on a task in meta-training, and in evaluation (by default as many).
+    batch_size: examples of the support set in each step, taken in turn; None takes all of them.
     """
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: float | Update,
         steps: int = 5,
         *,
         evaluation_steps: int | None = None,
@@ -37,39 +39,29 @@ class Reptile(Descent):
         super().__init__(
             learning_rate, steps, evaluation_steps=evaluation_steps, batch_statistics=batch_statistics, **kwargs
         )
-        at_least_one(steps=steps)
+        at_least(1, steps=steps)
         if batch_size is not None:
-            at_least_one(batch_size=batch_size)
+            at_least(1, batch_size=batch_size)
         self.batch_size = batch_size
 
-    def adapt(
-        self,
-        network: PureModel,
-        weights: Weights,
-        support_x: tf.Tensor,
-        support_y: tf.Tensor,
-        *,
-        loss: Loss,
-        training: bool,
-    ) -> Outcome:
-        def step(number: int | tf.Tensor, weights: Weights) -> Weights:
-            x, y = self._batch(number, support_x, support_y)
-            gradients, after = slopes(self, network, weights, x, y, loss=loss, training=training)
-            pairs = zip(weights.trainable, gradients, strict=True)
-            return after._replace(trainable=tuple(w - self.learning_rate * g for w, g in pairs))
+    def adapt(self, network: PureModel, weights: Weights, x: tf.Tensor, y: tf.Tensor, context: Context) -> Adaptation:
+        def gradients_at(number: int | tf.Tensor, weights: Weights) -> Gradients:
+            return support_gradients(self, network, weights, *self._batch(number, x, y), context)
 
-        start = weights._replace(trainable=tuple(map(tf.stop_gradient, weights.trainable)))
-        adapted = repeat(step, start, self.steps if training else self.evaluation_steps, unroll=False)
-        if self.batch_statistics == "support":
-            adapted = self.answers(network, adapted, support_x, training=training, queries=False).weights
-        adapted = adapted._replace(trainable=tuple(map(tf.stop_gradient, adapted.trainable)))
-        return Outcome((), adapted, (_pull(weights, adapted),) if training else ())
+        start = weights._replace(parameters=tuple(map(tf.stop_gradient, weights.parameters)))
+        places = self.inner_places(network)
+        (adapted,) = self.descend(gradients_at, start, context, places=places, unroll=False)
+        adapted = self.with_support_statistics(network, adapted, x, context)
+        adapted = adapted._replace(parameters=tuple(map(tf.stop_gradient, adapted.parameters)))
+        return Adaptation(adapted, losses=(_pull(weights, adapted),) if context.training else ())
 
     def _batch(self, number: int | tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The examples of this step: the next `batch_size` of the support set, and around again."""
-        if self.batch_size is None or self.batch_size >= x.shape[0]:
+        """The examples of this step: the next `batch_size` of the support set, starting over at its end."""
+        if self.batch_size is None:
             return x, y
-        rows = (number * self.batch_size + tf.range(self.batch_size)) % x.shape[0]
+        count = x.shape[0] or tf.shape(x)[0]
+        size = min(self.batch_size, count) if isinstance(count, int) else tf.minimum(self.batch_size, count)
+        rows = (number * size + tf.range(size)) % count
         return tf.gather(x, rows), tf.gather(y, rows)
 
     def get_config(self) -> dict[str, Any]:
@@ -79,7 +71,7 @@ class Reptile(Descent):
 
 
 def _pull(start: Weights, end: Weights) -> tf.Tensor:
-    """A loss of 0 whose gradient for the start is start - end, so that the learner needs no special case."""
-    pairs = zip(start.trainable, end.trainable, strict=True)
+    """A loss of 0 whose gradient for the initialization is start - end, so that the learner needs no special case."""
+    pairs = zip(start.parameters, end.parameters, strict=True)
     half_square = tf.add_n([tf.reduce_sum(tf.square(a - b)) / 2 for a, b in pairs])
     return half_square - tf.stop_gradient(half_square)

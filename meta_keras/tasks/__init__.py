@@ -3,6 +3,7 @@
 from meta_keras.tasks.classes import ClassPool
 from meta_keras.tasks.curves import Curves, Sinusoids
 from meta_keras.tasks.datasets import load
-from meta_keras.tasks.episodes import Episode, FewShot, Tasks
+from meta_keras.tasks.episodes import Episode, Tasks
+from meta_keras.tasks.few_shot import FewShot
 
 __all__ = ["ClassPool", "Curves", "Episode", "FewShot", "Sinusoids", "Tasks", "load"]

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from meta_keras.tasks.episodes import Episode, Tasks, at_least_one
+from meta_keras.checks import at_least
+from meta_keras.tasks.episodes import Episode, Tasks
 
 
 class Curves(Tasks):
@@ -33,7 +34,7 @@ class Curves(Tasks):
         x_range: Sequence[float] = (-5.0, 5.0),
         noise: float = 0.0,
     ) -> None:
-        at_least_one(shots=shots, queries=queries)
+        at_least(1, shots=shots, queries=queries)
         check_range("x_range", x_range)
         if not (np.isfinite(noise) and noise >= 0):
             raise ValueError(f"noise is a standard deviation, 0 or more; {noise!r} was given.")

@@ -1,20 +1,19 @@
-"""Episodes of few-shot classification, drawn inside the graph: the meta-task h of Formula 1.3."""
+"""Batches of tasks, and the endless datasets that draw them: the meta-task h of Formula 1.3."""
 
-from numbers import Integral
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from meta_keras.inputs import as_inputs
+from meta_keras.checks import at_least, function, integer
 from meta_keras.internals import variant_tensor
-from meta_keras.tasks.classes import ClassPool
 
 
 class Episode(NamedTuple):
-    """A batch of tasks. Every tensor has one row a task first, then one row an example.
+    """A batch of tasks. Every tensor has one row per task first, then one row per example.
 
-    support_x, support_y: the few examples to learn the task from, and their answers.
-    query_x, query_y: the examples to be answered, and the answers they are judged by.
+    support_x, support_y: the few examples to learn the task from, and their labels or targets.
+    query_x, query_y: the examples to be answered, and the labels or targets that the answers are compared with.
     """
 
     support_x: tf.Tensor
@@ -26,34 +25,41 @@ class Episode(NamedTuple):
 class Tasks(tf.data.Dataset):
     """An endless `tf.data.Dataset` of episodes: the base of every task distribution.
 
-    A subclass sets what its `draw` needs, and then calls `super().__init__`. Batch number n of seed s is always
-    the same batch, whoever asks and however often.
+    A subclass sets what its `draw` needs, and then calls `super().__init__`. Batch number n of seed s is always the
+    same batch, in whatever order and however often it is asked for.
     """
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Tasks":
+        tasks = super().__new__(cls)
+        tasks._arguments = args, kwargs
+        return tasks
+
     def __init__(self, *, meta_batch: int, seed: int) -> None:
-        at_least_one(meta_batch=meta_batch)
-        if not isinstance(seed, Integral):
-            raise ValueError(f"seed is a whole number, and stands for one sequence of tasks; {seed!r} was given.")
-        self.meta_batch, self.seed = meta_batch, seed
+        at_least(1, meta_batch=meta_batch)
+        integer(seed=seed)
+        self.meta_batch, self.seed = int(meta_batch), int(seed)
         self._batches = self.from_batch(0)
         super().__init__(variant_tensor(self._batches))
 
     def from_batch(self, number: int | tf.Tensor | tf.Variable) -> tf.data.Dataset:
-        """The same batches from batch `number` on. A variable is read whenever the dataset is begun."""
-        if not isinstance(number, tf.Tensor | tf.Variable) and (not isinstance(number, Integral) or number < 0):
-            raise ValueError(f"Batches have whole numbers from 0 up; from_batch({number!r}) was asked for.")
-        counter = tf.data.Dataset.range(1).flat_map(lambda _: tf.data.Dataset.counter(start=tf.cast(number, tf.int64)))
-        batches = counter.map(
+        """The same batches from batch `number` on. A variable is read whenever an iteration begins."""
+        if not isinstance(number, tf.Tensor | tf.Variable):
+            at_least(0, number=number)
+        batches = endless_from(tf.data.Dataset.counter, number).map(
             lambda number: self.draw(tf.stack([tf.cast(self.seed, tf.int64), number])),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        # A flat_map does not tell that it never ends; Keras and the checks of a learner must know.
-        return batches.prefetch(2).apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+        return batches.prefetch(2)
 
     def draw(self, seed: tf.Tensor) -> Episode:
-        """One batch of `meta_batch` tasks. All chance in it comes from `seed`, two integers."""
-        raise NotImplementedError(f"{type(self).__name__} must say how a batch of tasks is drawn.")
+        """One batch of `meta_batch` tasks. All randomness in it comes from `seed`, two integers."""
+        raise NotImplementedError(f"{type(self).__name__} must define how a batch of tasks is drawn.")
+
+    def map(self, map_func: Callable[..., Any], *args: Any, **kwargs: Any) -> tf.data.Dataset:
+        """As `tf.data.Dataset.map`; the result still knows `from_batch`, so that training can be resumed."""
+        function(map_func=map_func)
+        return MappedTasks(self, map_func, args, kwargs)
 
     def _inputs(self) -> list[tf.data.Dataset]:
         return [self._batches]
@@ -62,138 +68,42 @@ class Tasks(tf.data.Dataset):
     def element_spec(self) -> Episode:
         return self._batches.element_spec
 
+    def __reduce__(self) -> Any:
+        args, kwargs = self._arguments
+        return _remade, (type(self), args, kwargs)
 
-class FewShot(Tasks):
-    """Tasks of `ways` classes with `shots` labelled examples each, and `queries` more of each to be answered.
 
-    pool: the classes to draw from.
-    within: None draws the classes of a task from the whole pool; the name of a grouping of the pool, such as
-        "alphabet", draws them from one group, in proportion to its size. Groups of fewer than `ways` classes
-        are left out.
-    rotations: turn each class by 0, 90, 180 and 270 degrees into four classes (Santoro et al., 2016).
-
-    Every class of the pool is as likely as every other. Within a task the classes are distinct, no example
-    stands twice, labels 0 ... ways - 1 are dealt anew, and the rows come in no order that would give them away.
-
-    >>> from meta_keras import load
-    >>> tasks = FewShot(load("glyphs"), ways=5, shots=1, queries=3, meta_batch=2, seed=0)
-    >>> [tuple(tensor.shape) for tensor in next(iter(tasks))]
-    [(2, 5, 28, 28, 1), (2, 5), (2, 15, 28, 28, 1), (2, 15)]
-    """
+class MappedTasks(Tasks):
+    """Tasks with a function applied to every batch."""
 
     def __init__(
-        self,
-        pool: ClassPool,
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
-        meta_batch: int = 4,
-        seed: int = 0,
-        *,
-        within: str | None = None,
-        rotations: bool = False,
+        self, tasks: Tasks, map_func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        at_least_one(ways=ways, shots=shots, queries=queries)
-        self.pool = pool.rotated() if rotations else pool
-        self.ways, self.shots, self.queries = ways, shots, queries
-        self.within, self.rotations = within, rotations
-        self.pool.check_fits(ways=ways, shots=shots, queries=queries, within=within)
-        self._examples = tf.constant(self.pool.examples)
-        self._first = tf.constant(self.pool.first, tf.int32)
-        self._count = tf.constant(self.pool.counts, tf.int32)
-        self._members = tf.constant(self.pool.members(within, at_least=ways), tf.int32)
-        super().__init__(meta_batch=meta_batch, seed=seed)
+        self._tasks, self._map = tasks, lambda dataset: dataset.map(map_func, *args, **kwargs)
+        super().__init__(meta_batch=tasks.meta_batch, seed=tasks.seed)
 
-    def draw(self, seed: tf.Tensor) -> Episode:
-        for_classes, for_rows, for_support, for_query = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
-        rows = self._rows(self._classes(for_classes), for_rows)
-        labels = tf.broadcast_to(tf.range(self.ways)[:, None], tf.shape(rows))
-        support = _shuffled(rows[..., : self.shots], labels[..., : self.shots], for_support)
-        query = _shuffled(rows[..., self.shots :], labels[..., self.shots :], for_query)
-        return Episode(self._gather(support[0]), support[1], self._gather(query[0]), query[1])
-
-    def _classes(self, seed: tf.Tensor) -> tf.Tensor:
-        """(meta_batch, ways) class numbers, distinct within a row, from one group each."""
-        for_group, for_class = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-        sizes = tf.reduce_sum(tf.cast(self._members >= 0, tf.float32), axis=1)
-        group = tf.random.stateless_categorical(tf.math.log(sizes)[None], self.meta_batch, for_group, dtype=tf.int32)
-        members = tf.gather(self._members, group[0])
-        return tf.gather(members, _distinct(members >= 0, self.ways, for_class), batch_dims=1)
-
-    def _rows(self, classes: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """(meta_batch, ways, shots + queries) row numbers, distinct within a class."""
-        there = tf.range(tf.reduce_max(self._count)) < tf.gather(self._count, classes)[..., None]
-        chosen = _distinct(there, self.shots + self.queries, seed)
-        return tf.gather(self._first, classes)[..., None] + chosen
-
-    def _gather(self, rows: tf.Tensor) -> tf.Tensor:
-        return as_inputs(tf.gather(self._examples, rows))
+    def from_batch(self, number: int | tf.Tensor | tf.Variable) -> tf.data.Dataset:
+        return self._map(self._tasks.from_batch(number))
 
 
-def _distinct(allowed: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
-    """`count` distinct positions of the last axis among the allowed ones, every choice and order equally likely."""
-    lots = tf.random.stateless_uniform(tf.shape(allowed), seed)
-    return tf.math.top_k(tf.where(allowed, lots, -1.0), count).indices
+def _remade(kind: type[Tasks], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tasks:
+    return kind(*args, **kwargs)
 
 
-def _shuffled(rows: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(meta_batch, ways, n) rows and labels as (meta_batch, ways * n), each task in an order of its own."""
-    meta_batch, ways, each = rows.shape
-    rows, labels = (tf.reshape(values, (meta_batch, ways * each)) for values in (rows, labels))
-    order = _distinct(tf.ones((meta_batch, ways * each), tf.bool), ways * each, seed)
-    return tf.gather(rows, order, batch_dims=1), tf.gather(labels, order, batch_dims=1)
+def endless_from(batches: Callable[[Any], tf.data.Dataset], number: int | tf.Tensor | tf.Variable) -> tf.data.Dataset:
+    """`batches(number)`, an endless dataset, where a variable is read only when an iteration begins."""
+    begun = tf.data.Dataset.range(1).flat_map(lambda _: batches(tf.cast(number, tf.int64)))
+    # A flat_map does not know that it never ends; Keras and the checks of a learner must.
+    return begun.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
-def at_least_one(**numbers: int) -> None:
-    """Raise a ValueError that names the first number that is not whole, or below 1."""
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
-            raise ValueError(f"{name} is a whole number of 1 or more; {number!r} was given.")
+def continued(tasks: tf.data.Dataset, number: tf.Variable) -> tf.data.Dataset:
+    """The same dataset from batch `number` on, if it is endless; one that ends is begun again in every epoch."""
+    if isinstance(tasks, Tasks):
+        return tasks.from_batch(number)
+    return endless_from(tasks.skip, number) if is_endless(tasks) else tasks
 
 
-def check_episodes(tasks: Any) -> None:
-    """Raise a ValueError unless `tasks` is a dataset of episodes."""
-    if not isinstance(getattr(tasks, "element_spec", None), Episode):
-        raise ValueError(
-            "A dataset of episodes is needed, such as meta_keras.FewShot or meta_keras.Sinusoids; "
-            f"this is {type(tasks).__name__}."
-        )
-
-
-def check_first(tasks: tf.data.Dataset) -> Episode:
-    """The first batch of tasks, once it is seen to be fit to learn from; else a ValueError."""
-    first = next(iter(tasks), None)
-    if first is None:
-        raise ValueError("This dataset of episodes is empty.")
-    for name, part in first._asdict().items():
-        if part.shape.rank < 2 or 0 in part.shape[:2]:
-            raise ValueError(f"{name} has shape {tuple(part.shape)}; at least one task with one example is needed.")
-        _check_numbers(name, part)
-    return first
-
-
-def check_support(support_x: Any, support_y: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """A support set as tensors, once it is seen to be fit to learn from; else a ValueError."""
-    if support_x is None or support_y is None:
-        raise ValueError("A support set is needed: examples to learn from, and their labels or targets.")
-    support_x, support_y = as_inputs(tf.convert_to_tensor(support_x)), tf.convert_to_tensor(support_y)
-    if not (support_y.dtype.is_integer or support_y.dtype.is_floating):
-        raise ValueError(f"Answers are labels, whole numbers from 0 up, or targets; these are {support_y.dtype.name}.")
-    if 0 in (support_x.shape.rank, support_y.shape.rank):
-        raise ValueError("A support set has a row for each example; a single number was given.")
-    if len(support_x) == 0 or len(support_x) != len(support_y):
-        raise ValueError(
-            f"A support set has as many answers as examples, at least one; {len(support_x)} examples and "
-            f"{len(support_y)} answers were given."
-        )
-    support_y = tf.cast(support_y, tf.int32 if support_y.dtype.is_integer else tf.float32)
-    _check_numbers("support_x", support_x)
-    _check_numbers("support_y", support_y)
-    return support_x, support_y
-
-
-def _check_numbers(name: str, part: tf.Tensor) -> None:
-    if part.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(part))):
-        raise ValueError(f"{name} has numbers that are nan or infinite. Replace them, or leave those examples out.")
-    if name.endswith("_y") and part.dtype.is_integer and int(tf.reduce_min(part)) < 0:
-        raise ValueError(f"{name} has the label {int(tf.reduce_min(part))}; labels are whole numbers from 0 up.")
+def is_endless(tasks: tf.data.Dataset) -> bool:
+    """Whether a dataset is known never to end."""
+    return bool(tasks.cardinality() == tf.data.INFINITE_CARDINALITY)

@@ -6,10 +6,10 @@ import keras
 
 from meta_keras.copies import copied
 from meta_keras.internals import input_structure
-from meta_keras.networks import ends_in_softmax
 from meta_keras.transfer.finetune import freeze, freeze_layers
 from meta_keras.transfer.frozen import Frozen
 from meta_keras.transfer.graph import check_graph
+from meta_keras.transfer.losses import ends_in_softmax
 from meta_keras.transfer.parts import choose, parts
 from meta_keras.transfer.structure import same_structure
 

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from meta_keras.networks import default_loss
 from meta_keras.transfer.graph import check_graph, fits
 from meta_keras.transfer.hints import bridge_between, feature_loss, seeing
+from meta_keras.transfer.losses import default_loss
 from meta_keras.transfer.soft import check_temperature, in_single, scores_of, soft_loss
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from meta_keras.networks import default_loss
 from meta_keras.transfer.classifier import Classifier
 from meta_keras.transfer.graph import with_layer
+from meta_keras.transfer.losses import default_loss
 from meta_keras.transfer.pairing import check_alike
 from meta_keras.transfer.soft import in_single
 

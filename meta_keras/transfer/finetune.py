@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras.internals import all_layers
-from meta_keras.networks import default_loss
 from meta_keras.transfer.frozen import held
+from meta_keras.transfer.losses import default_loss
 from meta_keras.transfer.parts import choose, own_weights, parts
 
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from meta_keras.networks import ends_in_softmax
+from meta_keras.transfer.losses import ends_in_softmax
 
 
 def soft_labels(network: keras.Model, x: Any, temperature: float = 1.0) -> tf.Tensor:

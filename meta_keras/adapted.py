@@ -1,0 +1,73 @@
+"""What `MetaLearner` hands out after adapting: a cheap predictor, or a plain Keras model that scales its own images."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from meta_keras.inputs import BRIGHTEST, as_inputs, check_pixels
+from meta_keras.per_task import PerTask
+from meta_keras.rules.base import Adaptation, Context
+from meta_keras.tasks.inspection import as_tensor
+
+
+class Predictor:
+    """A learner adapted to one task. Calling it on queries answers as the learner does, in its training scale.
+
+    It holds the adapted weights and no model of its own, so that adapting to thousands of tasks is cheap. Unlike the
+    model that `MetaLearner.adapt` returns it cannot be saved or trained.
+
+    adaptation: what the rule made of the support set.
+    """
+
+    def __init__(
+        self, answer: Callable[[Adaptation, tf.Tensor], tf.Tensor], adaptation: Adaptation, example: tuple[int, ...]
+    ) -> None:
+        self.adaptation, self._answer, self._example = adaptation, answer, example
+
+    def __call__(self, x: Any) -> tf.Tensor:
+        """(queries, ways) answers, or the values of a regression."""
+        x = as_tensor("x", x)
+        if x.shape[1:] != self._example:
+            raise ValueError(
+                f"x must have shape (queries, {', '.join(map(str, self._example))}), as the support set; "
+                f"got {tuple(x.shape)}."
+            )
+        check_pixels(x, "The queries")
+        return self._answer(self.adaptation, as_inputs(x))
+
+    def predict(self, x: Any) -> np.ndarray:
+        """The answers as an array."""
+        return self(x).numpy()
+
+
+def rescaled(model: keras.Model, example: tuple[int, ...]) -> keras.Model:
+    """The model behind a layer that scales pixels, for users who keep their images as integers."""
+    layers = [keras.Input(example), keras.layers.Rescaling(1 / BRIGHTEST, name="pixels"), model]
+    return keras.Sequential(layers, name=f"{model.name}_of_pixels")
+
+
+class Predictors:
+    """Makes predictors of one learner. Adapting and predicting are traced once, and again if the rule has changed."""
+
+    def __init__(self, per_task: PerTask) -> None:
+        self._per_task = per_task
+        self._traced: dict[Any, tuple[Any, Any]] = {}
+
+    def __call__(self, context: Context, x: tf.Tensor, y: tf.Tensor) -> Predictor:
+        rule = vars(self._per_task.rule)
+        settings = {name: value for name, value in rule.items() if isinstance(value, int | float | str | None)}
+        key = (context.ways, *sorted(settings.items(), key=str))
+        if key not in self._traced:
+            self._traced[key] = (
+                _graph(lambda x, y: self._per_task.adapt(context, x, y)),
+                _graph(lambda adapted, x: self._per_task.predict(context, adapted, x)),
+            )
+        adapt, answer = self._traced[key]
+        return Predictor(answer, adapt(x, y), tuple(x.shape[1:]))
+
+
+def _graph(function: Callable[..., Any]) -> Any:
+    return tf.function(function, autograph=False, reduce_retracing=True)

@@ -1,0 +1,75 @@
+"""The one switch for what batch normalization computes with, and for moments with exact second derivatives.
+
+Keras decides by `training` which statistics a batch-normalization layer uses, and `tf.nn.moments` stops the gradient
+at the mean within the variance. Meta-learning needs a choice and exact derivatives: first derivatives do not notice
+the stopped gradient, but those of a training step come out wrong by a percent or more.
+
+Both functions are replaced once, when this module is imported. They behave as before unless the calling thread is
+within `normalizing`; a context variable says so, which no other thread sees.
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+STATISTICS = (None, "batch", "moving", "keep")
+
+_switch: ContextVar[tuple[str | None] | None] = ContextVar("meta_keras_normalization", default=None)
+
+
+@contextlib.contextmanager
+def normalizing(statistics: str | None) -> Iterator[None]:
+    """Within this block, and in this thread alone, batch normalization uses the statistics that are named.
+
+    "batch": those of the batch. "moving": the moving averages. "keep": those of the batch, which also replace the
+    moving averages. None leaves the choice to `training`, as in Keras.
+    """
+    token = _switch.set((statistics,))
+    try:
+        yield
+    finally:
+        _switch.reset(token)
+
+
+def _install() -> None:
+    keras_call, tf_moments = keras.layers.BatchNormalization.call, tf.nn.moments
+
+    @functools.wraps(keras_call)
+    def call(layer: keras.layers.BatchNormalization, inputs: tf.Tensor, training: Any = None, mask: Any = None) -> Any:
+        (statistics,) = _switch.get() or (None,)
+        if statistics is None:
+            return keras_call(layer, inputs, training=training, mask=mask)
+        if statistics == "keep":
+            layer = _with_momentum(layer, 0.0)
+        return keras_call(layer, inputs, training=statistics != "moving", mask=mask)
+
+    @functools.wraps(tf_moments)
+    def moments(x: tf.Tensor, axes: Sequence[int], *args: Any, **kwargs: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        if _switch.get() is None:
+            return tf_moments(x, axes, *args, **kwargs)
+        return exact_moments(x, axes, **kwargs)
+
+    keras.layers.BatchNormalization.call = call
+    tf.nn.moments = moments
+
+
+def _with_momentum(layer: keras.layers.BatchNormalization, momentum: float) -> keras.layers.BatchNormalization:
+    """The layer with another momentum and the same variables. Its own momentum would be seen by other threads."""
+    twin = object.__new__(type(layer))  # Keras would build a copy with variables of its own
+    twin.__dict__.update(layer.__dict__ | {"momentum": momentum})
+    return twin
+
+
+def exact_moments(x: tf.Tensor, axes: Sequence[int], keepdims: bool = False, **_: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """The mean and the variance, as `tf.nn.moments` gives them."""
+    mean = tf.reduce_mean(x, axes, keepdims=True)
+    variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=keepdims)
+    return (mean if keepdims else tf.squeeze(mean, axes)), variance
+
+
+_install()

@@ -1,0 +1,122 @@
+"""What the outputs of a network are (logits or probabilities), and the losses that fit them."""
+
+import re
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from meta_keras.internals import input_structure
+
+ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
+
+# Operations that hand on what they are given, so that the activation is the one before them.
+PASS_ON = {"Identity", "Cast", "Reshape", "Squeeze", "ExpandDims", "EnsureShape", "StopGradient", "PreventGradient"}
+
+_known: weakref.WeakKeyDictionary[keras.Model, str | None] = weakref.WeakKeyDictionary()
+
+
+def final_activation(network: keras.Model) -> str | None:
+    """The activation that a network ends in: "softmax", "log_softmax", "sigmoid", or None for any other or none.
+
+    It is read from the traced operations and not from the layers, since a softmax may be an argument of a layer, a
+    function of TensorFlow, or a line in the `call` of a subclassed model.
+
+    >>> dense = keras.layers.Dense(3, activation=tf.nn.softmax)
+    >>> final_activation(keras.Sequential([keras.Input((2,)), dense]))
+    'softmax'
+    """
+    if network not in _known:
+        _known[network] = _traced_activation(network)
+    return _known[network]
+
+
+def default_loss(activation: str | None, labels: tf.DType) -> keras.losses.Loss:
+    """The loss that fits outputs with this activation: cross-entropy for integer labels, else mean squared error."""
+    if not labels.is_integer:
+        return keras.losses.MeanSquaredError(dtype=labels.name)
+    if activation == "sigmoid":
+        raise ValueError(
+            "The network ends in a sigmoid, which does not give one distribution over the classes. End it in a "
+            "softmax or without an activation, or pass the loss that you want to compile()."
+        )
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=activation != "softmax")
+
+
+def as_loss(loss: Any, activation: str | None, dtype: str) -> keras.losses.Loss:
+    """A loss given as a Keras object, a name or a function, as an object that respects masks.
+
+    activation: what the outputs end in, which completes the name of a cross-entropy; a loss object that contradicts it
+        is an error. dtype: that of the loss, where it is not an object already.
+    """
+    if isinstance(loss, list | tuple | dict):
+        raise ValueError("A MetaLearner has one output, the answers to the queries, so it takes one loss.")
+    if isinstance(loss, str) and activation in (None, "log_softmax") and loss.endswith("categorical_crossentropy"):
+        sparse = loss.startswith("sparse")
+        kind = keras.losses.SparseCategoricalCrossentropy if sparse else keras.losses.CategoricalCrossentropy
+        return kind(from_logits=True, dtype=dtype)
+    found = keras.losses.get(loss)
+    if not isinstance(found, keras.losses.Loss):
+        return FunctionLoss(found, dtype=dtype)
+    from_logits = found.get_config().get("from_logits")
+    contradicted = {True: ("softmax",), False: (None, "log_softmax")}.get(from_logits, ())
+    if "categorical_crossentropy" in found.name and activation in contradicted:
+        raise ValueError(
+            f"The loss {found.name!r} has from_logits={from_logits}, but the answers are "
+            f"{'probabilities' if activation == 'softmax' else 'logits'}. Pass from_logits={not from_logits}, or "
+            "leave the loss out: compile() then uses the one that fits."
+        )
+    return found
+
+
+@keras.saving.register_keras_serializable(package="meta_keras")
+class FunctionLoss(keras.losses.Loss):
+    """A loss function `(y_true, y_pred) -> losses` as an object, so that Keras averages it and respects masks."""
+
+    def __init__(self, function: Callable[..., tf.Tensor], **kwargs: Any) -> None:
+        kwargs.setdefault("name", re.sub(r"\W", "", getattr(function, "__name__", "loss")))
+        super().__init__(**kwargs)
+        self.function = function
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        return self.function(y_true, y_pred)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"function": keras.saving.serialize_keras_object(self.function)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "FunctionLoss":
+        return cls(**(config | {"function": keras.saving.deserialize_keras_object(config["function"])}))
+
+
+def _traced_activation(network: keras.Model) -> str | None:
+    inputs = _input_specs(network)
+    if inputs is None:
+        return None
+
+    @tf.function(autograph=False)
+    def run(inputs: Any) -> Any:
+        with keras.StatelessScope(initialize_variables=False):
+            return network(inputs, training=False)
+
+    outputs = run.get_concrete_function(inputs).outputs
+    if len(outputs) != 1:
+        return None
+    operation = outputs[0].op
+    while operation.type in PASS_ON:
+        operation = operation.inputs[0].op
+    return ACTIVATIONS.get(operation.type)
+
+
+def _input_specs(network: keras.Model) -> Any:
+    """What the network takes; None if it does not know it itself."""
+    if getattr(network, "inputs", None):
+        return keras.tree.map_structure(
+            lambda one: tf.TensorSpec([None, *one.shape[1:]], one.dtype), input_structure(network)
+        )
+    shape = (network.get_build_config() or {}).get("input_shape")
+    if not isinstance(shape, list | tuple) or not all(size is None or isinstance(size, int) for size in shape):
+        return None
+    return tf.TensorSpec([None, *shape[1:]], network.input_dtype)

@@ -1,0 +1,90 @@
+"""What happens within one task: adapting, answering and measuring the loss, with a state of its own."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from meta_keras.functional import PureModel, Weights, carry_on, carrying, forked, running_state
+from meta_keras.rules.base import Adaptation, Context, Rule, total
+
+
+class PerTask:
+    """A rule applied to a network, one task at a time.
+
+    The state of both (moving averages, random generators) is forked for every task, so that the tasks of a batch do
+    not depend on each other, and `carry_on` joins what has become of it.
+
+    dtype: that of the answers.
+    """
+
+    def __init__(self, network: PureModel, rule: Rule, dtype: str) -> None:
+        self.network, self.rule, self.dtype = network, rule, dtype
+
+    def __call__(
+        self,
+        context: Context,
+        number: tf.Tensor,
+        support_x: tf.Tensor,
+        support_y: tf.Tensor,
+        query_x: tf.Tensor,
+        query_y: tf.Tensor | None = None,
+        weights: Weights | None = None,
+    ) -> tuple[Any, Any]:
+        """(answers, state of the network, state of the rule), and the loss if there are labels to compare with.
+
+        number: which task of the batch it is. weights: those of the network at the start, by default its own.
+        """
+        loss: Any = ()
+        with self._own_state(number) as (variables, scope):
+            start = self.network.fork(self.network.weights() if weights is None else weights, number)
+            adapted = self.rule.adapt(self.network, start, support_x, support_y, context)
+            if query_y is None:
+                answer = self.rule.predict(self.network, adapted, query_x, context)
+            else:
+                loss, answer = self.rule.judge(self.network, adapted, query_x, query_y, context)
+                loss = total(loss, (*scope.losses, *self._penalties()))
+            after = tuple(scope.get_current_value(variable) for variable in variables)
+        results = (tf.cast(answer.outputs, self.dtype), self.network.running_values(answer.weights), after)
+        # What no task has changed is a tensor from outside, which cannot be the result of a vectorized function.
+        return tf.nest.map_structure(tf.identity, results), loss
+
+    def adapt(self, context: Context, x: tf.Tensor, y: tf.Tensor) -> Adaptation:
+        """What the rule makes of one support set."""
+        with self._own_state(tf.constant(0)):
+            start = self.network.fork(self.network.weights(), 0)
+            return self.rule.adapt(self.network, start, x, y, context)
+
+    def predict(self, context: Context, adapted: Adaptation, x: tf.Tensor) -> tf.Tensor:
+        """The answers of the adapted network."""
+        with self._own_state(tf.constant(0)):
+            return tf.cast(self.rule.predict(self.network, adapted, x, context).outputs, self.dtype)
+
+    @property
+    def dtypes(self) -> tuple[Any, ...]:
+        """Those of the first result of a call."""
+        return (
+            self.dtype,
+            tuple(variable.dtype for variable in self.network.running),
+            tuple(variable.dtype for variable in running_state(self.rule)),
+        )
+
+    def carry_on(self, states: Sequence[Sequence[tf.Tensor]]) -> None:
+        """Assign what has become of the states of network and rule in many tasks."""
+        of_network, of_rule = states
+        self.network.carry_on(of_network)
+        carry_on(running_state(self.rule), of_rule)
+
+    @contextlib.contextmanager
+    def _own_state(self, number: tf.Tensor) -> Iterator[tuple[list[keras.Variable], keras.StatelessScope]]:
+        variables = running_state(self.rule)
+        values = forked(variables, [tf.convert_to_tensor(variable) for variable in variables], number)
+        with carrying(list(zip(variables, values, strict=True))) as scope:
+            yield variables, scope
+
+    def _penalties(self) -> tuple[tf.Tensor, ...]:
+        """The losses of the rule's own weight regularizers."""
+        variables = self.rule.trainable_variables
+        return tuple(v.regularizer(tf.convert_to_tensor(v)) for v in variables if v.regularizer is not None)

@@ -1,0 +1,144 @@
+"""The inner step as a transform: gradients in, updates out, with `init` and `update` as in optax.
+
+Every rule that follows gradients takes one. A number stands for plain gradient descent at this learning rate.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from meta_keras.checks import one_of, positive
+from meta_keras.functional import PureModel
+from meta_keras.internals import all_layers, parameters_of
+
+Tensors = Sequence[tf.Tensor]
+
+
+class Update(keras.layers.Layer):
+    """How a step follows from a gradient. A Keras layer, so that what it learns is trained by the outer loop.
+
+    A subclass defines `update`; `init` where it remembers something from step to step; and `prepare` where it learns.
+
+    >>> class Momentum(Update):
+    ...     def init(self, parameters):
+    ...         return [tf.zeros_like(one) for one in parameters]
+    ...
+    ...     def update(self, gradients, state, parameters, step):
+    ...         state = [0.9 * velocity - 0.1 * g for velocity, g in zip(state, gradients)]
+    ...         return state, state
+    >>> from meta_keras.rules import GradientDescent
+    >>> rule = GradientDescent(Momentum(), steps=3)
+    """
+
+    def prepare(self, network: PureModel, parameters: Sequence[keras.Variable], steps: int) -> None:
+        """Create what is learned. parameters: those that the inner loop changes. steps: inner steps in training."""
+        self.built = True
+
+    def init(self, parameters: Tensors) -> Any:
+        """What is remembered before the first step: any structure of tensors whose shapes stay the same."""
+        return ()
+
+    def update(self, gradients: Tensors, state: Any, parameters: Tensors, step: int | tf.Tensor) -> tuple[Tensors, Any]:
+        """What to add to each parameter, and what is remembered next. `step` counts the inner steps from 0."""
+        raise NotImplementedError(f"{type(self).__name__} must define its update.")
+
+
+@keras.saving.register_keras_serializable(package="meta_keras")
+class FixedRate(Update):
+    """Plain gradient descent: update = -alpha * gradient (Formula 10.1)."""
+
+    def __init__(self, learning_rate: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        positive(learning_rate=learning_rate)
+        self.learning_rate = float(learning_rate)
+
+    def update(self, gradients: Tensors, state: Any, parameters: Tensors, step: int | tf.Tensor) -> tuple[Tensors, Any]:
+        rate = tf.constant(self.learning_rate, tf.float64)  # tf.cast alone would round it to float32
+        return [-tf.cast(rate, gradient.dtype) * gradient for gradient in gradients], state
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"learning_rate": self.learning_rate}
+
+
+@keras.saving.register_keras_serializable(package="meta_keras")
+class LearnedRates(Update):
+    """Gradient descent with learning rates that the outer loop trains.
+
+    learning_rate: where all of them start.
+    per: "weight" learns a rate for every single weight (Meta-SGD: Li et al., "Meta-SGD: Learning to Learn Quickly for
+        Few-Shot Learning", 2017; Formula 10.5); "layer" one per layer; "layer-step" one per layer and inner step
+        (MAML++: Antoniou et al., "How to train your MAML", 2019). Beyond the steps of training, the last one is used.
+
+    >>> from meta_keras.rules import GradientDescent
+    >>> rule = GradientDescent(LearnedRates(0.01, per="weight"), steps=1)
+    """
+
+    KINDS = ("weight", "layer", "layer-step")
+
+    def __init__(self, learning_rate: float, per: str = "weight", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        positive(learning_rate=learning_rate)
+        one_of(self.KINDS, per=per)
+        self.learning_rate, self.per = float(learning_rate), per
+        self.rates: list[keras.Variable] = []
+
+    def prepare(self, network: PureModel, parameters: Sequence[keras.Variable], steps: int) -> None:
+        if self.rates:
+            raise ValueError("These learning rates belong to another learner already. Make a new LearnedRates.")
+        if self.per == "weight":
+            names = [variable.path.replace("/", "_") for variable in parameters]
+            shapes = [tuple(variable.shape) for variable in parameters]
+            self._place = list(range(len(names)))
+        else:
+            owners = owner_names(network.model)
+            names = list(dict.fromkeys(owners[id(variable)] for variable in parameters))
+            shapes = [(steps,) if self.per == "layer-step" else ()] * len(names)
+            self._place = [names.index(owners[id(variable)]) for variable in parameters]
+        self.rates = [
+            self.add_weight(shape=shape, initializer=self._start, name=f"rate_{name}")
+            for name, shape in zip(names, shapes, strict=True)
+        ]
+        self._count = steps
+        self.built = True
+
+    def update(self, gradients: Tensors, state: Any, parameters: Tensors, step: int | tf.Tensor) -> tuple[Tensors, Any]:
+        if len(gradients) != len(self._place):
+            raise ValueError(
+                f"Learning rates were made for {len(self._place)} weights, and {len(gradients)} are adapted now. "
+                "Freeze layers before the MetaLearner is made."
+            )
+        rates = [tf.convert_to_tensor(self.rates[place]) for place in self._place]
+        if self.per == "layer-step":
+            rates = [rate[tf.minimum(step, self._count - 1)] for rate in rates]
+        return [-tf.cast(rate, g.dtype) * g for rate, g in zip(rates, gradients, strict=True)], state
+
+    def _start(self, shape: tuple[int, ...], dtype: str | None = None) -> np.ndarray:
+        """The learning rate to the last digit; Keras' Constant would round it to float32."""
+        return np.full(shape, self.learning_rate, dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"learning_rate": self.learning_rate, "per": self.per}
+
+
+def as_update(update: float | Update) -> Update:
+    """The transform itself, or plain gradient descent at this learning rate."""
+    if isinstance(update, Update):
+        return update
+    return FixedRate(update)
+
+
+def owner_names(model: keras.Model) -> dict[int, str]:
+    """For every variable that can train, the name of the layer that owns it. Equal names are numbered apart."""
+    owners: dict[int, str] = {}
+    used: dict[str, int] = {}
+    for layer in reversed(all_layers(model)):  # inner layers come after those that contain them
+        own = [variable for variable in parameters_of(layer) if id(variable) not in owners]
+        if not own:
+            continue
+        used[layer.name] = used.get(layer.name, 0) + 1
+        name = layer.name if used[layer.name] == 1 else f"{layer.name}_{used[layer.name]}"
+        owners |= {id(variable): name for variable in own}
+    return owners

@@ -1,0 +1,267 @@
+"""How Keras trains on tasks: `fit`, `evaluate` and `predict` on datasets of episodes, with every batch checked."""
+
+import contextlib
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from meta_keras import checks
+from meta_keras.execution import Steps, best_steps, in_one_program
+from meta_keras.faults import StopAtFault, check_callbacks, check_finite, raise_fault
+from meta_keras.internals import is_seed
+from meta_keras.tasks.episodes import Episode, continued, is_endless
+from meta_keras.tasks.inspection import (
+    Inputs,
+    Inspected,
+    as_batch,
+    as_tensor,
+    check_batch,
+    check_episodes,
+    check_shapes,
+    first_of,
+)
+
+
+class TaskModel(keras.Model):
+    """A Keras model whose inputs are tasks. A subclass defines `ways_of`, `answer_width` and the training step."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.batches_seen = self.add_weight(
+            shape=(), dtype="int64", initializer="zeros", trainable=False, name="batches_seen"
+        )
+        self.fault = tf.Variable(-1, dtype=tf.int64, trainable=False)  # the step that was not taken, if there is one
+        self.auto_steps, self.metrics_made = True, False
+        self._steps, self._validation = Steps(), None
+
+    def ways_of(self, episode: Episode, tasks: Any = None) -> int | None:
+        """How many classes the tasks have, from the dataset or its first batch; None for a regression."""
+        raise NotImplementedError
+
+    def answer_width(self, ways: int) -> int:
+        """How many numbers a query is answered with."""
+        raise NotImplementedError
+
+    def meta_gradients(self, inputs: Inputs, query_y: tf.Tensor, training: bool = True) -> tuple[Any, Any, Any]:
+        """The answers, the states after each task, and the meta-loss with its gradients for what is trained."""
+        raise NotImplementedError
+
+    def carry_on(self, states: Any) -> None:
+        """Assign what has become of the state of network and rule in the tasks of a batch."""
+        raise NotImplementedError
+
+    @property
+    def needs_every_class(self) -> bool:
+        """Whether queries may only ask for labels of the support set."""
+        raise NotImplementedError
+
+    def fit(self, x: tf.data.Dataset, **kwargs: Any) -> keras.callbacks.History:
+        """As `keras.Model.fit`, on an endless dataset of episodes: say how many with `steps_per_epoch`.
+
+        Step n of the training sees batch n of the tasks, so a training that is resumed, or goes on in a second `fit`,
+        continues where it stopped. A dataset that ends is begun again in every epoch.
+        """
+        for name in ("y", "batch_size", "class_weight", "sample_weight", "validation_split"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"Episodes contain their labels, in batches of tasks; fit cannot use {name}.")
+        self.fault.assign(-1)
+        with contextlib.ExitStack() as stack:
+            if kwargs.get("validation_data") is not None:
+                steps = kwargs.pop("validation_steps", None)
+                validation = self._inspected(kwargs["validation_data"], steps, "validation_steps", take=True)
+                stack.enter_context(validation.reporting())
+                kwargs["validation_data"] = self._validation = validation.batches
+            training = self._inspected(x, kwargs.get("steps_per_epoch"), "steps_per_epoch", go_on=True)
+            stack.enter_context(training.reporting())
+            kwargs["callbacks"] = self._prepare_steps(training.batches, kwargs)
+            kwargs.setdefault("shuffle", False)  # episodes are drawn at random already
+            return super().fit(training.batches, **kwargs)
+
+    def _prepare_steps(self, batches: tf.data.Dataset, arguments: dict[str, Any]) -> Steps:
+        """The callbacks of a training, once it is decided how many steps a call runs."""
+        callbacks = arguments.get("callbacks") or []
+        callbacks = getattr(callbacks, "callbacks", callbacks)  # of a CallbackList
+        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+        check_callbacks(callbacks)
+        if self.auto_steps and self.compiled:
+            fast = self.jit_compile and not self.run_eagerly
+            steps = best_steps(batches.element_spec, callbacks) if fast else 1
+            if steps != self.steps_per_execution:
+                self.steps_per_execution = steps
+                self.train_function = self.test_function = self.predict_function = None
+        known = int(batches.cardinality())
+        self._steps = Steps(
+            [*callbacks, StopAtFault()],
+            add_history=True,
+            add_progbar=arguments.get("verbose", "auto") != 0,
+            model=self,
+            verbose=arguments.get("verbose", "auto"),
+            epochs=arguments.get("epochs", 1),
+            steps=arguments.get("steps_per_epoch") or (known if known > 0 else None),
+        )
+        return self._steps
+
+    def make_train_function(self, force: bool = False) -> None:
+        """As Keras does, and where XLA compiles the steps, all steps of a call in one program."""
+        if self.train_function is not None and not force:
+            return
+        self._build_optimizer()
+        super().make_train_function(force)
+        if self.steps_per_execution > 1 and self.jit_compile and not self.run_eagerly:
+            self.train_function = in_one_program(self, self.train_function, lambda most: self._steps.left(most))
+
+    def evaluate(self, x: tf.data.Dataset, steps: int | None = None, **kwargs: Any) -> Any:
+        """As `keras.Model.evaluate`, on `steps` batches. `meta_keras.evaluate` adds an interval."""
+        if x is self._validation and x is not None:  # `fit` validates on what it has prepared
+            return super().evaluate(x, **kwargs)
+        inspected = self._inspected(x, steps, "steps", take=True)
+        with inspected.reporting():
+            results = super().evaluate(inspected.batches, **kwargs)
+        check_finite(self)
+        return results
+
+    def predict(self, x: Any, steps: int | None = None, **kwargs: Any) -> np.ndarray:
+        """The answers to all queries: of `steps` batches of episodes, or of one batch of tasks
+
+        `(support_x, support_y, query_x)`.
+        """
+        if isinstance(x, tf.data.Dataset):
+            inspected = self._inspected(x, steps, "steps", take=True)
+            with inspected.reporting():
+                return super().predict(inspected.batches.map(lambda inputs, _: (inputs,)), **kwargs)
+        inputs, _ = self._one_batch(x)
+        return super().predict(tf.data.Dataset.from_tensors((inputs,)), **kwargs)
+
+    def train_on_batch(self, x: Any, y: Any = None, **kwargs: Any) -> Any:
+        """As `keras.Model.train_on_batch`, on `(support_x, support_y, query_x)` and the labels of the queries."""
+        results = super().train_on_batch(*self._one_batch(x, y), **kwargs)
+        raise_fault(self)
+        return results
+
+    def test_on_batch(self, x: Any, y: Any = None, **kwargs: Any) -> Any:
+        """As `keras.Model.test_on_batch`, on `(support_x, support_y, query_x)` and the labels of the queries."""
+        return super().test_on_batch(*self._one_batch(x, y), **kwargs)
+
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """An adapted model can be exported, and not the learner, whose inputs are tasks."""
+        raise ValueError("Export the model for a task: learner.adapt(support_x, support_y).export(path).")
+
+    def train_step(self, data: tuple[Any, ...]) -> dict[str, tf.Tensor]:
+        """One step of meta-training. A step that is not finite is not taken, and `fit` ends by it."""
+        inputs, query_y = _parts(data)
+        self._build_optimizer()
+        answers, states, (loss, gradients) = self.meta_gradients(inputs, query_y)
+        finite = tf.math.is_finite(loss)
+        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):  # which skips such gradients itself
+            finite = tf.reduce_all([finite, *(tf.reduce_all(tf.math.is_finite(g)) for g in gradients)])
+        number = tf.convert_to_tensor(self.batches_seen)
+
+        def take() -> tf.Tensor:
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            self.carry_on(states)
+            self.batches_seen.assign(number + 1)
+            return tf.constant(-1, tf.int64)
+
+        fault = tf.cond(finite & (self.fault < 0), take, lambda: tf.where(self.fault < 0, number, self.fault))
+        self.fault.assign(fault)
+        self._note(loss, inputs)
+        return self.compute_metrics(inputs, query_y, answers)
+
+    def test_step(self, data: tuple[Any, ...]) -> dict[str, tf.Tensor]:
+        inputs, query_y = _parts(data)
+        answers, _, (loss, _) = self.meta_gradients(inputs, query_y, training=False)
+        self._note(loss, inputs)
+        return self.compute_metrics(inputs, query_y, answers)
+
+    def save_own_variables(self, store: Any) -> None:
+        """As Keras does, with the states of the random generators, which Keras leaves out."""
+        super().save_own_variables(store)
+        for number, seed in enumerate(seeds_of(self)):
+            store[f"seed_{number}"] = seed.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """As Keras does, with the states of the random generators if they are there."""
+        saved = {name: store[name] for name in list(store.keys())}
+        for number, seed in enumerate(seeds_of(self)):
+            if (state := saved.pop(f"seed_{number}", None)) is not None:
+                seed.assign(state)
+        super().load_own_variables(saved)
+
+    def batches_of(self, tasks: tf.data.Dataset) -> Inspected:
+        """Episodes as the batches `(inputs, query_y)` that this model is called on and trained on, each one checked."""
+        check_episodes(tasks)
+        first = first_of(tasks)
+        ways = self.ways_of(first, tasks)
+        check_batch(first, ways, self.needs_every_class)
+        self._make_metrics(as_batch(first, ways))
+        return Inspected(tasks, ways, every_class=self.needs_every_class)
+
+    def _inspected(
+        self, tasks: Any, steps: int | None, name: str, *, take: bool = False, go_on: bool = False
+    ) -> Inspected:
+        """The batches of a dataset: the first `steps` of them, or those after the ones that training has seen."""
+        check_episodes(tasks)
+        if steps is None and is_endless(tasks):
+            raise ValueError(f"These tasks never end; say how many batches of them to use, such as {name}=100.")
+        if steps is not None:
+            checks.at_least(1, **{name: steps})
+        inspected = self.batches_of(tasks)
+        if go_on:
+            inspected.batches = inspected.of(continued(tasks, self.batches_seen.value))
+        elif take and steps is not None:
+            inspected.batches = inspected.batches.take(steps)
+        return inspected
+
+    def _one_batch(self, x: Any, y: Any = None) -> tuple[Inputs, tf.Tensor | None]:
+        """One batch of tasks in the form that this model is called on, once it is checked."""
+        if not isinstance(x, list | tuple) or len(x) not in (3, 4):
+            raise ValueError(
+                "Inputs are tasks: a dataset of episodes, or (support_x, support_y, query_x) with one row per task; "
+                f"got {checks.shown(x)}. For inputs without a support set use learner.network."
+            )
+        support_x, support_y, query_x = map(as_tensor, ("support_x", "support_y", "query_x"), x[:3])
+        # Without labels, the shape of the queries is all there is to check; any label of the support set will do.
+        labels = tf.gather(support_y, tf.zeros(tf.shape(query_x)[1], tf.int32), axis=1) if y is None else y
+        episode = Episode(support_x, support_y, query_x, as_tensor("y", labels))
+        check_shapes(episode)
+        ways = self.ways_of(episode)
+        check_batch(episode, ways, self.needs_every_class)
+        inputs, query_y = as_batch(episode, ways)
+        self._make_metrics((inputs, query_y))
+        return inputs, None if y is None else query_y
+
+    def _make_metrics(self, batch: tuple[Inputs, tf.Tensor]) -> None:
+        """Let the metrics create their variables: within the first step, that would have it traced twice."""
+        if not self.compiled or self.metrics_made:
+            return
+        self.metrics_made = True
+        inputs, query_y = batch
+        shape = list(query_y.shape)
+        if query_y.dtype.is_integer:
+            shape.append(self.answer_width(inputs[3].shape[-1]))
+        self.compute_metrics(inputs, query_y, tf.zeros(shape, self.compute_dtype))
+        self.reset_metrics()
+
+    def _build_optimizer(self) -> None:
+        """Before the first step, which would be traced twice if the optimizer's variables were created within it."""
+        if not self.optimizer.built:  # a LossScaleOptimizer would build itself again
+            self.optimizer.build(self.trainable_variables)
+
+    def _note(self, loss: tf.Tensor, inputs: Inputs) -> None:
+        mean = next(metric for metric in self.metrics if metric.name == "loss")
+        mean.update_state(loss, sample_weight=tf.shape(inputs[0])[0])
+
+
+def seeds_of(model: keras.Model) -> list[keras.Variable]:
+    """The states of all random generators of a model."""
+    return [variable for variable in model.variables if is_seed(variable)]
+
+
+def _parts(data: tuple[Any, ...]) -> tuple[Inputs, tf.Tensor]:
+    """What is given and what is to be answered, as `fit` and `train_on_batch` pass them on."""
+    inputs, query_y, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if weight is not None:
+        raise ValueError("A MetaLearner weighs all queries alike; leave sample_weight out.")
+    return inputs, query_y
