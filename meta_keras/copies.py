@@ -12,8 +12,8 @@ from meta_keras.internals import all_layers
 def copy_of(network: PureModel, weights: Weights) -> keras.Model:
     """A Keras model of its own with these weights."""
     model, copy = network.model, fresh_copy(network.model)
-    variables = [*model.trainable_variables, *model.non_trainable_variables]
-    values = {id(v): value for v, value in zip(variables, [*weights.trainable, *weights.state], strict=True)}
+    variables = [*network.parameters, *network.state]
+    values = {id(v): value for v, value in zip(variables, [*weights.parameters, *weights.state], strict=True)}
     # By place, as a copy may let other weights train than the model: Keras copies what trains layer by layer.
     for variable, original in zip(copy.variables, model.variables, strict=True):
         variable.assign(values[id(original)])

@@ -101,11 +101,6 @@ class MetaLearner(TaskModel):
         """
         if kwargs.get("loss_weights") is not None:
             raise ValueError("A MetaLearner has one loss, so loss_weights would not be used. Scale the loss itself.")
-        if self.distribute_strategy.num_replicas_in_sync > 1:
-            raise ValueError(
-                f"A MetaLearner trains on one device; this strategy has {self.distribute_strategy.num_replicas_in_sync}"
-                " replicas. Make and compile it outside of strategy.scope()."
-            )
         if loss is None:
             loss = self.rule.default_loss(self.pure, tf.int32)
             metrics = ["accuracy"] if metrics is None else metrics
@@ -113,28 +108,9 @@ class MetaLearner(TaskModel):
             loss = as_loss(loss, self.rule.answer_activation(self.pure), self._loss_dtype)
         if jit_compile == "auto":
             jit_compile = self.parallel == "vectorized" and not kwargs.get("run_eagerly")
-        checks.flag(jit_compile=jit_compile)
-        self.auto_steps = steps_per_execution == "auto"
-        steps = 1 if self.auto_steps else steps_per_execution
-        checks.at_least(1, steps_per_execution=steps)
-        super().compile(
-            optimizer=optimizer,
-            loss=loss,
-            metrics=metrics,
-            jit_compile=jit_compile,
-            steps_per_execution=steps,
-            **kwargs,
-        )
-        self.predictors, self.metrics_made = Predictors(self.per_task), False
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """As Keras does when it loads a file."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self._build_optimizer()
-
-    def get_compile_config(self) -> dict[str, Any] | None:
-        config = super().get_compile_config()
-        return config | {"steps_per_execution": "auto"} if config and self.auto_steps else config
+        kwargs |= {"jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        self.predictors = Predictors(self.per_task)
 
     def call(self, inputs: Inputs | tf.Tensor, task_indices: Any = None, training: bool = False) -> tf.Tensor:
         """(tasks, queries, ways) answers to `(support_x, support_y, query_x)`, all with the tasks along axis 0.

@@ -53,10 +53,10 @@ def as_loss(loss: Any, activation: str | None, dtype: str) -> keras.losses.Loss:
     """
     if isinstance(loss, list | tuple | dict):
         raise ValueError("A MetaLearner has one output, the answers to the queries, so it takes one loss.")
-    if isinstance(loss, str) and activation in (None, "log_softmax") and loss.endswith("categorical_crossentropy"):
+    if isinstance(loss, str) and activation != "sigmoid" and loss.endswith("categorical_crossentropy"):
         sparse = loss.startswith("sparse")
         kind = keras.losses.SparseCategoricalCrossentropy if sparse else keras.losses.CategoricalCrossentropy
-        return kind(from_logits=True, dtype=dtype)
+        return kind(from_logits=activation != "softmax", dtype=dtype)
     found = keras.losses.get(loss)
     if not isinstance(found, keras.losses.Loss):
         return FunctionLoss(found, dtype=dtype)

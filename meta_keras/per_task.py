@@ -38,7 +38,7 @@ class PerTask:
         number: which task of the batch it is. weights: those of the network at the start, by default its own.
         """
         loss: Any = ()
-        with self._own_state(number) as (variables, scope):
+        with self._own_state(number) as scope:
             start = self.network.fork(self.network.weights() if weights is None else weights, number)
             adapted = self.rule.adapt(self.network, start, support_x, support_y, context)
             if query_y is None:
@@ -46,7 +46,7 @@ class PerTask:
             else:
                 loss, answer = self.rule.judge(self.network, adapted, query_x, query_y, context)
                 loss = total(loss, (*scope.losses, *self._penalties()))
-            after = tuple(scope.get_current_value(variable) for variable in variables)
+            after = tuple(scope.get_current_value(variable) for variable in running_state(self.rule))
         results = (tf.cast(answer.outputs, self.dtype), self.network.running_values(answer.weights), after)
         # What no task has changed is a tensor from outside, which cannot be the result of a vectorized function.
         return tf.nest.map_structure(tf.identity, results), loss
@@ -78,11 +78,12 @@ class PerTask:
         carry_on(running_state(self.rule), of_rule)
 
     @contextlib.contextmanager
-    def _own_state(self, number: tf.Tensor) -> Iterator[tuple[list[keras.Variable], keras.StatelessScope]]:
-        variables = running_state(self.rule)
+    def _own_state(self, number: tf.Tensor) -> Iterator[keras.StatelessScope]:
+        """Within this block the rule's variables are tensors of this task. (A loop cannot hold variables under XLA.)"""
+        variables = self.rule.variables
         values = forked(variables, [tf.convert_to_tensor(variable) for variable in variables], number)
         with carrying(list(zip(variables, values, strict=True))) as scope:
-            yield variables, scope
+            yield scope
 
     def _penalties(self) -> tuple[tf.Tensor, ...]:
         """The losses of the rule's own weight regularizers."""

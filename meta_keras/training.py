@@ -8,9 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.execution import Steps, best_steps, in_one_program
-from meta_keras.faults import StopAtFault, check_callbacks, check_finite, raise_fault
-from meta_keras.internals import is_seed
+from meta_keras.faults import check_finite, raise_fault
+from meta_keras.stepping import StepModel
 from meta_keras.tasks.episodes import Episode, continued, is_endless
 from meta_keras.tasks.inspection import (
     Inputs,
@@ -24,17 +23,12 @@ from meta_keras.tasks.inspection import (
 )
 
 
-class TaskModel(keras.Model):
-    """A Keras model whose inputs are tasks. A subclass defines `ways_of`, `answer_width` and the training step."""
+class TaskModel(StepModel):
+    """A Keras model whose inputs are tasks. A subclass defines `ways_of` and `answer_width`."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.batches_seen = self.add_weight(
-            shape=(), dtype="int64", initializer="zeros", trainable=False, name="batches_seen"
-        )
-        self.fault = tf.Variable(-1, dtype=tf.int64, trainable=False)  # the step that was not taken, if there is one
-        self.auto_steps, self.metrics_made = True, False
-        self._steps, self._validation = Steps(), None
+        self._validation: tf.data.Dataset | None = None
 
     def ways_of(self, episode: Episode, tasks: Any = None) -> int | None:
         """How many classes the tasks have, from the dataset or its first batch; None for a regression."""
@@ -42,14 +36,6 @@ class TaskModel(keras.Model):
 
     def answer_width(self, ways: int) -> int:
         """How many numbers a query is answered with."""
-        raise NotImplementedError
-
-    def meta_gradients(self, inputs: Inputs, query_y: tf.Tensor, training: bool = True) -> tuple[Any, Any, Any]:
-        """The answers, the states after each task, and the meta-loss with its gradients for what is trained."""
-        raise NotImplementedError
-
-    def carry_on(self, states: Any) -> None:
-        """Assign what has become of the state of network and rule in the tasks of a batch."""
         raise NotImplementedError
 
     @property
@@ -78,39 +64,6 @@ class TaskModel(keras.Model):
             kwargs["callbacks"] = self._prepare_steps(training.batches, kwargs)
             kwargs.setdefault("shuffle", False)  # episodes are drawn at random already
             return super().fit(training.batches, **kwargs)
-
-    def _prepare_steps(self, batches: tf.data.Dataset, arguments: dict[str, Any]) -> Steps:
-        """The callbacks of a training, once it is decided how many steps a call runs."""
-        callbacks = arguments.get("callbacks") or []
-        callbacks = getattr(callbacks, "callbacks", callbacks)  # of a CallbackList
-        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
-        check_callbacks(callbacks)
-        if self.auto_steps and self.compiled:
-            fast = self.jit_compile and not self.run_eagerly
-            steps = best_steps(batches.element_spec, callbacks) if fast else 1
-            if steps != self.steps_per_execution:
-                self.steps_per_execution = steps
-                self.train_function = self.test_function = self.predict_function = None
-        known = int(batches.cardinality())
-        self._steps = Steps(
-            [*callbacks, StopAtFault()],
-            add_history=True,
-            add_progbar=arguments.get("verbose", "auto") != 0,
-            model=self,
-            verbose=arguments.get("verbose", "auto"),
-            epochs=arguments.get("epochs", 1),
-            steps=arguments.get("steps_per_epoch") or (known if known > 0 else None),
-        )
-        return self._steps
-
-    def make_train_function(self, force: bool = False) -> None:
-        """As Keras does, and where XLA compiles the steps, all steps of a call in one program."""
-        if self.train_function is not None and not force:
-            return
-        self._build_optimizer()
-        super().make_train_function(force)
-        if self.steps_per_execution > 1 and self.jit_compile and not self.run_eagerly:
-            self.train_function = in_one_program(self, self.train_function, lambda most: self._steps.left(most))
 
     def evaluate(self, x: tf.data.Dataset, steps: int | None = None, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`, on `steps` batches. `meta_keras.evaluate` adds an interval."""
@@ -147,47 +100,6 @@ class TaskModel(keras.Model):
     def export(self, *args: Any, **kwargs: Any) -> None:
         """An adapted model can be exported, and not the learner, whose inputs are tasks."""
         raise ValueError("Export the model for a task: learner.adapt(support_x, support_y).export(path).")
-
-    def train_step(self, data: tuple[Any, ...]) -> dict[str, tf.Tensor]:
-        """One step of meta-training. A step that is not finite is not taken, and `fit` ends by it."""
-        inputs, query_y = _parts(data)
-        self._build_optimizer()
-        answers, states, (loss, gradients) = self.meta_gradients(inputs, query_y)
-        finite = tf.math.is_finite(loss)
-        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):  # which skips such gradients itself
-            finite = tf.reduce_all([finite, *(tf.reduce_all(tf.math.is_finite(g)) for g in gradients)])
-        number = tf.convert_to_tensor(self.batches_seen)
-
-        def take() -> tf.Tensor:
-            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-            self.carry_on(states)
-            self.batches_seen.assign(number + 1)
-            return tf.constant(-1, tf.int64)
-
-        fault = tf.cond(finite & (self.fault < 0), take, lambda: tf.where(self.fault < 0, number, self.fault))
-        self.fault.assign(fault)
-        self._note(loss, inputs)
-        return self.compute_metrics(inputs, query_y, answers)
-
-    def test_step(self, data: tuple[Any, ...]) -> dict[str, tf.Tensor]:
-        inputs, query_y = _parts(data)
-        answers, _, (loss, _) = self.meta_gradients(inputs, query_y, training=False)
-        self._note(loss, inputs)
-        return self.compute_metrics(inputs, query_y, answers)
-
-    def save_own_variables(self, store: Any) -> None:
-        """As Keras does, with the states of the random generators, which Keras leaves out."""
-        super().save_own_variables(store)
-        for number, seed in enumerate(seeds_of(self)):
-            store[f"seed_{number}"] = seed.numpy()
-
-    def load_own_variables(self, store: Any) -> None:
-        """As Keras does, with the states of the random generators if they are there."""
-        saved = {name: store[name] for name in list(store.keys())}
-        for number, seed in enumerate(seeds_of(self)):
-            if (state := saved.pop(f"seed_{number}", None)) is not None:
-                seed.assign(state)
-        super().load_own_variables(saved)
 
     def batches_of(self, tasks: tf.data.Dataset) -> Inspected:
         """Episodes as the batches `(inputs, query_y)` that this model is called on and trained on, each one checked."""
@@ -243,25 +155,3 @@ class TaskModel(keras.Model):
             shape.append(self.answer_width(inputs[3].shape[-1]))
         self.compute_metrics(inputs, query_y, tf.zeros(shape, self.compute_dtype))
         self.reset_metrics()
-
-    def _build_optimizer(self) -> None:
-        """Before the first step, which would be traced twice if the optimizer's variables were created within it."""
-        if not self.optimizer.built:  # a LossScaleOptimizer would build itself again
-            self.optimizer.build(self.trainable_variables)
-
-    def _note(self, loss: tf.Tensor, inputs: Inputs) -> None:
-        mean = next(metric for metric in self.metrics if metric.name == "loss")
-        mean.update_state(loss, sample_weight=tf.shape(inputs[0])[0])
-
-
-def seeds_of(model: keras.Model) -> list[keras.Variable]:
-    """The states of all random generators of a model."""
-    return [variable for variable in model.variables if is_seed(variable)]
-
-
-def _parts(data: tuple[Any, ...]) -> tuple[Inputs, tf.Tensor]:
-    """What is given and what is to be answered, as `fit` and `train_on_batch` pass them on."""
-    inputs, query_y, weight = keras.utils.unpack_x_y_sample_weight(data)
-    if weight is not None:
-        raise ValueError("A MetaLearner weighs all queries alike; leave sample_weight out.")
-    return inputs, query_y

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from meta_keras.checks import at_least
-from meta_keras.functional import Outcome, PureModel, Weights, gradients_of
+from meta_keras.functional import Outcome, PureModel, Weights, gradients_of, running_state
 from meta_keras.internals import all_layers
 from meta_keras.rules.base import Adaptation, Context, Rule, check_answers, total
 from meta_keras.rules.updates import FixedRate, Update, as_update
@@ -109,7 +109,7 @@ class Descent(Rule):
 
         steps = self.steps if context.training else self.evaluation_steps
         start = (weights, self.transform.init([weights.parameters[place] for place in places]))
-        last, _ = repeat(step, start, steps, unroll=unroll, variables=self.non_trainable_variables)
+        last, _ = repeat(step, start, steps, unroll=unroll, layer=self)
         return on_the_way if unroll and on_the_way else [last]
 
     def with_support_statistics(self, network: PureModel, weights: Weights, x: tf.Tensor, context: Context) -> Weights:
@@ -168,30 +168,27 @@ def computes_in_half_precision(model: keras.Model) -> bool:
 
 
 def repeat(
-    step: Callable[..., tuple[Any, ...]],
-    carried: tuple[Any, ...],
-    steps: int,
-    *,
-    unroll: bool,
-    variables: Sequence[keras.Variable] = (),
+    step: Callable[..., tuple[Any, ...]], carried: tuple[Any, ...], steps: int, *, unroll: bool, layer: Rule
 ) -> tuple[Any, ...]:
     """`carried = step(number, *carried)`, `steps` times. Unrolled it is faster to differentiate, in a loop to compile.
 
-    variables: the state of layers that are called within a step. A loop hands it on from step to step.
+    layer: the rule whose layers are called within a step. A loop hands their state on from step to step.
     """
     if unroll:
         for number in range(steps):
             carried = step(number, *carried)
         return carried
+    running = running_state(layer)
+    values = [(variable, tf.convert_to_tensor(variable)) for variable in layer.variables]  # outside of the loop
 
-    def body(number: tf.Tensor, carried: Any, values: Any) -> tuple[tf.Tensor, Any, Any]:
-        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))) as scope:
+    def body(number: tf.Tensor, carried: Any, states: Any) -> tuple[tf.Tensor, Any, Any]:
+        # A scope does not see the values of the scope around it.
+        with keras.StatelessScope(state_mapping=[*values, *zip(running, states, strict=True)]) as scope:
             moved = tf.nest.pack_sequence_as(carried, tf.nest.flatten(step(number, *carried)))
-            return number + 1, moved, tuple(scope.get_current_value(variable) for variable in variables)
+            return number + 1, moved, tuple(scope.get_current_value(variable) for variable in running)
 
-    values = tuple(tf.convert_to_tensor(variable) for variable in variables)
-    loop = (tf.constant(0), carried, values)
-    _, carried, values = tf.while_loop(lambda number, *_: number < steps, body, loop, maximum_iterations=steps)
-    for variable, value in zip(variables, values, strict=True):
+    loop = (tf.constant(0), carried, tuple(tf.convert_to_tensor(variable) for variable in running))
+    _, carried, states = tf.while_loop(lambda number, *_: number < steps, body, loop, maximum_iterations=steps)
+    for variable, value in zip(running, states, strict=True):
         variable.assign(value)  # the learner calls rules within a scope that keeps it apart
     return carried

@@ -1,0 +1,151 @@
+"""A predictor answers as its learner does and makes no model; images of integers are scaled in every path alike."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from meta_keras import FewShot, MetaLearner, Sinusoids, load, networks
+from meta_keras.rules import GradientDescent, Prototypes
+
+RULES = {
+    "prototypes": lambda: Prototypes(batch_statistics="episode"),
+    "descent": lambda: GradientDescent(0.1, steps=2, evaluation_steps=3),
+    "support": lambda: GradientDescent(0.1, batch_statistics="support"),
+}
+
+
+def image_learner(rule):
+    network = keras.Sequential(
+        [keras.Input((28, 28, 1)), layers.Conv2D(4, 3, strides=4), layers.BatchNormalization(), layers.Flatten()]
+        + [layers.Dense(3)]
+    )
+    learner = MetaLearner(network=network, rule=rule)
+    learner.compile()
+    return learner
+
+
+def images():
+    pool = load("glyphs").split("test")
+    rows = np.concatenate([pool.first[:3] + n for n in range(4)])
+    return pool.examples[rows], np.tile([0, 1, 2], 4)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_predictor_answers_as_the_learner_does(rule):
+    learner = image_learner(RULES[rule]())
+    x, y = images()
+    predictor = learner.predictor(x[:6], y[:6])
+    wanted = learner.predict((x[None, :6], y[None, :6], x[None, 6:]), verbose=0)[0]
+    np.testing.assert_allclose(predictor(x[6:]), wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(predictor.predict(x[6:]), predictor(x[6:]))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "int32"])
+def test_integer_images_are_scaled_in_every_path_and_once(rule, dtype):
+    learner = image_learner(RULES[rule]())
+    x, y = images()
+    scaled, x = np.float32(x) / 255, x.astype(dtype)
+    paths = {
+        "predictor": lambda x: learner.predictor(x[:6], y[:6]).predict(x[6:]),
+        "expert": lambda x: learner.adapt(x[:6], y[:6]).predict(x[6:], verbose=0),
+        "predict": lambda x: learner.predict((x[None, :6], y[None, :6], x[None, 6:]), verbose=0)[0],
+        "test": lambda x: learner.test_on_batch((x[None, :6], y[None, :6], x[None, 6:]), y[None, 6:]),
+    }
+    for path in paths.values():
+        np.testing.assert_allclose(path(x), path(scaled), rtol=1e-4, atol=1e-5)
+
+
+def test_an_expert_of_pixels_also_takes_them_as_floats_and_survives_a_file(tmp_path):
+    learner = image_learner(Prototypes())
+    x, y = images()
+    expert = learner.adapt(x[:6], y[:6])
+    expert.save(tmp_path / "expert.keras")
+    loaded = keras.models.load_model(tmp_path / "expert.keras")
+    wanted = learner.predictor(x[:6], y[:6]).predict(x[6:]).argmax(-1)
+    for model in (expert, loaded):
+        for queries in (x[6:], x[6:].astype("float32")):
+            np.testing.assert_array_equal(model.predict(queries, verbose=0).argmax(-1), wanted)
+
+
+def test_float_images_from_0_to_255_are_rejected():
+    learner = image_learner(Prototypes())
+    x, y = images()
+    floats = x.astype("float32")
+    with pytest.raises(ValueError, match="support examples are float images with values up to 255.*divide by 255"):
+        learner.adapt(floats, y)
+    with pytest.raises(ValueError, match="queries are float images"):
+        learner.predictor(x, y)(floats)
+
+
+def test_predicting_makes_no_model_and_traces_once(monkeypatch):
+    learner = image_learner(Prototypes())
+    x, y = images()
+    traced = []
+    whole = Prototypes.adapt
+    monkeypatch.setattr(Prototypes, "adapt", lambda *a, **k: traced.append(1) or whole(*a, **k))
+    monkeypatch.setattr(keras.models, "clone_model", None)
+    answers = [learner.predictor(x[n : n + 3], y[n : n + 3]).predict(x[6:]) for n in range(3)]
+    assert len(traced) == 1 and not np.allclose(answers[0], answers[1])
+
+
+def test_a_predictor_keeps_its_weights_when_the_learner_trains_on():
+    learner = MetaLearner(network=networks.mlp(1, hidden=(4,)), rule=GradientDescent(0.05))
+    learner.compile("sgd", "mse")
+    x = np.linspace(-1, 1, 5, dtype="float32")[:, None]
+    predictor = learner.predictor(x, x)
+    before = predictor(x).numpy()
+    learner.fit(Sinusoids(shots=3), steps_per_epoch=2, verbose=0)
+    np.testing.assert_array_equal(predictor(x), before)
+    assert not np.allclose(learner.predictor(x, x)(x), before)
+
+
+def test_a_changed_setting_of_the_rule_is_seen():
+    learner = MetaLearner(network=networks.mlp(1, hidden=(4,)), rule=GradientDescent(0.05))
+    x = np.linspace(-1, 1, 5, dtype="float32")[:, None]
+    one = learner.predictor(x, x)(x)
+    learner.rule.evaluation_steps = 5
+    assert not np.allclose(learner.predictor(x, x)(x), one)
+
+
+@pytest.mark.parametrize("x", [np.zeros((2, 3)), 3.0, "x", None, [[1.0], [2.0, 3.0]]])
+def test_queries_need_the_shape_of_the_support_set(x):
+    learner = MetaLearner(network=networks.mlp(1, hidden=(4,)), rule=GradientDescent(0.05))
+    predictor = learner.predictor(np.ones((2, 1)), np.ones((2, 1)))
+    with pytest.raises(ValueError, match="x must (have shape|be one array of numbers)"):
+        predictor(x)
+
+
+def test_a_class_without_support_examples_is_never_the_answer():
+    learner = MetaLearner(network=keras.Sequential([keras.Input((2,)), layers.Identity()]), rule=Prototypes())
+    x, y = np.float32([[3, 3], [4, 4]]), [0, 2]
+    queries = np.float32([[0.1, 0.1], [5, 5]])  # a prototype of class 1 at the origin would win the first
+    for answers in (
+        learner.predictor(x, y).predict(queries),
+        learner.adapt(x, y).predict(queries, verbose=0),
+        learner((x[None], np.int32([y]), queries[None]))[0].numpy(),
+    ):
+        assert answers.argmax(-1).tolist() == [0, 2] and np.isfinite(answers).all()
+
+
+def test_prototypes_of_large_embeddings_do_not_overflow_in_half_precision():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(4, dtype="mixed_float16", kernel_initializer="ones")])
+    learner = MetaLearner(network=model, rule=Prototypes())
+    x = np.float32([[100, 200], [1000, 2000]])
+    assert np.isfinite(learner.predictor(x, [0, 1]).predict(x)).all()
+
+
+def test_raw_tasks_of_bytes_are_scaled_in_fit_evaluate_and_predict():
+    x, y = images()
+    pool_tasks = FewShot(load("glyphs").split("test"), ways=3, shots=1, queries=2, meta_batch=1)
+    raw = pool_tasks.map(
+        lambda e: e._replace(support_x=tf.cast(255 * e.support_x, tf.uint8), query_x=tf.cast(255 * e.query_x, tf.uint8))
+    )
+    learner = image_learner(GradientDescent(0.1))
+    wanted, found = (learner.evaluate(tasks, steps=2, verbose=0) for tasks in (pool_tasks, raw))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    one, two = (learner.predict(tasks, steps=1, verbose=0) for tasks in (pool_tasks, raw))
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+    assert np.isfinite(learner.fit(raw, steps_per_epoch=1, verbose=0).history["loss"][0])

@@ -1,0 +1,137 @@
+"""What a network ends in is read from its operations, and losses fit what a rule answers."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from meta_keras import MetaLearner, Sinusoids, networks
+from meta_keras.outputs import as_loss, default_loss, final_activation
+from meta_keras.rules import GradientDescent, Prototypes
+
+
+class Subclassed(keras.Model):
+    """A head that is not the last attribute, and a softmax in `call`."""
+
+    def __init__(self, activation=None):
+        super().__init__()
+        self.head, self.body, self.final = layers.Dense(3), layers.Dense(4), activation
+
+    def call(self, inputs):
+        outputs = self.head(self.body(inputs))
+        return outputs if self.final is None else self.final(outputs)
+
+
+def sequential(*ending):
+    return keras.Sequential([keras.Input((2,)), *ending])
+
+
+def subclassed(activation=None):
+    model = Subclassed(activation)
+    model(tf.ones((1, 2)))
+    return model
+
+
+def functional(function):
+    inputs = keras.Input((2,))
+    return keras.Model(inputs, function(layers.Dense(3)(inputs)))
+
+
+ENDINGS = {
+    "nothing": (lambda: sequential(layers.Dense(3)), None),
+    "relu": (lambda: sequential(layers.Dense(3, "relu")), None),
+    "name": (lambda: sequential(layers.Dense(3, "softmax")), "softmax"),
+    "tf function": (lambda: sequential(layers.Dense(3, activation=tf.nn.softmax)), "softmax"),
+    "keras function": (lambda: sequential(layers.Dense(3, activation=keras.ops.softmax)), "softmax"),
+    "operation": (lambda: functional(keras.ops.softmax), "softmax"),
+    "then a cast": (
+        lambda: sequential(layers.Dense(3), layers.Softmax(), layers.Activation("linear", dtype="float64")),
+        "softmax",
+    ),
+    "then a shape": (lambda: sequential(layers.Dense(3, "softmax"), layers.Reshape((3,))), "softmax"),
+    "within a model": (lambda: sequential(sequential(layers.Dense(3, "softmax"))), "softmax"),
+    "softmax before": (lambda: sequential(layers.Dense(3, "softmax"), layers.Dense(3)), None),
+    "sigmoid": (lambda: sequential(layers.Dense(3, "sigmoid")), "sigmoid"),
+    "log": (lambda: functional(keras.ops.log_softmax), "log_softmax"),
+    "subclassed": (subclassed, None),
+    "subclassed softmax": (lambda: subclassed(tf.nn.softmax), "softmax"),
+    "embedding": (lambda: keras.Sequential([keras.Input((2,), dtype="int32"), layers.Embedding(5, 3)]), None),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_final_activation_is_seen_however_it_is_written(ending):
+    make, wanted = ENDINGS[ending]
+    model = make()
+    before = [v.numpy() for v in model.variables]
+    assert final_activation(model) == wanted
+    assert all(np.array_equal(v, b) for v, b in zip(model.variables, before, strict=True)) and not model.losses
+
+
+@pytest.mark.parametrize(("activation", "logits"), [(None, True), ("log_softmax", True), ("softmax", False)])
+def test_the_default_loss_fits_the_activation(activation, logits):
+    assert default_loss(activation, tf.int32).get_config()["from_logits"] is logits
+    assert as_loss("sparse_categorical_crossentropy", activation, "float32").get_config()["from_logits"] is logits
+    assert isinstance(default_loss(activation, tf.float64), keras.losses.MeanSquaredError)
+
+
+def test_a_sigmoid_needs_a_loss_of_ones_own():
+    with pytest.raises(ValueError, match="ends in a sigmoid.*softmax or without an activation, or pass the loss"):
+        MetaLearner(network=sequential(layers.Dense(3, "sigmoid"))).compile()
+
+
+@pytest.mark.parametrize("logits", [True, False])
+def test_a_loss_that_contradicts_the_answers_is_refused(logits):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+    model = sequential(layers.Dense(3, "softmax" if logits else None))
+    with pytest.raises(ValueError, match=f"from_logits={logits}, but the answers are .*Pass from_logits={not logits}"):
+        MetaLearner(network=model).compile(loss=loss)
+    MetaLearner(network=sequential(layers.Dense(3, None if logits else "softmax"))).compile(loss=loss)
+
+
+def test_prototypes_answer_with_logits_whatever_the_network_ends_in():
+    """With probabilities in place of logits the loss would be log 5 forever, and all gradients 0."""
+    learner = MetaLearner(5, rule=Prototypes())
+    learner.compile()
+    assert learner.loss.get_config()["from_logits"] is True
+    x = tf.constant(np.random.default_rng(0).random((1, 5, 28, 28, 1), "float32"))
+    labels = tf.constant([[0, 1, 2, 3, 4]])
+    _, _, (loss, gradients) = learner.meta_gradients((x, labels, x + 0.1), labels)
+    assert float(loss) < np.log(5) and any(np.any(g) for g in gradients)
+
+
+def masked():
+    """Sequences of which the last steps are masked, with an answer for every step."""
+    inputs = keras.Input((4, 1))
+    hidden = layers.Masking(0.0)(inputs)
+    return keras.Model(inputs, layers.TimeDistributed(layers.Dense(1))(hidden))
+
+
+@pytest.mark.parametrize("loss", ["mse", keras.losses.mean_squared_error, keras.losses.MeanSquaredError()])
+def test_every_form_of_a_loss_respects_masks(loss):
+    x = np.float32([[[1], [2], [0], [0]], [[3], [1], [2], [0]]])
+    y = np.float32([[[2], [1], [9], [9]], [[1], [1], [3], [9]]])
+    plain = masked()
+    plain.compile(loss=keras.losses.MeanSquaredError())
+    wanted = plain.evaluate(x, y, verbose=0)
+    learner = MetaLearner(network=plain, rule=GradientDescent(1e-9))
+    learner.compile(loss=loss)
+    found = learner.test_on_batch((x[None], y[None], x[None]), y[None])
+    assert found == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [[0.5], {"x": 2.0}, 3.0])
+def test_loss_weights_would_be_ignored_so_they_are_refused(weights):
+    with pytest.raises(ValueError, match="one loss, so loss_weights would not be used"):
+        MetaLearner(network=networks.mlp(1)).compile(loss="mse", loss_weights=weights)
+
+
+def test_a_function_as_a_loss_is_saved_by_name(tmp_path):
+    learner = MetaLearner(network=networks.mlp(1, hidden=(3,)), rule=GradientDescent(0.01))
+    learner.compile("sgd", "mae")
+    learner.save(tmp_path / "learner.keras")
+    loaded = keras.models.load_model(tmp_path / "learner.keras")
+    tasks = Sinusoids(shots=3, meta_batch=2)
+    assert loaded.evaluate(tasks, steps=1, verbose=0) == pytest.approx(learner.evaluate(tasks, steps=1, verbose=0))
+    assert loaded.loss.name == "mean_absolute_error"
