@@ -14,7 +14,10 @@ CHANNELS = {"grayscale": 1, "rgb": 3}
 GRAY = (0.299, 0.587, 0.114)  # the luma of ITU-R BT.601, as in JPEG
 BATCH = 256
 MANY = 10_000  # from here on, reading takes long enough for a progress bar
+VERBOSE = ("auto", 0, 1, False, True)
 DECODED_AT_ONCE = 16
+# TensorFlow's own error, or that of Python when the error quotes a file whose content is no text.
+UNREADABLE = (tf.errors.OpError, UnicodeDecodeError, OSError)
 
 
 class ImageFiles:
@@ -66,7 +69,6 @@ class ImageFiles:
 
     def read(self, verbose: Any = 0) -> np.ndarray:
         """All images as one array. verbose: 1 shows a progress bar, "auto" shows one for 10,000 images or more."""
-        checks.one_of(("auto", 0, 1, False, True), verbose=verbose)
         shown = len(self) >= MANY if verbose == "auto" else bool(verbose)
         bar = keras.utils.Progbar(len(self), unit_name="image") if shown else None
         images, done = np.empty(self.shape, self.dtype), 0
@@ -78,7 +80,7 @@ class ImageFiles:
                 done += len(batch)
                 if bar is not None:
                     bar.update(done)
-        except tf.errors.OpError:
+        except UNREADABLE:
             self._name_unreadable(done)
             raise
         return images
@@ -115,7 +117,7 @@ class ImageFiles:
                 with open(name, "rb") as file:
                     content = file.read()
                 decode(tf.constant(content), tf.constant(path), self.shape[1:])
-            except (tf.errors.OpError, OSError) as error:
+            except UNREADABLE as error:
                 reason = "it is a 16-bit PNG with 8-bit values" if SIXTEEN_BIT in str(error) else "it is damaged"
                 raise ValueError(
                     f"{name!r} cannot be read as an image ({reason}). Save it again as an 8-bit PNG or a JPEG, or "
@@ -183,7 +185,7 @@ def _over_white(image: tf.Tensor) -> tf.Tensor:
 
 
 def _check_size(image_size: Any) -> None:
-    pair = isinstance(image_size, tuple | list | np.ndarray) and np.shape(image_size) == (2,)
+    pair = isinstance(image_size, tuple | list | np.ndarray) and len(image_size) == 2
     if not pair or not all(checks.is_integer(side) and side > 0 for side in image_size):
         raise ValueError(
             f"image_size must be (height, width), two integers of at least 1; got {checks.shown(image_size)}."

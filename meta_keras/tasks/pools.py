@@ -8,7 +8,7 @@ import numpy as np
 
 from meta_keras import checks
 from meta_keras.tasks import folders, images, pool_checks, splitting
-from meta_keras.tasks.images import ImageFiles
+from meta_keras.tasks.images import VERBOSE, ImageFiles
 
 FIELDS = ("examples", "labels", "names", "splits", "groupings", "is_rotated")
 
@@ -97,6 +97,7 @@ class ClassPool:
         """
         checks.flag(in_memory=in_memory, shared_classes=shared_classes)
         checks.path(path=path)
+        checks.one_of(VERBOSE, verbose=verbose)
         found = folders.scan(path, shared_classes=shared_classes)
         files = ImageFiles(found.paths, image_size, color_mode)
         examples = files.read(verbose) if in_memory else files
