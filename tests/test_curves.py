@@ -85,8 +85,6 @@ def test_a_subclass_draws_its_own_curves():
     [
         ({"shots": 0}, "shots must be an integer of at least 1; got 0"),
         ({"queries": 1.5}, "queries must be an integer of at least 1; got 1.5"),
-        ({"meta_batch": 0}, "meta_batch is a whole number of 1 or more; 0 was given"),
-        ({"seed": None}, "seed is a whole number.*None was given"),
         ({"noise": -0.5}, "noise must be a finite number of at least 0; got -0.5"),
         ({"noise": float("nan")}, "noise must be a finite number of at least 0; got nan"),
         ({"x_range": (2, 1)}, r"x_range must be two finite numbers, low first; got \(2, 1\)"),

@@ -110,12 +110,12 @@ def test_tasks_from_the_whole_pool_cross_the_groups():
 
 
 def test_rotations_add_turned_classes():
-    pictures = np.random.default_rng(0).integers(0, 256, (4, 3, 3, 1), np.uint8)
-    pool = ClassPool(pictures, [0, 0, 1, 1])
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 3, 1), np.uint8)
+    pool = ClassPool(images, [0, 0, 1, 1])
     tasks = FewShot(pool, 8, 1, 1, meta_batch=1, rotations=True)
     support = next(iter(tasks)).support_x[0].numpy()
-    known = {np.rot90(picture, turn).tobytes() for picture in pictures for turn in range(4)}
-    shown = {np.round(picture * 255).astype(np.uint8).tobytes() for picture in support}
+    known = {np.rot90(image, turn).tobytes() for image in images for turn in range(4)}
+    shown = {np.round(image * 255).astype(np.uint8).tobytes() for image in support}
     assert len(shown) == 8 and shown <= known and len(tasks.pool) == 8 and len(pool) == 2
 
 

@@ -21,7 +21,7 @@ MIXING = (keras.layers.MixUp, keras.layers.CutMix)
 class Augmentation:
     """A layer called with `training=True` on all examples of a batch of tasks, its random states derived from a seed.
 
-    Random: layers of Keras draw anew for each example, except `RandomCrop`, which draws once per batch of tasks.
+    Random: layers of Keras draw again for every example, except `RandomCrop`, which draws once per batch of tasks.
     Repeatable: the states of all `keras.random.SeedGenerator`s of the layer are set from the seed of the tasks and the
     number of the batch. So a batch is always the same, and the seed given to the layer does not matter. A layer that
     draws random numbers in any other way is refused.
