@@ -10,6 +10,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+# Whether `tf.io.decode_image` reads WebP, which it has learned only recently; the two came together.
+READS_WEBP = hasattr(tf.io, "decode_webp")
+
 Node = Any  # one call of a layer in a functional model, as Keras records it
 
 

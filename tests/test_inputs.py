@@ -50,13 +50,13 @@ def test_tokens_stay_integers_whatever_the_number_of_tasks_and_rows(dtype, shape
     check_pixels(tokens[0])
 
 
-@pytest.mark.parametrize("length", [1, 3, 4, 7])
-def test_tokens_reach_the_network_untouched(length):
-    tokens = np.arange(12 * length, dtype=np.int32).reshape(12, length)
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (4,), (7,), (5, 3), (2, 1)])
+def test_tokens_reach_the_network_untouched(shape):
+    tokens = np.arange(12 * np.prod(shape, dtype=int), dtype=np.int32).reshape(12, *shape)
     episode = next(iter(FewShot(ClassPool(tokens, np.arange(12) // 4), 3, 2, 2, meta_batch=2)))
     assert episode.support_x.dtype == tf.int32
     known = {row.tobytes() for row in tokens}
-    assert all(row.tobytes() in known for row in episode.query_x.numpy().reshape(-1, length))
+    assert all(row.tobytes() in known for row in episode.query_x.numpy().reshape(-1, *shape))
 
 
 def pool_of(examples):

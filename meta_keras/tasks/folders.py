@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-READABLE = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp"}
-# Images in formats that TensorFlow does not read in every supported version. They are reported, never skipped.
+from meta_keras.internals import READS_WEBP
+
+READABLE = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", *([".webp"] if READS_WEBP else [])}
+# Images in formats that TensorFlow does not read, or not in every supported version. They are reported, never skipped.
 UNREADABLE = {
     *(".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".ico", ".psd", ".tga", ".dng"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
+    *([] if READS_WEBP else [".webp"]),
 }
 NOT_CLASSES = {"__MACOSX", "__pycache__", "@eaDir"}
 SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}

@@ -16,6 +16,12 @@ BATCH = 256
 MANY = 10_000  # from here on, reading takes long enough for a progress bar
 VERBOSE = ("auto", 0, 1, False, True)
 DECODED_AT_ONCE = 16
+# Images that would be read as something else. (TensorFlow 2.21 decodes animated WebP into foreign memory.)
+SIXTEEN_BIT = "it is a 16-bit PNG whose values go up to 255 and not to 65535"
+ANIMATED = "it is an animated WebP"
+DAMAGED = "it is damaged"
+KINDS = (b"\x89P", b"\xff\xd8", b"GI", b"BM", b"RI")  # how a PNG, JPEG, GIF, BMP and WebP begin
+SHORTEST = 24  # bytes, which is more than the fields that are read here, and less than any image
 # TensorFlow's own error, or that of Python when the error quotes a file whose content is no text.
 UNREADABLE = (tf.errors.OpError, UnicodeDecodeError, OSError)
 
@@ -25,7 +31,7 @@ class ImageFiles:
 
     `files[rows]` chooses rows without reading them, `np.asarray(files)` reads them all, and `files.lookup()` reads
     them one by one in a graph. Images are resized (and stretched, if necessary) to one size. What is transparent
-    becomes white, as it looks in a browser; of an animation, the first frame is taken.
+    becomes white, as it looks in a browser; of an animated GIF, the first frame is taken.
     """
 
     dtype = np.dtype(np.uint8)
@@ -118,20 +124,19 @@ class ImageFiles:
                     content = file.read()
                 decode(tf.constant(content), tf.constant(path), self.shape[1:])
             except UNREADABLE as error:
-                reason = "it is a 16-bit PNG with 8-bit values" if SIXTEEN_BIT in str(error) else "it is damaged"
+                reason = next((known for known in (SIXTEEN_BIT, ANIMATED) if known in str(error)), DAMAGED)
                 raise ValueError(
                     f"{name!r} cannot be read as an image ({reason}). Save it again as an 8-bit PNG or a JPEG, or "
                     "remove it."
                 ) from error
 
 
-SIXTEEN_BIT = "This 16-bit PNG has values of at most 255 out of 65535; save it as an 8-bit PNG:"
-
-
 def decode(content: tf.Tensor, path: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
     """The content of an image file as pixels (height, width, channels) from 0 to 255, resized."""
-    is_png = tf.strings.substr(content, 0, 4) == b"\x89PNG"
-    image = tf.cond(is_png, lambda: _png(content, path), lambda: _other(content))
+    kind = tf.strings.substr(content, 0, 2)
+    whole = tf.logical_and(tf.reduce_any(kind == KINDS), tf.strings.length(content) > SHORTEST)
+    with tf.control_dependencies([tf.debugging.Assert(whole, [DAMAGED, path])]):
+        image = tf.cond(kind == KINDS[0], lambda: _png(content, path), lambda: _other(content, path))
     if shape[-1] == 1:
         image = tf.reduce_sum(image * GRAY, axis=-1, keepdims=True)
     image.set_shape((None, None, shape[-1]))
@@ -165,9 +170,13 @@ def _png(content: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
         return _over_white(tf.cast(image, tf.float32) / 257.0)  # 257 * 255 = 65535
 
 
-def _other(content: tf.Tensor) -> tf.Tensor:
+def _other(content: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
     """Any other image in color. The fourth channel of a BMP is padding, and that of a WebP is its opacity."""
-    image = tf.io.decode_image(content, channels=0, expand_animations=False)
+    is_extended = tf.strings.substr(content, 12, 4) == b"VP8X"
+    flags = tf.io.decode_raw(tf.strings.substr(content, 20, 1), tf.uint8)
+    animated = tf.logical_and(is_extended, tf.reduce_any(tf.bitwise.bitwise_and(flags, tf.constant(2, tf.uint8)) > 0))
+    with tf.control_dependencies([tf.debugging.Assert(tf.logical_not(animated), [ANIMATED, path])]):
+        image = tf.io.decode_image(content, channels=0, expand_animations=False)
     image = tf.cast(tf.ensure_shape(image, (None, None, None)), tf.float32)
     is_bmp = tf.strings.substr(content, 0, 2) == b"BM"
     opaque = tf.fill([*tf.unstack(tf.shape(image)[:2]), 1], 255.0)

@@ -82,9 +82,8 @@ class ClassPool:
 
         `path/cat/1.png` makes a class "cat". `path/pets/cat/1.png` makes a class "pets/cat", and the pool has the
         grouping "folder". If the folders directly below `path` are "train", "test" and possibly "validation" (or
-        "val"), each with one folder per class, they become the splits of the pool; otherwise `split_classes` makes
-        splits. Hidden files and folders are ignored, and links are followed. Everything that looks like an image but
-        cannot be read is an error.
+        "val"), each with one folder per class, they become the splits of the pool. Hidden files and folders are
+        ignored, links are followed, and whatever looks like an image but cannot be read is an error.
 
         image_size: (height, width). Images of other sizes are resized, and stretched if necessary. Transparent parts
             become white.
@@ -151,8 +150,7 @@ class ClassPool:
         if self.is_rotated:
             raise ValueError("Split the classes first and rotate afterwards; otherwise two splits share their images.")
         fractions = {"train": train, "validation": validation, "test": test}
-        groups = self.groupings[within] if within else range(len(self))
-        kind = f"{within} groups" if within else "classes"
+        groups, kind = (self.groupings[within], f"{within} groups") if within else (range(len(self)), "classes")
         return self._copy(splits=splitting.assigned(groups, fractions, seed, kind)[self.labels])
 
     def select(self, classes: Sequence[int]) -> "ClassPool":
