@@ -9,6 +9,7 @@ Every function takes keyword arguments, so that the message can name them:
     ValueError: learning_rate must be a positive finite number; got -0.1.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -17,6 +18,7 @@ import keras
 import numpy as np
 
 LONGEST_SHOWN = 80
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def positive(**numbers: Any) -> None:
@@ -84,6 +86,12 @@ def text(**values: Any) -> None:
         _require(isinstance(value, str), name, "a string", value)
 
 
+def path(**values: Any) -> None:
+    """Paths of files or folders: strings or `pathlib` paths."""
+    for name, value in values.items():
+        _require(isinstance(value, str | os.PathLike), name, "a path", value)
+
+
 def names(**values: Any) -> None:
     """One string, or a list or tuple of strings with at least one entry."""
     for name, value in values.items():
@@ -139,4 +147,5 @@ def _require(holds: bool, name: str, expected: str, value: Any) -> None:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool | np.bool_) and bool(np.isfinite(float(value)))
+    """Whether a value is a number that 32-bit floats can hold; an integer may be too large for any float."""
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_) and bool(abs(value) <= LARGEST)

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from meta_keras.tasks.classes import ClassPool
 from meta_keras.tasks.datasets import load
+from meta_keras.tasks.pools import ClassPool
 
 
 class Standard(NamedTuple):

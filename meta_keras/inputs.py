@@ -1,7 +1,8 @@
 """Examples as a network takes them: the one place where pixels are scaled. Tasks, `adapt` and `predict` all use it.
 
-Integer images hold pixels from 0 to 255 and become floats from 0 to 1. Floats are taken as they are, and tokens
-(integers that are not images) stay integers, since an embedding layer looks them up.
+Integer images hold pixels from 0 to 255 and become floats from 0 to 1. Bytes (uint8) are always pixels, whatever their
+shape. Floats are taken as they are, Booleans become 0 and 1, and all other integers are tokens that an embedding layer
+looks up, so they stay as they are.
 """
 
 from typing import Any
@@ -11,20 +12,32 @@ import tensorflow as tf
 
 BRIGHTEST = 255
 CHANNELS = (1, 3, 4)
+# Integer images that stay below this everywhere are hardly pixels from 0 to 255: masks, 4-bit images, class maps.
+DIMMEST = 16
 
 
-def as_inputs(examples: tf.Tensor) -> tf.Tensor:
-    """Examples (rows, ...) as a network takes them. Any number of leading axes may stand for tasks and rows."""
-    if is_pixels(examples):
+def as_inputs(examples: tf.Tensor, *, leading: int = 1) -> tf.Tensor:
+    """Examples as a network takes them.
+
+    leading: how many axes come before those of one example: 1 for rows, 2 for tasks with rows.
+
+    >>> as_inputs(tf.constant([[0, 51, 255]], tf.uint8)).numpy()
+    array([[0. , 0.2, 1. ]], dtype=float32)
+    >>> as_inputs(tf.constant([[0, 51, 255]])).dtype
+    tf.int32
+    """
+    if is_pixels(examples, leading=leading):
         return tf.cast(examples, tf.float32) / BRIGHTEST
-    return tf.cast(examples, tf.float32) if examples.dtype.is_floating else examples
+    as_float = examples.dtype.is_floating or examples.dtype == tf.bool
+    return tf.cast(examples, tf.float32) if as_float else examples
 
 
-def is_pixels(examples: tf.Tensor) -> bool:
-    """Whether these are images of integers: bytes of any shape, other integers of shape (..., side, side, channels)."""
+def is_pixels(examples: tf.Tensor, *, leading: int = 1) -> bool:
+    """Whether these are pixels: bytes of any shape, or other integers of shape (..., height, width, channels)."""
     if examples.dtype == tf.uint8:
         return True
-    return examples.dtype.is_integer and examples.shape.rank is not None and is_image_shape(examples.shape[-3:])
+    shape = examples.shape
+    return examples.dtype.is_integer and shape.rank is not None and _ends_in_image(shape[leading:])
 
 
 def is_image_shape(shape: Any) -> bool:
@@ -33,20 +46,36 @@ def is_image_shape(shape: Any) -> bool:
     return len(shape) == 3 and shape[-1] in CHANNELS and None not in shape[:2] and min(shape[:2]) > 1
 
 
-def check_pixels(examples: np.ndarray, what: str = "The examples") -> None:
-    """Raise a ValueError if images are not in the range that `as_inputs` expects, which would go unnoticed."""
+def check_pixels(examples: np.ndarray, what: str = "The examples", *, leading: int = 1, whole: bool = False) -> None:
+    """Raise a ValueError if images are not in the range that `as_inputs` expects, which would go unnoticed.
+
+    whole: whether these are all examples that there are. Then a very small range is suspicious too; of a few images,
+        all may be dark.
+    """
     examples = np.asarray(examples)
-    image = is_image_shape(examples.shape[-3:])
+    image = _ends_in_image(examples.shape[leading:])
     if not examples.size or examples.dtype.kind not in "iuf" or not (image or examples.dtype == np.uint8):
         return
     low, high = examples.min(), examples.max()
     if examples.dtype.kind in "iu" and (low < 0 or high > BRIGHTEST):
         raise ValueError(
-            f"{what} are integer images with values from {low} to {high}; pixels go from 0 to {BRIGHTEST}. Scale them "
-            "to floats from 0 to 1 first."
+            f"{what} are integer images with values from {low} to {high}, but pixels go from 0 to {BRIGHTEST}. Scale "
+            "them to floats from 0 to 1 first."
         )
-    if examples.dtype.kind == "f" and low >= 0 and 1.5 < high <= BRIGHTEST:
+    if whole and examples.dtype.kind in "iu" and 0 < high <= DIMMEST:
         raise ValueError(
-            f"{what} are float images with values up to {high:g}. Floats are used as they are, so networks expect "
-            f"them from 0 to 1: divide by {BRIGHTEST}, or pass the pixels as uint8."
+            f"{what} are integer images with values only up to {high}. Pixels go from 0 to {BRIGHTEST} and are divided "
+            f"by {BRIGHTEST}, which would leave almost nothing of these. Divide them by {high} yourself, as floats "
+            "(x.astype('float32')), or pass masks as x.astype(bool). Tokens are int32, not uint8."
         )
+    if examples.dtype.kind == "f" and low >= 0 and high > 1.5:
+        raise ValueError(
+            f"{what} are float images with values from {low:g} to {high:g}. Floats are used as they are, and networks "
+            f"expect them from 0 to 1. Divide pixels by {BRIGHTEST} or pass them as uint8; otherwise divide by the "
+            "largest value, or subtract the mean."
+        )
+
+
+def _ends_in_image(shape: Any) -> bool:
+    """Whether one example is an image, or a stack of images such as a video."""
+    return is_image_shape(shape[-3:])

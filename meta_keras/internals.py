@@ -11,6 +11,9 @@ import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
 
+# Whether `tf.io.decode_image` reads WebP, which it has learned only recently; the two came together.
+READS_WEBP = hasattr(tf.io, "decode_webp")
+
 Node = Any  # one call of a layer in a functional model, as Keras records it
 
 

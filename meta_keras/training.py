@@ -29,6 +29,7 @@ class TaskModel(StepModel):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._validation: tf.data.Dataset | None = None
+        self._specs: dict[str, Any] = {}
 
     def ways_of(self, episode: Episode, tasks: Any = None) -> int | None:
         """How many classes the tasks have, from the dataset or its first batch; None for a regression."""
@@ -56,10 +57,10 @@ class TaskModel(StepModel):
         with contextlib.ExitStack() as stack:
             if kwargs.get("validation_data") is not None:
                 steps = kwargs.pop("validation_steps", None)
-                validation = self._inspected(kwargs["validation_data"], steps, "validation_steps", take=True)
+                validation = self._inspected(kwargs["validation_data"], steps, "validation_steps", "test")
                 stack.enter_context(validation.reporting())
                 kwargs["validation_data"] = self._validation = validation.batches
-            training = self._inspected(x, kwargs.get("steps_per_epoch"), "steps_per_epoch", go_on=True)
+            training = self._inspected(x, kwargs.get("steps_per_epoch"), "steps_per_epoch", "train")
             stack.enter_context(training.reporting())
             kwargs["callbacks"] = self._prepare_steps(training.batches, kwargs)
             kwargs.setdefault("shuffle", False)  # episodes are drawn at random already
@@ -69,7 +70,7 @@ class TaskModel(StepModel):
         """As `keras.Model.evaluate`, on `steps` batches. `meta_keras.evaluate` adds an interval."""
         if x is self._validation and x is not None:  # `fit` validates on what it has prepared
             return super().evaluate(x, **kwargs)
-        inspected = self._inspected(x, steps, "steps", take=True)
+        inspected = self._inspected(x, steps, "steps", "test")
         with inspected.reporting():
             results = super().evaluate(inspected.batches, **kwargs)
         check_finite(self)
@@ -81,7 +82,7 @@ class TaskModel(StepModel):
         `(support_x, support_y, query_x)`.
         """
         if isinstance(x, tf.data.Dataset):
-            inspected = self._inspected(x, steps, "steps", take=True)
+            inspected = self._inspected(x, steps, "steps", "predict")
             with inspected.reporting():
                 return super().predict(inspected.batches.map(lambda inputs, _: (inputs,)), **kwargs)
         inputs, _ = self._one_batch(x)
@@ -110,20 +111,23 @@ class TaskModel(StepModel):
         self._make_metrics(as_batch(first, ways))
         return Inspected(tasks, ways, every_class=self.needs_every_class)
 
-    def _inspected(
-        self, tasks: Any, steps: int | None, name: str, *, take: bool = False, go_on: bool = False
-    ) -> Inspected:
-        """The batches of a dataset: the first `steps` of them, or those after the ones that training has seen."""
+    def _inspected(self, tasks: Any, steps: int | None, name: str, use: str) -> Inspected:
+        """The batches to "train", "test" or "predict" on: after those that training has seen, or the first `steps`."""
         check_episodes(tasks)
         if steps is None and is_endless(tasks):
             raise ValueError(f"These tasks never end; say how many batches of them to use, such as {name}=100.")
         if steps is not None:
             checks.at_least(1, **{name: steps})
         inspected = self.batches_of(tasks)
-        if go_on:
+        if use == "train":
             inspected.batches = inspected.of(continued(tasks, self.batches_seen.value))
-        elif take and steps is not None:
+        elif steps is not None:
             inspected.batches = inspected.batches.take(steps)
+        # Keras would trace a known function for both shapes, and so with less knowledge of either.
+        spec = inspected.batches.element_spec
+        if self._specs.setdefault(use, spec) != spec:
+            self._specs[use] = spec
+            setattr(self, f"{use}_function", None)
         return inspected
 
     def _one_batch(self, x: Any, y: Any = None) -> tuple[Inputs, tf.Tensor | None]:

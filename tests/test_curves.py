@@ -1,5 +1,8 @@
 """Sinusoids and Curves: regressions that are what they say, and can be learned from their support sets."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -80,16 +83,18 @@ def test_a_subclass_draws_its_own_curves():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"shots": 0}, "shots is a whole number of 1 or more; 0 was given"),
-        ({"queries": 1.5}, "queries is a whole number of 1 or more; 1.5 was given"),
-        ({"meta_batch": 0}, "meta_batch is a whole number of 1 or more; 0 was given"),
-        ({"seed": None}, "seed is a whole number.*None was given"),
-        ({"noise": -0.5}, "noise is a standard deviation, 0 or more; -0.5 was given"),
-        ({"noise": float("nan")}, "noise is a standard deviation, 0 or more; nan was given"),
-        ({"x_range": (2, 1)}, r"x_range is two finite numbers, the lower first; \(2, 1\) was given"),
-        ({"x_range": (1, 2, 3)}, r"x_range is two finite numbers, the lower first; \(1, 2, 3\) was given"),
-        ({"amplitude": (0, np.inf)}, r"amplitude is two finite numbers, the lower first; \(0, inf\) was given"),
-        ({"phase": (3, 0)}, r"phase is two finite numbers, the lower first; \(3, 0\) was given"),
+        ({"shots": 0}, "shots must be an integer of at least 1; got 0"),
+        ({"queries": 1.5}, "queries must be an integer of at least 1; got 1.5"),
+        ({"noise": -0.5}, "noise must be a finite number of at least 0; got -0.5"),
+        ({"noise": float("nan")}, "noise must be a finite number of at least 0; got nan"),
+        ({"x_range": (2, 1)}, r"x_range must be two finite numbers, low first; got \(2, 1\)"),
+        ({"x_range": (1, 2, 3)}, r"x_range must be two finite numbers, low first; got \(1, 2, 3\)"),
+        ({"amplitude": (0, np.inf)}, r"amplitude must be two finite numbers, low first; got \(0, inf\)"),
+        ({"amplitude": (0, 1e39)}, r"amplitude must be two finite numbers, low first; got \(0, 1e\+39\)"),
+        ({"noise": 10**400}, "noise must be a finite number of at least 0; got"),
+        ({"phase": "ab"}, "phase must be two finite numbers, low first; got 'ab'"),
+        ({"phase": 1.0}, "phase must be two finite numbers, low first; got 1.0"),
+        ({"phase": (3, 0)}, r"phase must be two finite numbers, low first; got \(3, 0\)"),
     ],
 )
 def test_settings_that_make_no_curves_are_told_why(wrong, message):
@@ -102,6 +107,29 @@ def test_a_range_may_be_a_single_point():
     np.testing.assert_allclose(y, 2 * np.sin(1.0), rtol=1e-6)
 
 
+@pytest.mark.parametrize("wrong", [lambda x, slope: slope * x[:, :1], lambda x, slope: (slope * x)[..., None]])
+def test_a_curve_of_another_shape_is_refused_instead_of_broadcast(wrong):
+    class Lines(Curves):
+        def parameters(self, seed):
+            return tf.random.stateless_uniform((self.meta_batch, 1), seed)
+
+        def curve(self, x, slope):
+            return wrong(x, slope)
+
+    with pytest.raises(
+        ValueError, match=r"Lines.curve must return one value per input, of shape \(4, 5\); it returned"
+    ):
+        Lines(3, 2, 4)
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda tasks: pickle.loads(pickle.dumps(tasks))])
+def test_curves_can_be_copied_and_pickled(again):
+    tasks = Sinusoids(3, 2, 4, 5, noise=0.1, x_range=(0, 1))
+    repeated = again(tasks)
+    assert repeated.noise == 0.1 and repeated is not tasks
+    assert all(np.array_equal(a, b) for a, b in zip(one_batch(tasks), one_batch(repeated), strict=True))
+
+
 def test_curves_must_say_what_they_are():
-    with pytest.raises(NotImplementedError, match="Curves must say"):
+    with pytest.raises(NotImplementedError, match=r"Curves must implement parameters\(seed\)"):
         Curves()

@@ -1,10 +1,13 @@
 """Private names of Keras and TensorFlow do what the library relies on; a failure here names what an update changed."""
 
+import io
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from PIL import Image
 
 from meta_keras import Sinusoids, internals
 
@@ -106,3 +109,13 @@ def test_custom_gradients_and_functions_are_seen_among_operations():
     assert not found(lambda x: tf.exp(x))
     assert found(turned)
     assert found(tf.function(turned))
+
+
+def test_webp_is_read_if_it_is_said_to_be():
+    stored = io.BytesIO()
+    Image.fromarray(np.full((2, 3, 3), 90, np.uint8)).save(stored, "WEBP", lossless=True)
+    if internals.READS_WEBP:
+        assert (tf.io.decode_image(stored.getvalue(), expand_animations=False).numpy() == 90).all()
+    else:
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            tf.io.decode_image(stored.getvalue())

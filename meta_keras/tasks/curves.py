@@ -1,18 +1,19 @@
-"""Regression tasks: curves seen at a few points, to be told everywhere."""
+"""Regression tasks: curves that are given at a few points and predicted at others."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from meta_keras.checks import at_least
+from meta_keras import checks
 from meta_keras.tasks.episodes import Episode, Tasks
 
 
 class Curves(Tasks):
-    """A base for regressions: every task is a curve y = curve(x, parameters).
+    """A base class for regression tasks: every task is a curve y = curve(x, parameters).
 
-    A subclass says what its parameters are and how the curve runs through them. Inputs are uniform on `x_range`.
+    A subclass implements `parameters`, which draws what distinguishes one task from another, and `curve`. Inputs are
+    uniform on `x_range`, and `noise` is the standard deviation of normal noise that is added to the targets.
 
     >>> class Lines(Curves):
     ...     def parameters(self, seed):
@@ -34,33 +35,37 @@ class Curves(Tasks):
         x_range: Sequence[float] = (-5.0, 5.0),
         noise: float = 0.0,
     ) -> None:
-        at_least(1, shots=shots, queries=queries)
-        check_range("x_range", x_range)
-        if not (np.isfinite(noise) and noise >= 0):
-            raise ValueError(f"noise is a standard deviation, 0 or more; {noise!r} was given.")
+        checks.at_least(1, shots=shots, queries=queries)
+        checks.interval(x_range=x_range)
+        checks.nonnegative(noise=noise)
         self.shots, self.queries = shots, queries
         self.x_range, self.noise = tuple(x_range), noise
         super().__init__(meta_batch=meta_batch, seed=seed)
 
     def parameters(self, seed: tf.Tensor) -> tf.Tensor:
-        """(meta_batch, ...) what tells one task from another, drawn from `seed`."""
-        raise NotImplementedError(f"{type(self).__name__} must say how the parameters of its curves are drawn.")
+        """(meta_batch, ...) what distinguishes one task from another, drawn from `seed`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement parameters(seed), which draws its curves.")
 
     def curve(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """(meta_batch, points) values at `x` of the same shape."""
-        raise NotImplementedError(f"{type(self).__name__} must say how its curves run.")
+        raise NotImplementedError(f"{type(self).__name__} must implement curve(x, parameters).")
 
     def draw(self, seed: tf.Tensor) -> Episode:
         for_parameters, for_x, for_noise = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
         x = tf.random.stateless_uniform((self.meta_batch, self.shots + self.queries), for_x, *map(float, self.x_range))
         y = self.curve(x, self.parameters(for_parameters))
+        if y.shape != x.shape:
+            raise ValueError(
+                f"{type(self).__name__}.curve must return one value per input, of shape {tuple(x.shape)}; it returned "
+                f"shape {tuple(y.shape)}."
+            )
         y += self.noise * tf.random.stateless_normal(tf.shape(x), for_noise)
         x, y = x[..., None], y[..., None]
         return Episode(x[:, : self.shots], y[:, : self.shots], x[:, self.shots :], y[:, self.shots :])
 
 
 class Sinusoids(Curves):
-    """Sine curves y = amplitude * sin(x - phase), MAML's first example (Finn et al., 2017, section 5.1).
+    """Sine curves y = amplitude * sin(x - phase), the regression tasks of MAML (Finn et al., 2017, section 5.1).
 
     >>> next(iter(Sinusoids(shots=5, queries=10, meta_batch=3, seed=0))).support_x.shape
     TensorShape([3, 5, 1])
@@ -78,8 +83,7 @@ class Sinusoids(Curves):
         x_range: Sequence[float] = (-5.0, 5.0),
         noise: float = 0.0,
     ) -> None:
-        check_range("amplitude", amplitude)
-        check_range("phase", phase)
+        checks.interval(amplitude=amplitude, phase=phase)
         self.amplitude, self.phase = tuple(amplitude), tuple(phase)
         super().__init__(shots, queries, meta_batch, seed, x_range=x_range, noise=noise)
 
@@ -90,9 +94,3 @@ class Sinusoids(Curves):
     def curve(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         amplitude, phase = parameters[:, :1], parameters[:, 1:]
         return amplitude * tf.sin(x - phase)
-
-
-def check_range(name: str, ends: Sequence[float]) -> None:
-    """Raise a ValueError unless `ends` are two finite numbers, the lower first."""
-    if len(ends) != 2 or not np.isfinite(ends).all() or ends[0] > ends[1]:
-        raise ValueError(f"{name} is two finite numbers, the lower first; {tuple(ends)} was given.")

@@ -1,4 +1,4 @@
-"""Data sets by name: those that come with the project, and those that tensorflow-datasets brings."""
+"""Data sets by name: those that come with the project, and those that tensorflow-datasets provides."""
 
 import hashlib
 import logging
@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from meta_keras.tasks.classes import ClassPool
+from meta_keras import checks
+from meta_keras.tasks.pools import ClassPool
 
 EMBEDDED = ("glyphs", "fashion", "languages")
 SECONDS_TO_WAIT = 3.5
 
 
 class Source(NamedTuple):
-    """A set that tensorflow-datasets prepares: where it is fetched from, and how large that is."""
+    """A data set that tensorflow-datasets prepares: where it is downloaded from, and how large the download is."""
 
     site: str
     megabytes: int
@@ -36,22 +37,25 @@ SOURCES = {
 
 
 def load(name: str, *, data_dir: str | Path | None = None) -> ClassPool:
-    """A data set as a `ClassPool`, with its parts behind `.split("train")`, `.split("test")` and so on.
+    """A data set as a `ClassPool`; `.split("train")`, `.split("test")` and so on give its splits.
 
     "glyphs", "fashion" and "languages" come with the project and need no download. "omniglot", "mnist",
-    "fashion_mnist", "cifar10" and "cifar100" are read from `data_dir` where tensorflow-datasets has prepared them
-    (its own folder, ~/tensorflow_datasets, unless you name another), and downloaded there otherwise.
+    "fashion_mnist", "cifar10" and "cifar100" are read from `data_dir` if tensorflow-datasets has prepared them there
+    (by default in its own folder, ~/tensorflow_datasets), and downloaded to it otherwise.
 
-    Omniglot's pictures are resized to 28x28, with the ink bright on a dark ground, and grouped by alphabet.
+    Omniglot's images are resized to 28x28, with bright ink on a dark background, and grouped by alphabet.
 
     >>> load("glyphs").split("test").examples.shape[1:]
     (28, 28, 1)
     """
+    checks.text(name=name)
+    if data_dir is not None:
+        checks.path(data_dir=data_dir)
     if name in EMBEDDED:
         return _load_embedded(name, _embedded_folder() if data_dir is None else Path(data_dir))
     if name in SOURCES:
         return _load_prepared(name, data_dir)
-    raise ValueError(f"There is no data set {name!r}. There are {', '.join([*EMBEDDED, *SOURCES])}.")
+    raise ValueError(f"There is no data set {name!r}; there are {', '.join([*EMBEDDED, *SOURCES])}.")
 
 
 def _embedded_folder() -> Path:
@@ -81,18 +85,21 @@ def _load_embedded(name: str, folder: Path) -> ClassPool:
 
 
 def _check_whole(file: Path) -> None:
-    """Compare a file with its line in SHA256SUMS beside it."""
-    cure = "Restore it with `git checkout -- data`, or install meta_keras again."
+    """Compare a file with its line in the SHA256SUMS of its folder."""
+    fix = "Restore it with `git checkout -- data`, or install meta_keras again."
     sums = file.parent / "SHA256SUMS"
     for needed in (file, sums):
         if not needed.is_file():
-            raise FileNotFoundError(f"The data file {needed} is missing. {cure}")
-    listed = dict(reversed(line.split(maxsplit=1)) for line in sums.read_text().splitlines() if line.strip())
+            raise FileNotFoundError(f"The data file {needed} is missing. {fix}")
+    lines = [line.split() for line in sums.read_text(errors="replace").splitlines()]
+    listed = [line[0] for line in lines if len(line) == 2 and line[1] == file.name]
+    if len(listed) != 1:
+        raise ValueError(f"{sums} has {len(listed)} lines for {file.name}, so the file cannot be verified. {fix}")
     found = hashlib.sha256(file.read_bytes()).hexdigest()
-    if found != listed.get(file.name):
+    if found != listed[0]:
         raise ValueError(
-            f"The data file {file} is truncated or altered: its SHA-256 is {found[:12]}..., and SHA256SUMS lists "
-            f"{str(listed.get(file.name))[:12]}.... {cure}"
+            f"The data file {file} is truncated or altered: its SHA-256 is {found[:12]}..., but SHA256SUMS lists "
+            f"{listed[0][:12]}.... {fix}"
         )
 
 
@@ -107,12 +114,12 @@ def _load_prepared(name: str, data_dir: str | Path | None) -> ClassPool:
 
 
 def _download(name: str, builder: Any) -> None:
-    """Fetch and prepare a set, after saying how large it is; fail at once where there is no network."""
+    """Download and prepare a data set after logging its size; raise an error at once if there is no network."""
     source, folder = SOURCES[name], builder.data_dir
     if not reachable(source.site):
         root = str(Path(folder).parents[1])
         raise ConnectionError(
-            f"{name} is not in {folder}, and {source.site} cannot be reached to fetch it ({source.megabytes} MB). "
+            f"{name} is not in {folder}, and {source.site} cannot be reached to download it ({source.megabytes} MB). "
             f"On a machine with a network run\n    python -c \"import meta_keras; meta_keras.load('{name}')\"\n"
             f"and copy its ~/tensorflow_datasets/{name} into {root}, or name the folder that holds it with "
             "load(..., data_dir=...)."
@@ -124,7 +131,7 @@ def _download(name: str, builder: Any) -> None:
 
 
 def reachable(site: str) -> bool:
-    """Whether a site answers within a few seconds. Name look-up has no time limit of its own, hence the thread."""
+    """Whether a site answers within a few seconds. The thread is there because looking up a name has no time limit."""
     answers: list[bool] = []
 
     def ask() -> None:
@@ -142,15 +149,15 @@ def reachable(site: str) -> bool:
     return answers == [True]
 
 
-def _read(builder: Any, split: str, source: Source, ink_on_paper: bool) -> dict[str, np.ndarray]:
-    """The pictures, labels and groups of one split, in memory."""
+def _read(builder: Any, split: str, source: Source, dark_on_bright: bool) -> dict[str, np.ndarray]:
+    """The images, labels and groups of one split, in memory."""
 
     def prepare(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        picture = row["image"]
-        if ink_on_paper:
-            grey = 255.0 - tf.cast(picture[..., :1], tf.float32)
-            picture = tf.cast(tf.round(tf.image.resize(grey, source.size, antialias=True)), tf.uint8)
-        kept = {"examples": picture, "labels": row["label"]}
+        image = row["image"]
+        if dark_on_bright:
+            inverted = 255.0 - tf.cast(image[..., :1], tf.float32)
+            image = tf.cast(tf.round(tf.image.resize(inverted, source.size, antialias=True)), tf.uint8)
+        kept = {"examples": image, "labels": row["label"]}
         return {**kept, "groups": row[source.grouping[1]]} if source.grouping else kept
 
     try:
@@ -158,8 +165,8 @@ def _read(builder: Any, split: str, source: Source, ink_on_paper: bool) -> dict[
         batches = list(rows.batch(1024).as_numpy_iterator())
     except (tf.errors.OpError, OSError) as error:
         raise ValueError(
-            f"The data in {builder.data_dir} are missing in part, truncated or altered, and cannot be read. "
-            "Remove that folder and load the set again; it is then fetched anew."
+            f"The data in {builder.data_dir} cannot be read, because files are missing, truncated or altered. "
+            "Remove that folder and load the data set again, which downloads it again."
         ) from error
     return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from meta_keras.checks import at_least, function, integer
 from meta_keras.internals import variant_tensor
+from meta_keras.tasks.repeatable import Repeatable
 
 
 class Episode(NamedTuple):
@@ -22,21 +23,18 @@ class Episode(NamedTuple):
     query_y: tf.Tensor
 
 
-class Tasks(tf.data.Dataset):
+class Tasks(Repeatable, tf.data.Dataset):
     """An endless `tf.data.Dataset` of episodes: the base of every task distribution.
 
     A subclass sets what its `draw` needs, and then calls `super().__init__`. Batch number n of seed s is always the
     same batch, in whatever order and however often it is asked for.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Tasks":
-        tasks = super().__new__(cls)
-        tasks._arguments = args, kwargs
-        return tasks
-
     def __init__(self, *, meta_batch: int, seed: int) -> None:
         at_least(1, meta_batch=meta_batch)
         integer(seed=seed)
+        if not -(2**63) <= seed < 2**63:
+            raise ValueError(f"seed must fit into 64 bits; got {seed}.")
         self.meta_batch, self.seed = int(meta_batch), int(seed)
         self._batches = self.from_batch(0)
         super().__init__(variant_tensor(self._batches))
@@ -68,10 +66,6 @@ class Tasks(tf.data.Dataset):
     def element_spec(self) -> Episode:
         return self._batches.element_spec
 
-    def __reduce__(self) -> Any:
-        args, kwargs = self._arguments
-        return _remade, (type(self), args, kwargs)
-
 
 class MappedTasks(Tasks):
     """Tasks with a function applied to every batch."""
@@ -84,10 +78,6 @@ class MappedTasks(Tasks):
 
     def from_batch(self, number: int | tf.Tensor | tf.Variable) -> tf.data.Dataset:
         return self._map(self._tasks.from_batch(number))
-
-
-def _remade(kind: type[Tasks], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tasks:
-    return kind(*args, **kwargs)
 
 
 def endless_from(batches: Callable[[Any], tf.data.Dataset], number: int | tf.Tensor | tf.Variable) -> tf.data.Dataset:

@@ -1,24 +1,33 @@
-"""Few-shot classification tasks, drawn within the graph."""
+"""Few-shot classification: tasks of a few classes, drawn inside the graph from a pool."""
 
+from collections.abc import Mapping
+
+import keras
 import tensorflow as tf
 
-from meta_keras.checks import at_least
+from meta_keras import checks
 from meta_keras.inputs import as_inputs
-from meta_keras.tasks.classes import ClassPool
+from meta_keras.tasks.augment import augmentations
 from meta_keras.tasks.episodes import Episode, Tasks
+from meta_keras.tasks.images import lookup
+from meta_keras.tasks.pools import ClassPool
 
 
 class FewShot(Tasks):
-    """Tasks of `ways` classes with `shots` labelled examples each, and `queries` more of each to be answered.
+    """Tasks of `ways` classes with `shots` labeled examples per class, and `queries` more per class to be classified.
 
     pool: the classes to draw from.
-    within: None draws the classes of a task from the whole pool; the name of a grouping of the pool, such as
-        "alphabet", draws them from one group, in proportion to its size. Groups of fewer than `ways` classes
-        are left out.
+    within: None draws the classes of a task from the whole pool. The name of a grouping of the pool, such as
+        "alphabet", draws them from one group, which is chosen in proportion to its size; groups of fewer than `ways`
+        classes are left out.
     rotations: turn each class by 0, 90, 180 and 270 degrees into four classes (Santoro et al., 2016).
+    augment: a Keras preprocessing layer that changes the examples of every task at random, for training. It sees what
+        the network sees: integer images are already scaled to 0 ... 1, so give it `value_range=(0, 1)` if it takes
+        one. A dictionary such as {"query": layer} augments only the support or only the query set, or both
+        differently. See `Augmentation` for what is random and what is repeatable.
 
-    Every class of the pool is as likely as every other. Within a task the classes are distinct, no example
-    stands twice, labels 0 ... ways - 1 are dealt anew, and the rows come in no order that would give them away.
+    All classes of the pool are equally likely. Within a task, the classes are distinct, no example occurs twice,
+    labels 0 ... ways - 1 are reassigned, and the order of the rows is random.
 
     >>> from meta_keras import load
     >>> tasks = FewShot(load("glyphs"), ways=5, shots=1, queries=3, meta_batch=2, seed=0)
@@ -37,16 +46,23 @@ class FewShot(Tasks):
         *,
         within: str | None = None,
         rotations: bool = False,
+        augment: keras.layers.Layer | Mapping[str, keras.layers.Layer] | None = None,
     ) -> None:
-        at_least(1, ways=ways, shots=shots, queries=queries)
+        if not isinstance(pool, ClassPool):
+            raise ValueError(
+                f"pool must be a ClassPool, such as ClassPool.from_arrays(x, y) makes; got {checks.shown(pool)}."
+            )
+        checks.at_least(1, ways=ways, shots=shots, queries=queries)
+        checks.flag(rotations=rotations)
         self.pool = pool.rotated() if rotations else pool
         self.ways, self.shots, self.queries = ways, shots, queries
         self.within, self.rotations = within, rotations
         self.pool.check_fits(ways=ways, shots=shots, queries=queries, within=within)
-        self._examples = tf.constant(self.pool.examples)
+        self._lookup = lookup(self.pool.examples)
         self._first = tf.constant(self.pool.first, tf.int32)
         self._count = tf.constant(self.pool.counts, tf.int32)
         self._members = tf.constant(self.pool.members(within, at_least=ways), tf.int32)
+        self._augmentations = augmentations(augment, self.pool.examples)
         super().__init__(meta_batch=meta_batch, seed=seed)
 
     def draw(self, seed: tf.Tensor) -> Episode:
@@ -55,7 +71,11 @@ class FewShot(Tasks):
         labels = tf.broadcast_to(tf.range(self.ways)[:, None], tf.shape(rows))
         support = _shuffled(rows[..., : self.shots], labels[..., : self.shots], for_support)
         query = _shuffled(rows[..., self.shots :], labels[..., self.shots :], for_query)
-        return Episode(self._gather(support[0]), support[1], self._gather(query[0]), query[1])
+        examples = {
+            part: self._augmentations[part](as_inputs(self._lookup(rows), leading=2), seed)
+            for part, rows in (("support", support[0]), ("query", query[0]))
+        }
+        return Episode(examples["support"], support[1], examples["query"], query[1])
 
     def _classes(self, seed: tf.Tensor) -> tf.Tensor:
         """(meta_batch, ways) class numbers, distinct within a row, from one group each."""
@@ -71,9 +91,6 @@ class FewShot(Tasks):
         chosen = _distinct(there, self.shots + self.queries, seed)
         return tf.gather(self._first, classes)[..., None] + chosen
 
-    def _gather(self, rows: tf.Tensor) -> tf.Tensor:
-        return as_inputs(tf.gather(self._examples, rows))
-
 
 def _distinct(allowed: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
     """`count` distinct positions of the last axis among the allowed ones, every choice and order equally likely."""
@@ -82,7 +99,7 @@ def _distinct(allowed: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _shuffled(rows: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(meta_batch, ways, n) rows and labels as (meta_batch, ways * n), each task in an order of its own."""
+    """(meta_batch, ways, n) rows and labels as (meta_batch, ways * n), each task in its own order."""
     meta_batch, ways, each = rows.shape
     rows, labels = (tf.reshape(values, (meta_batch, ways * each)) for values in (rows, labels))
     order = _distinct(tf.ones((meta_batch, ways * each), tf.bool), ways * each, seed)

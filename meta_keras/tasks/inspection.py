@@ -34,7 +34,7 @@ def first_of(tasks: tf.data.Dataset) -> Episode:
     if first is None:
         raise ValueError("This dataset of episodes is empty.")
     check_shapes(first)
-    check_pixels(first.support_x, "The support examples")
+    check_pixels(first.support_x, "The support examples", leading=2)
     return first
 
 
@@ -182,7 +182,7 @@ class Inspected:
 def as_batch(episode: Episode, ways: int | None) -> tuple[Inputs, tf.Tensor]:
     """An episode as `(inputs, query_y)`: see `Inspected`."""
     support_x, support_y, query_x, query_y = episode
-    inputs = (as_inputs(support_x), support_y, as_inputs(query_x))
+    inputs = (as_inputs(support_x, leading=2), support_y, as_inputs(query_x, leading=2))
     if ways is not None:
         classes = tf.broadcast_to(tf.range(ways), [tf.shape(support_x)[0], ways])
         classes.set_shape([support_x.shape[0], ways])
