@@ -1,18 +1,22 @@
 #!/usr/bin/env python3
-"""meta_keras: the one command. On Windows write `py run.py` for `python3 run.py`.
+"""meta_keras: the one command. On Windows write `py run.py` instead of `python3 run.py`.
 
     python3 run.py                run every chapter on the embedded data
     python3 run.py 01 [02 ...]    run these chapters
-    python3 run.py build [01]     make the stored notebooks anew
-    python3 run.py check          look over the stored notebooks, links and tables; runs nothing
-    python3 run.py verify [01]    run and compare with the stored numbers
-    python3 run.py lint           ruff: the rules and the format
-    python3 run.py test [...]     the tests; whatever follows goes to pytest
-    python3 run.py lab            JupyterLab on the chapters; installs JupyterLab on first use
-    python3 run.py help           this text
+    python3 run.py build [01]     run chapters and store the notebooks
+    python3 run.py check          check the stored notebooks, links and tables without running anything
+    python3 run.py verify [01]    run chapters and compare with the stored numbers
+    python3 run.py lint           check the code and its format with ruff
+    python3 run.py test           run all tests in two processes
+    python3 run.py test [...]     run pytest with these arguments, for example a file or `-k name`
+    python3 run.py test --oldest  the same with the oldest supported versions of all packages
+    python3 run.py lab            open the chapters in JupyterLab, which is installed on first use
+    python3 run.py help           show this text
 
-The first run makes a virtual environment in `.venv` beside this file (the variable META_KERAS_VENV
-names another place) and installs requirements.txt into it; every later run starts at once.
+The first run creates a virtual environment in `.venv` next to this file (set META_KERAS_VENV to
+choose another folder) and installs requirements.txt into it; later runs start immediately. The
+oldest supported versions are the lower bounds in requirements.txt; they have an environment of
+their own, `.venv-oldest`.
 """
 
 import contextlib
@@ -43,6 +47,7 @@ GIGABYTES_NEEDED = 4
 SECONDS_TO_FIRST_ANSWER = 40
 PIP = ["pip", "install", "--progress-bar", "off", "--no-input", "--disable-pip-version-check"]
 PIP += ["--retries", "1", "--timeout", "15"]
+OLDEST = "--oldest"
 JOBS = {
     "run": [["chapters/press.py", "run"]],
     "build": [["chapters/press.py", "build"]],
@@ -53,45 +58,46 @@ JOBS = {
     "lab": [["-m", "jupyterlab", "-y", "chapters"]],
 }
 EXTRAS = {"lab": ["jupyterlab"]}
+# For the whole suite only: starting two processes takes longer than most single tests.
+TWO_PROCESSES = ["-n", "2", "--dist", "worksteal"]
 
 PYTHON = (
-    "This is Python {version} ({python}), and meta_keras needs Python 3.11, 3.12 or 3.13: TensorFlow does "
-    "not come for newer ones, nor today's Keras for older ones. Please install one of the three (python.org "
-    "has them) and call it by name: `python3.12 run.py`, on Windows `py -3.12 run.py`."
+    "This is Python {version} ({python}), but meta_keras needs Python 3.11, 3.12 or 3.13: TensorFlow does not "
+    "support newer versions yet, and Keras no longer supports older ones. Please install one of the three, for "
+    "example from python.org, and start run.py with it: `python3.12 run.py`, on Windows `py -3.12 run.py`."
 )
 VENV = (
-    "This Python ({python}) lacks its own module `{found}`, which it takes to make an environment. Please "
-    "install it (Debian and Ubuntu: `sudo apt install python3-venv`; elsewhere, a Python from python.org has "
-    "it) and run this again."
+    "This Python ({python}) does not have its standard module `{found}`, which is needed to create an "
+    "environment. Please install it (on Debian and Ubuntu: `sudo apt install python3-venv`; elsewhere, use a "
+    "Python from python.org) and run this command again."
 )
 FOREIGN = (
-    "{folder} is there already, and run.py did not make it, so it stays as it is. The environment needs a "
-    "place of its own: please move that one away, or set META_KERAS_VENV to a folder that does not exist "
-    "yet, and run this again."
+    "{folder} already exists, but run.py did not create it, so run.py will not change it. Please move it away, "
+    "or set META_KERAS_VENV to a folder that does not exist yet, and run this command again."
 )
 DISK = (
-    "The disk is too full ({found}): the environment needs about {gigabytes} GB in {folder} and, while it is "
-    "made, room in {temporary}. Please free some space, or set META_KERAS_VENV to a folder on a larger disk, "
-    "and run this again."
+    "There is not enough disk space ({found}): the environment needs about {gigabytes} GB in {folder}, and "
+    "additional space in {temporary} during installation. Please free some space, or set META_KERAS_VENV to a "
+    "folder on a larger disk, and run this command again."
 )
 NETWORK = (
-    "pip cannot reach the package index, where the packages have to come from. Please connect to the "
-    "Internet and run this again; behind a proxy set HTTPS_PROXY first, and if you have an index of your own "
-    "in place of PyPI set PIP_INDEX_URL. All that pip said is in {log}."
+    "pip cannot reach the package index to download the packages. Please connect to the Internet and run this "
+    "command again; behind a proxy, set HTTPS_PROXY first, and to use another index than PyPI, set "
+    "PIP_INDEX_URL. The complete output of pip is in {log}."
 )
 PLATFORM = (
-    "{found}: the package index answers, but has nothing that fits this computer ({computer}). TensorFlow "
-    "comes for 64-bit Python on Windows, on macOS with Apple silicon, and on Linux with glibc (x86_64 or "
-    "aarch64): please use one of these, or an index that has the package. All that pip said is in {log}."
+    "{found}: the package index has no version for this computer ({computer}). TensorFlow is available for "
+    "64-bit Python on Windows, on macOS with Apple silicon, and on Linux with glibc (x86_64 or aarch64): please "
+    "use one of these, or an index that has the package. The complete output of pip is in {log}."
 )
 PERMISSION = (
-    "The environment in {folder} cannot be written ({found}). It needs a folder that you may write to and "
-    "that no other program holds open: please allow that, or set META_KERAS_VENV to another folder, and run "
-    "this again."
+    "run.py cannot write to the environment in {folder} ({found}). It needs a folder to which you have write "
+    "access and in which no other program keeps files open: please change the permissions, or set "
+    "META_KERAS_VENV to another folder, and run this command again."
 )
 OTHER = (
-    "The environment could not be made. Please see to what these last lines name and run this again; the "
-    "whole log, as far as pip got, is {log}.\n{tail}"
+    "The environment could not be created. Please fix the problem that these last lines describe and run this "
+    "command again; the complete output of pip is in {log}.\n{tail}"
 )
 NO_CONNECTION = r"Max retries|[Tt]imed out|Connection\w*Error|IncompleteRead|incomplete-download"
 SIGNS = (
@@ -104,11 +110,11 @@ SIGNS = (
 
 
 class SetUpError(Exception):
-    """A paragraph for the reader: what was found, what is needed, what to do."""
+    """A paragraph for the user: what was found, what is needed, and how to fix it."""
 
 
 def paragraph(template: str, folder: Path, found: str = "", said: str = "") -> str:
-    """Fill a paragraph with the facts of this computer and the end of what pip or the system said."""
+    """Complete a paragraph with facts about this computer and the last lines of the output of pip."""
     lines = [line for line in said.splitlines() if line.strip()]
     return template.format(
         found=found.strip(),
@@ -124,7 +130,7 @@ def paragraph(template: str, folder: Path, found: str = "", said: str = "") -> s
 
 
 def diagnosis(said: str, folder: Path) -> SetUpError:
-    """Tell from what pip or the system said why the set-up failed."""
+    """Find the reason why the setup failed in the output of pip or in an error of the system."""
     for sign, template in SIGNS:
         match = re.search(sign, said)
         if match:
@@ -133,19 +139,19 @@ def diagnosis(said: str, folder: Path) -> SetUpError:
 
 
 def tell(text: str, end: str = "\n") -> None:
-    """Speak to the reader without a trace in the job's own output."""
+    """Print a message to the user, separate from the output of the job."""
     print(text, end=end, file=sys.stderr, flush=True)
 
 
 class Status:
-    """One line saying what happens now: rewritten in place on a terminal, printed now and then elsewhere."""
+    """One line that shows progress: updated in place on a terminal, printed from time to time elsewhere."""
 
     def __init__(self) -> None:
         self.began = self.printed = time.monotonic()
-        self.doing = "Making the environment"
+        self.doing = "Creating the environment"
 
     def show(self, doing: str = "") -> None:
-        """Say what happens now, or that it still does."""
+        """Show the current activity, or that the last one still continues."""
         self.doing = doing or self.doing
         line = f"{time.monotonic() - self.began:5.0f} s  {self.doing}"
         if sys.stderr.isatty():
@@ -156,29 +162,35 @@ class Status:
             tell(line)
 
     def erase(self) -> None:
-        """Leave a terminal's line empty for what comes next."""
+        """Clear the line on a terminal."""
         if sys.stderr.isatty():
             tell("\r" + " " * (shutil.get_terminal_size().columns - 1), end="\r")
 
 
 def environment_folder() -> Path:
-    """A relative META_KERAS_VENV counts from here, so that it means one place in every current folder."""
+    """The environment's folder. A relative META_KERAS_VENV is relative to this file, not to the current folder."""
     return ROOT / os.path.expanduser(os.environ.get("META_KERAS_VENV") or ".venv")
 
 
+def oldest_versions() -> "list[str]":
+    """All requirements, each pinned to its lower bound: `keras>=3.13,<3.16` becomes `keras==3.13`."""
+    lines = [line.partition("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines()]
+    return [re.sub(r">=\s*([\w.]+)[^;]*", r"==\1", line, count=1) for line in lines if line]
+
+
 def python_in(folder: Path) -> str:
-    """The environment's own Python."""
+    """The environment's Python."""
     return str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 
 
 def fingerprint() -> str:
-    """What an environment is made from: it serves as long as neither changes."""
+    """What an environment depends on: the requirements and the version of Python."""
     wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
     return f"{wanted} Python {sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def is_ready(folder: Path, extras: "list[str]") -> bool:
-    """Whether a set-up with these requirements, this Python and these extras went to its end."""
+    """Whether a setup with these requirements, this version of Python and these extras was completed."""
     try:
         stamp = (folder / STAMP).read_text(errors="replace").splitlines()
     except OSError:
@@ -187,7 +199,7 @@ def is_ready(folder: Path, extras: "list[str]") -> bool:
 
 
 def write_stamp(folder: Path, extras: "list[str]") -> None:
-    """Declare the environment complete: after all else is on the disk, and whole or not at all."""
+    """Mark the environment as complete. The mark is written atomically, after everything else is on the disk."""
     if hasattr(os, "sync"):
         os.sync()
     fresh = folder / (STAMP + ".new")
@@ -199,13 +211,13 @@ def write_stamp(folder: Path, extras: "list[str]") -> None:
 
 
 def check_computer(folder: Path) -> None:
-    """Stop where no environment can be made, before anything is changed."""
+    """Stop before anything is changed if no environment can be created here."""
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         raise SetUpError(paragraph(PYTHON, folder))
     for module in ("venv", "ensurepip"):
         if importlib.util.find_spec(module) is None:
             raise SetUpError(paragraph(VENV, folder, module))
-    # An empty folder is nobody's: there is nothing in it to lose.
+    # An empty folder may be used: nothing in it can be lost.
     if os.path.lexists(str(folder)):
         names = os.listdir(str(folder)) if folder.is_dir() else [folder.name]
         if names and MARKER not in names:
@@ -226,13 +238,13 @@ def try_lock(handle: int) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> "Iterator[None]":
-    """Have the folder to ourselves; the system frees the lock of a process that is no more."""
+    """Lock the folder against other setups; the system releases the lock if this process is killed."""
     handle = os.open(str(folder / MARKER), os.O_RDWR | os.O_CREAT)
     try:
-        # pip inherits the lock: should run.py be killed, the next one waits until its orphan has ended too.
+        # pip inherits the lock: if run.py is killed while pip continues, the next setup waits for pip as well.
         os.set_inheritable(handle, True)
         if not try_lock(handle):
-            tell(f"Another set-up is at work in {folder}; this one waits for it to end.")
+            tell(f"Another setup is running in {folder}; waiting until it has finished.")
             while not try_lock(handle):
                 time.sleep(0.3)
         yield
@@ -241,7 +253,7 @@ def locked(folder: Path) -> "Iterator[None]":
 
 
 def clear(folder: Path) -> None:
-    """Empty an environment of ours: its stamp first and never its marker, so that the next run can go on."""
+    """Empty our environment, its stamp first. The marker stays, so that a later run can continue."""
     (folder / STAMP).unlink(missing_ok=True)
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
@@ -251,7 +263,7 @@ def clear(folder: Path) -> None:
 
 
 def gist(line: str) -> str:
-    """What a line of pip's tells about its progress, if anything."""
+    """What a line of pip's output says about its progress, if anything."""
     if line.startswith("Installing collected packages"):
         return f"Installing packages ({line.count(',') + 1})"
     steps = "Collecting|Downloading|Using cached|Processing|Building wheel for|Requirement already satisfied:"
@@ -261,7 +273,7 @@ def gist(line: str) -> str:
 
 
 def lines_of(process: "subprocess.Popen[str]") -> "Iterator[str]":
-    """The lines a process says as they come, and an empty one for every second in which it is silent."""
+    """The lines that a process prints, and an empty line for every second without output."""
     lines = queue.Queue()
 
     def listen() -> None:
@@ -281,7 +293,7 @@ def lines_of(process: "subprocess.Popen[str]") -> "Iterator[str]":
 
 
 def watch(arguments: "list[str]", folder: Path, status: Status) -> None:
-    """Run a module in the environment: all it says goes to the log, the gist of it to the status line."""
+    """Run a module in the environment: its output goes to the log, a summary to the status line."""
     command = [python_in(folder), "-I", "-X", "utf8", "-m", *arguments]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     process = subprocess.Popen(command, close_fds=False, encoding="utf-8", errors="replace", **pipes)
@@ -292,10 +304,10 @@ def watch(arguments: "list[str]", folder: Path, status: Status) -> None:
                 log.write(line)
                 said += line
                 answered = answered or gist(line) != ""
-                # A firewall that swallows everything would keep pip trying for minutes.
+                # Behind a firewall that drops all packets, pip would retry for minutes.
                 if not answered and time.monotonic() - began > SECONDS_TO_FIRST_ANSWER:
                     raise SetUpError(paragraph(NETWORK, folder))
-                # pip has changed nothing up to this line; from here on a former stamp would be a lie.
+                # pip has changed nothing before this line; from here on, an earlier stamp is no longer true.
                 if line.startswith("Installing collected packages"):
                     (folder / STAMP).unlink(missing_ok=True)
                 status.show(gist(line))
@@ -307,11 +319,11 @@ def watch(arguments: "list[str]", folder: Path, status: Status) -> None:
 
 
 def make(folder: Path, status: Status) -> None:
-    """Make the bare environment. Always from nothing: what is installed over an older state, or over half
-    of one, may keep what nobody asks for any more. pip still has its downloads, so that little is lost."""
-    import venv  # not at the top: check_computer makes sure first that it is there
+    """Create the bare environment, always in an empty folder: installing over an older or incomplete state could
+    leave packages behind that are no longer required. pip caches its downloads, so little is lost."""
+    import venv  # not at the top: check_computer first makes sure that it exists
 
-    tell(f"Setting up, once, in {folder}: about 600 MB to download, 2.5 GB on disk, a few minutes.")
+    tell(f"Setting up {folder}, which is needed once: about 600 MB to download, 2.5 GB on disk, a few minutes.")
     clear(folder)
     free = shutil.disk_usage(str(folder)).free / 1e9
     if free < GIGABYTES_NEEDED:
@@ -321,7 +333,7 @@ def make(folder: Path, status: Status) -> None:
 
 
 def prepare(folder: Path, extras: "list[str]") -> None:
-    """See to it that the environment is there: a look at its stamp, or else the set-up."""
+    """Make sure that the environment exists: check its stamp, and set it up if necessary."""
     if is_ready(folder, extras):
         return
     check_computer(folder)
@@ -332,10 +344,10 @@ def prepare(folder: Path, extras: "list[str]") -> None:
             if is_ready(folder, extras):
                 return
             if is_ready(folder, []):
-                tell(f"Adding {', '.join(extras)} to the environment, once.")
+                tell(f"Adding {', '.join(extras)} to the environment, which is needed once.")
             else:
                 make(folder, status)
-            status.show("Asking the package index")
+            status.show("Querying the package index")
             watch([*PIP, "-r", str(REQUIREMENTS), *extras], folder, status)
             write_stamp(folder, extras)
         finally:
@@ -344,14 +356,14 @@ def prepare(folder: Path, extras: "list[str]") -> None:
 
 
 def call(command: "list[str]") -> int:
-    """Run a job's command to its end and return its exit code as a shell would."""
+    """Run a job's command and return its exit code as a shell would."""
     paths = [str(ROOT)] + [path for path in [os.environ.get("PYTHONPATH")] if path]
     variables = dict(os.environ, PYTHONPATH=os.pathsep.join(paths), PYTHONUTF8="1")
     process = subprocess.Popen(command, cwd=str(ROOT), env=variables)
     try:
         code = process.wait()
     except KeyboardInterrupt:
-        # Ctrl-C reaches the job too: it gets the time to tidy up after itself.
+        # Ctrl-C reaches the job too: give it time to clean up.
         with contextlib.suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
             process.wait(timeout=5)
         process.terminate()
@@ -360,12 +372,14 @@ def call(command: "list[str]") -> int:
 
 
 def commands(job: str, more: "list[str]", python: str) -> "list[list[str]]":
-    """The command lines of a job; what follows the job's name goes to each of them."""
+    """The command lines of a job, each with the further arguments; without any, tests run in two processes."""
+    if job == "test":
+        more = more or TWO_PROCESSES
     return [[python, *arguments, *more] for arguments in JOBS[job]]
 
 
 def main(arguments: "list[str]") -> int:
-    """Do the job that the arguments name and return the exit code."""
+    """Run the job that the arguments name and return the exit code."""
     job, more = (arguments[0], arguments[1:]) if arguments else ("run", [])
     if job[:1].isdigit():
         job, more = "run", arguments
@@ -373,12 +387,15 @@ def main(arguments: "list[str]") -> int:
         print(__doc__.strip())
         return 0
     if job not in JOBS:
-        tell(f"run.py knows no job named '{job}'.\n\n{__doc__.strip()}")
+        tell(f"run.py has no job named '{job}'. It has these:\n\n{__doc__.strip()}")
         return 2
-    folder = environment_folder()
+    folder, extras = environment_folder(), EXTRAS.get(job, [])
+    if job == "test" and OLDEST in more:
+        more = [argument for argument in more if argument != OLDEST]
+        folder, extras = folder.with_name(folder.name + "-oldest"), oldest_versions()
     try:
         try:
-            prepare(folder, EXTRAS.get(job, []))
+            prepare(folder, extras)
         except OSError as error:
             raise diagnosis(str(error), folder) from error
         codes = [call(command) for command in commands(job, more, python_in(folder))]

@@ -1,4 +1,4 @@
-"""Every test starts from one seed, with Keras' default precision, and leaves no figure open."""
+"""Every test starts with the same seed and with Keras' default precision, and leaves no figure open."""
 
 import os
 import sys
@@ -6,11 +6,14 @@ import sys
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several processes share the cores. TensorFlow reads this when it is imported, which is after this file.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
 def fresh_start():
-    keras = sys.modules.get("keras")  # tests/test_run.py does without, and so starts at once
+    keras = sys.modules.get("keras")  # tests/test_run.py does not import it, and so starts immediately
     if keras is not None:
         keras.utils.set_random_seed(0)
     yield

@@ -23,7 +23,7 @@ def test_transfer_comes_after_and_not_at_the_same_time():
     y = 3 * x.sum(axis=1, keepdims=True)
     first, second = (mk.networks.mlp(1, input_shape=(5,), hidden=(8,)) for _ in range(2))
     for model in (first, second):
-        model.compile(keras.optimizers.Adam(0.01), "mse")
+        model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
     first.fit(x, y, epochs=20, verbose=0)
     learned, untouched = (model.evaluate(x, y, verbose=0) for model in (first, second))
     assert untouched > 5 * learned, "while the first task was learned, nothing was carried to the second model"
@@ -222,7 +222,7 @@ def test_outputs_that_always_mean_the_same_cannot_answer_two_tasks():
     dealings = [np.arange(5), np.array([4, 3, 2, 1, 0])]
 
     network = as_network(printed)
-    network.compile("adam", "sparse_categorical_crossentropy")
+    network.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
     network.fit(x, dealings[0], epochs=30, verbose=0)
     printed.set_weights(network.get_weights())
     guesses = np.argmax(printed(x, task_indices=range(5)), axis=-1)
@@ -357,12 +357,12 @@ def test_a_network_that_enters_no_loss_gets_no_gradient_and_gives_none():
 def test_meta_optimization_by_a_fixed_optimizer_learns_nothing_about_optimizing():
     optimizer = keras.optimizers.SGD(0.001, momentum=0.9)
     network = mk.networks.mlp(1)
-    network.compile(optimizer, "mse")
+    network.compile(optimizer, "mse", jit_compile=False)
     network.fit(np.ones((8, 1)), np.ones((8, 1)), epochs=3, verbose=0)
     assert float(optimizer.learning_rate) == pytest.approx(0.001)
     rule = mk.rules.GradientDescent(mk.rules.LearnedRates(0.001, "layer"))
     learner = mk.MetaLearner(network=mk.networks.mlp(1), rule=rule)
-    learner.compile(keras.optimizers.Adam(0.01), "mse")
+    learner.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
     learner.fit(mk.Sinusoids(shots=5), steps_per_epoch=2, verbose=0)
     assert all(abs(float(rate) - 0.001) > 1e-4 for rate in rule.transform.rates), (
         "here the rates themselves are learned"
@@ -465,16 +465,21 @@ def printed_policy():
 def test_the_printed_strategy_network_fits_noise_and_answers_worse_than_a_constant():
     policy, gradients = printed_policy()
     optimizer, normal = keras.optimizers.Adam(), tf.random.normal
+    optimizer.build(policy.trainable_variables)
+
+    @tf.function
+    def train(*batch):
+        optimizer.apply(gradients(*batch), policy.trainable_variables)
+
     new, labels = normal((20_000, 10)), normal((20_000, 1))
     for _ in range(100):
-        noise = [normal(shape) for shape in [(100, 10), (100, 1)] * 2]
-        optimizer.apply(gradients(*noise), policy.trainable_variables)
+        train(*(normal(shape) for shape in [(100, 10), (100, 1)] * 2))
     after, constant = tf.reduce_mean((policy(new) - labels) ** 2), tf.reduce_mean(labels**2)
     assert float(after) > float(constant), "its inputs say nothing of the labels; their mean is the best answer"
     weights = tf.ones((10, 1))
     for _ in range(100):
         x = [normal((100, 10)) for _ in range(2)]
-        optimizer.apply(gradients(x[0], x[0] @ weights, x[1], x[1] @ weights), policy.trainable_variables)
+        train(x[0], x[0] @ weights, x[1], x[1] @ weights)
     assert tf.reduce_mean((policy(new) - new @ weights) ** 2) < 0.9 * tf.reduce_mean((new @ weights) ** 2), (
         "it could learn"
     )

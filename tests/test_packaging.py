@@ -1,11 +1,9 @@
-"""The package: what it asks for, what it offers, how its rooms lie, and that a wheel of it works without the clone."""
+"""The package: what it requires and exports, which module may import which, and a wheel that works on its own."""
 
 import ast
 import graphlib
 import importlib
 import os
-import pkgutil
-import re
 import shutil
 import subprocess
 import sys
@@ -13,18 +11,26 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import meta_keras
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "meta_keras").rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PACKAGES = [
-    "meta_keras",
-    *(f"meta_keras.{module.name}" for module in pkgutil.iter_modules(meta_keras.__path__) if module.ispkg),
-]
+PACKAGES = sorted({".".join(source.parent.relative_to(ROOT).parts) for source in SOURCES})
+DEPENDENCIES = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
 
-# Each room, and the rooms that it may import.
+# What Google Colab had installed in August 2026, with Python 3.13. `pip install` replaces none of it.
+COLAB = {
+    "tensorflow": "2.20.0",
+    "keras": "3.13.2",
+    "numpy": "2.1.3",
+    "matplotlib": "3.10.0",
+    "tensorflow-datasets": "4.9.10",
+}
+
+# Each module or subpackage, and those that it may import.
 LAYERS = {
     "version": set(),
     "startup": set(),
@@ -83,19 +89,19 @@ def module_of(source):
 
 
 def imports_of(source):
-    """The modules of ours that a file imports, wherever in it."""
+    """Our modules that a file imports, anywhere in it."""
     modules = {module_of(other) for other in SOURCES}
     for node in ast.walk(ast.parse(source.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules)
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{source} imports by dots"
+            assert not node.level, f"{source} has a relative import"
             whole = {f"{node.module}.{alias.name}" for alias in node.names} & modules
             yield from whole or {node.module} & modules
 
 
 def run(*command, folder):
-    """Run Python in a folder, with no path to the clone; its output, or its complaint."""
+    """Run Python in a folder, without a path to the clone, and return its output."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     done = subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -104,7 +110,7 @@ def run(*command, folder):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The folder that a wheel, built from a copy of the sources, was installed into."""
+    """The folder into which a wheel, built from a copy of the sources, was installed."""
     folder = tmp_path_factory.mktemp("package")
     copy = folder / "copy"
     leave = shutil.ignore_patterns("__pycache__", "make")
@@ -121,16 +127,26 @@ def installed(tmp_path_factory):
     return folder / "site"
 
 
-def test_what_the_package_asks_for_stands_in_the_requirements():
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    required = {re.sub(r"\s", "", line.partition("#")[0]) for line in lines} - {""}
-    asked = {re.sub(r"\s", "", line) for line in PROJECT["project"]["dependencies"]}
-    assert asked and asked <= required
+def test_the_dependencies_of_the_package_are_in_the_requirements():
+    lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    assert DEPENDENCIES and set(DEPENDENCIES) <= {Requirement(line) for line in lines if line}
 
 
-def test_what_the_library_imports_it_asks_for():
+@pytest.mark.parametrize("name", COLAB)
+def test_an_installation_on_colab_replaces_nothing(name):
+    here = {"python_version": "3.13"}
+    (needed,) = (d for d in DEPENDENCIES if d.name == name and (d.marker is None or d.marker.evaluate(here)))
+    assert needed.specifier.contains(COLAB[name])
+
+
+def test_the_build_needs_the_setuptools_that_the_tests_have():
+    (needed,) = map(Requirement, PROJECT["build-system"]["requires"])
+    assert str(needed) + "," in next(line for line in (ROOT / "requirements.txt").open() if "setuptools" in line)
+
+
+def test_the_package_requires_what_it_imports():
     names = {"tensorflow_datasets": "tensorflow-datasets", "cycler": "matplotlib"}
-    asked = {re.match(r"[\w-]+", line).group() for line in PROJECT["project"]["dependencies"]}
+    asked = {needed.name for needed in DEPENDENCIES}
     imported = set()
     for source in SOURCES:
         for node in ast.walk(ast.parse(source.read_text())):
@@ -156,15 +172,15 @@ def test_what_a_package_offers_is_there_and_in_order(package):
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=module_of)
-def test_a_room_imports_only_what_lies_below_it(source):
+def test_a_module_imports_only_from_the_layers_below_it(source):
     _, _, inner = module_of(source).partition(".")
     if inner:
-        room = inner.partition(".")[0]
+        layer = inner.partition(".")[0]
         imported = {name.split(".")[1] for name in imports_of(source)}
-        assert imported <= LAYERS[room] | ({room} if source.name == "__init__.py" else set())
+        assert imported <= LAYERS[layer] | ({layer} if source.name == "__init__.py" else set())
 
 
-def test_the_layers_are_those_of_the_library_and_no_import_runs_in_a_circle():
+def test_the_layers_are_those_of_the_library_and_imports_are_not_circular():
     assert {name.split(".")[1] for name in map(module_of, SOURCES) if "." in name} == set(LAYERS)
     order = list(graphlib.TopologicalSorter({module_of(s): set(imports_of(s)) for s in SOURCES}).static_order())
     assert order.index("meta_keras.functional") < order.index("meta_keras.learner") < order.index("meta_keras")

@@ -1,7 +1,7 @@
-"""run.py, the one command: its set-up heals, its errors speak plainly, its jobs get what they were given.
+"""run.py, the one command: its setup recovers, its errors say what to do, and its jobs get their arguments.
 
-No test needs a network: the package index is an address at which nobody answers. Where it is quick, run.py
-is started for real, in a small project with no requirements and with a press that says how it was called.
+No test needs a network: the package index is an address at which no server answers. Where this is fast, run.py
+is started for real, in a small project without requirements whose press prints how it was called.
 """
 
 import ast
@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 RUN = Path(__file__).resolve().parent.parent / "run.py"
 PRESS = """
@@ -160,6 +161,7 @@ def test_the_press_gets_the_job_and_the_chapters(prepared, arguments, expected):
     [
         ("check", [], ["py chapters/checks.py"]),
         ("lint", [], ["py -m ruff check .", "py -m ruff format --check ."]),
+        ("test", [], ["py -m pytest -n 2 --dist worksteal"]),
         ("test", ["-k", "run"], ["py -m pytest -k run"]),
         ("lab", [], ["py -m jupyterlab -y chapters"]),
     ],
@@ -207,7 +209,7 @@ def test_the_usage_names_every_job(run):
 def test_an_unknown_job_is_named(bare):
     code, output, told = call(bare, "tests")
     assert (code, output) == (2, "")
-    assert told.startswith("run.py knows no job named 'tests'.\n")
+    assert told.startswith("run.py has no job named 'tests'. It has these:\n")
     assert "python3 run.py test " in told
     assert not (bare / ".venv").exists()
 
@@ -315,7 +317,7 @@ def test_a_killed_set_up_heals(bare):
     code, output, told = call(bare)
     assert code == 0
     assert json.loads(output)["argv"][1:] == ["run"]
-    assert "Setting up, once, in " in told
+    assert "Setting up " in told
     assert "The environment is ready after " in told
 
 
@@ -325,7 +327,7 @@ def test_a_second_set_up_waits_for_the_first(ready):
     (folder / module.STAMP).unlink()
     with module.locked(folder):
         process = start(ready)
-        assert "Another set-up is at work" in process.stderr.readline()
+        assert "Another setup is running in " in process.stderr.readline()
         module.write_stamp(folder, [])
     code, output, told = finish(process)
     assert (code, told) == (0, "")
@@ -337,6 +339,78 @@ def test_the_variable_names_another_place(ready):
     code, _, told = call(ready, META_KERAS_VENV="place")
     assert (code, told) == (0, "")
     assert not (ready / ".venv").exists()
+
+
+# The oldest versions
+
+
+REQUIREMENTS = [
+    line.partition("#")[0].strip()
+    for line in RUN.with_name("requirements.txt").read_text().splitlines()
+    if line.partition("#")[0].strip()
+]
+
+
+def test_the_oldest_versions_are_the_lower_bounds_of_the_requirements(run):
+    oldest = run.oldest_versions()
+    assert len(oldest) == len(REQUIREMENTS)
+    for line, pinned in zip(map(Requirement, REQUIREMENTS), map(Requirement, oldest), strict=True):
+        (version,) = pinned.specifier
+        (bound,) = (part for part in line.specifier if part.operator == ">=")
+        assert (pinned.name, pinned.marker) == (line.name, line.marker)
+        assert (version.operator, version.version) == ("==", bound.version)
+        assert line.specifier.contains(version.version)
+
+
+@pytest.fixture
+def jobs(watched, monkeypatch):
+    """The command lines of the jobs that a ready project would have run."""
+    commands = []
+    monkeypatch.setattr(watched[0], "call", lambda command: commands.append(command) or 0)
+    return commands
+
+
+def test_the_oldest_versions_have_an_environment_of_their_own(watched, jobs):
+    module, calls, folder = watched
+    module.REQUIREMENTS.write_text("a>=2.0,<3; python_version < '3.13'\nb>=1.5  # a comment\n")
+    before, oldest = state_of(folder), folder.with_name(".venv-oldest")
+    assert module.main(["test", "-k", "x", "--oldest"]) == 0
+    assert calls[1][-4:] == ["-r", str(module.REQUIREMENTS), "a==2.0; python_version < '3.13'", "b==1.5"]
+    assert jobs == [[module.python_in(oldest), "-m", "pytest", "-k", "x"]]
+    assert state_of(folder) == before
+    assert (oldest / module.MARKER).exists()
+    # A second time only the stamp is read, and without arguments the whole suite runs in two processes.
+    calls.clear()
+    assert module.main(["test", "--oldest"]) == 0
+    assert (calls, jobs[1][3:]) == ([], ["-n", "2", "--dist", "worksteal"])
+    # Other lower bounds need another environment.
+    module.REQUIREMENTS.write_text("a>=2.1,<3\n")
+    assert module.main(["test", "--oldest"]) == 0
+    assert [arguments[0] for arguments in calls] == ["ensurepip", "pip"] and calls[1][-1] == "a==2.1"
+
+
+def test_the_oldest_environment_never_replaces_a_foreign_folder(watched, jobs, capsys):
+    module, calls, folder = watched
+    foreign = folder.with_name(".venv-oldest")
+    foreign.mkdir()
+    (foreign / "mine").write_text("mine")
+    before = state_of(foreign)
+    assert module.main(["test", "--oldest"]) == 1
+    assert f"{foreign} already exists" in capsys.readouterr().err
+    assert (state_of(foreign), calls, jobs) == (before, [], [])
+
+
+def test_the_oldest_environment_is_next_to_the_one_that_the_variable_names(watched, jobs, monkeypatch):
+    module, _, _ = watched
+    monkeypatch.setenv("META_KERAS_VENV", "place")
+    assert module.main(["test", "--oldest"]) == 0
+    assert jobs[0][0] == module.python_in(module.ROOT / "place-oldest")
+
+
+@pytest.mark.parametrize("job", ["check", "lint"])
+def test_other_jobs_pass_the_option_on(watched, jobs, job):
+    assert watched[0].main([job, "--oldest"]) == 0
+    assert all(command[-1] == "--oldest" for command in jobs) and watched[1] == []
 
 
 # The errors
@@ -376,7 +450,7 @@ def test_error_a_foreign_folder_stays_untouched(bare, tmp_path, kind):
         foreign.symlink_to(tmp_path / "nowhere")
     before = state_of(foreign)
     result = call(bare, META_KERAS_VENV=str(foreign))
-    assert_one_paragraph(result, str(foreign), "run.py did not make it", "set META_KERAS_VENV to")
+    assert_one_paragraph(result, str(foreign), "run.py did not create it", "set META_KERAS_VENV to")
     assert state_of(foreign) == before
     assert not (tmp_path / "nowhere").exists()
 
@@ -402,7 +476,7 @@ def test_error_an_index_that_stays_silent(ready, monkeypatch):
 
 def test_error_no_wheel_for_this_computer(ready):
     result = call(ready, "lab", PIP_NO_INDEX="1")
-    assert_one_paragraph(result, "No matching distribution found for jupyterlab", "fits this computer")
+    assert_one_paragraph(result, "No matching distribution found for jupyterlab", "no version for this computer")
 
 
 def test_error_any_other_shows_the_last_lines_and_the_log(ready):
@@ -421,7 +495,7 @@ def test_error_disk_full_beforehand(bare):
 def test_error_no_write_permission(bare):
     first = "def mkdir(*_, **__): raise PermissionError(13, 'Permission denied', 'here')"
     result = call(bare, first=f"{first}\nimport pathlib; pathlib.Path.mkdir = mkdir")
-    assert_one_paragraph(result, "cannot be written ([Errno 13] Permission denied: 'here')", "META_KERAS_VENV")
+    assert_one_paragraph(result, "cannot write to", "([Errno 13] Permission denied: 'here')", "META_KERAS_VENV")
 
 
 @pytest.mark.parametrize(
@@ -429,9 +503,9 @@ def test_error_no_write_permission(bare):
     [
         (
             "ERROR: Could not install packages: [Errno 28] No space left on device: '/x'\nhint",
-            "The disk is too full",
+            "There is not enough disk space",
         ),
-        ("[WinError 112] a sentence in another language", "The disk is too full"),
+        ("[WinError 112] a sentence in another language", "There is not enough disk space"),
         ("WARNING: Retrying (Retry(total=0\nERROR: Could not find (from versions: none)", "pip cannot reach"),
         ("pip._vendor.urllib3.exceptions.ReadTimeoutError: Read timed out.", "pip cannot reach"),
         ("ERROR: HTTPSConnectionPool(host='x', port=443): Max retries exceeded", "pip cannot reach"),
@@ -439,9 +513,9 @@ def test_error_no_write_permission(bare):
             "ERROR: (from versions: 2.16)\nERROR: No matching distribution found for a==2",
             "No matching distribution",
         ),
-        ("OSError: [Errno 30] Read-only file system: '/x'\nhint", "The environment in"),
-        ("[WinError 5] a sentence in another language", "The environment in"),
-        ("WARNING: Retrying: Read timed out\nerror: no compiler", "The environment could not be made"),
+        ("OSError: [Errno 30] Read-only file system: '/x'\nhint", "run.py cannot write"),
+        ("[WinError 5] a sentence in another language", "run.py cannot write"),
+        ("WARNING: Retrying: Read timed out\nerror: no compiler", "The environment could not be created"),
     ],
 )
 def test_the_cause_is_told_from_what_was_said(run, tmp_path, said, beginning):
