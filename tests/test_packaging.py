@@ -41,8 +41,8 @@ LAYERS = {
     "faults": set(),
     "loop": {"functional", "tasks"},
     "learner": {"execution", "faults", "functional", "networks", "parallel", "rules", "tasks"},
-    "report": {"checks", "inputs", "tasks", "report"},
-    "classical": {"checks", "tasks"},
+    "report": {"checks", "inputs", "learner", "tasks", "report"},
+    "classical": {"checks", "inputs", "tasks"},
     "transfer": {"checks", "copies", "inputs", "functional", "internals", "networks", "rules", "tasks", "transfer"},
 }
 
