@@ -2,7 +2,7 @@
 argument replaced.
 
     python benchmarks/fuzz.py --calls 10000 --seed 0            (several minutes on two cores)
-    python benchmarks/fuzz.py --only transfer --calls 500       (functions whose names contain this)
+    python benchmarks/fuzz.py --only transfer --calls 500       (functions whose names match)
     python benchmarks/fuzz.py --resume                          (continues a run that was stopped)
 
 Each call takes valid arguments (fuzz_arguments.py) and replaces one of them by a value from fuzz_values.py. When an
@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 import time
@@ -53,7 +54,7 @@ def cases_of(calls: int, seed: int, only: str = "") -> list[Case]:
     for target in targets():
         deck = [Case(target.name, argument, value) for argument in target.parameters for value in names_for(argument)]
         generator.shuffle(deck)
-        decks += [deck] if only in target.name else []
+        decks += [deck] if re.search(only, target.name) else []
     rounds = itertools.chain.from_iterable(itertools.zip_longest(*decks))
     return list(itertools.islice((case for case in rounds if case is not None), calls))
 
@@ -69,7 +70,9 @@ def work(cases: list[Case]) -> None:
     known = {target.name: target for target in targets()}
     with RECORD.open("a", encoding="utf-8") as record:
         for case in cases:
+            began = time.perf_counter()
             outcome = outcome_of(known[case.target], case.argument, case.value)
+            outcome |= {"seconds": round(time.perf_counter() - began, 2)}
             record.write(json.dumps(case._asdict() | outcome, ensure_ascii=False) + "\n")
             record.flush()
 
@@ -124,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="functions whose names contain this")
+    parser.add_argument("--only", default="", help="functions whose names match this pattern")
     parser.add_argument("--resume", action="store_true", help="continue the record of these calls")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()

@@ -60,7 +60,7 @@ def create_model(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 
             layers.Flatten(),
             layers.Dense(64, activation="relu"),
             layers.Dense(64, activation="relu"),
-            layers.Dense(num_classes, activation="softmax"),
+            layers.Dense(int(num_classes), activation="softmax"),
         ]
     )
 
@@ -89,7 +89,7 @@ def main(dataset: str = "fashion", *, epochs: int = 10, data_dir: str | None = N
     checks.at_least(0, seed=seed)
     if seed > LARGEST_SEED:
         raise ValueError(f"seed must be at most {LARGEST_SEED}, the largest that NumPy takes; got {seed}.")
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(int(seed))
     pool = load(dataset, data_dir=data_dir)
     (x_train, y_train), (x_test, y_test) = _one_hot(pool.split("train")), _one_hot(pool.split("test"))
     x_train, standard = preprocess_data(x_train)
@@ -127,11 +127,18 @@ def _check_standard(standard: Standard) -> None:
 
 def _check_examples(model: keras.Model, x_train: np.ndarray, y_train: np.ndarray) -> None:
     checks.numbers(x_train=x_train, y_train=y_train)
-    shape, outputs = np.shape(x_train), getattr(model, "output_shape", (None,))[-1]
-    if not shape or not shape[0] or np.shape(y_train) != (shape[0], outputs or np.shape(y_train)[-1]):
+    images, labels = np.asarray(x_train), np.asarray(y_train)
+    for name, array in (("x_train", images), ("y_train", labels)):
+        if not array.size or not np.isfinite(array).all():
+            raise ValueError(f"{name} must be an array of finite numbers, at least one; got {checks.shown(x_train)}.")
+    taken, returned = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    if isinstance(taken, tuple) and not tf.TensorShape(taken).is_compatible_with(images.shape):
+        raise ValueError(f"x_train has shape {images.shape}; the model {model.name!r} takes inputs of shape {taken}.")
+    outputs = returned[-1] if isinstance(returned, tuple) else None
+    if labels.ndim != 2 or len(labels) != len(images) or labels.shape[1] != (outputs or labels.shape[1]):
         raise ValueError(
-            f"y_train must have one row of {outputs} numbers per image, a one-hot label; x_train has shape {shape} and "
-            f"y_train has shape {np.shape(y_train)}. keras.utils.to_categorical turns integers into one-hot labels."
+            f"y_train must have one row of {outputs} numbers per image, a one-hot label; x_train has shape "
+            f"{images.shape} and y_train has shape {labels.shape}. keras.utils.to_categorical makes labels one-hot."
         )
 
 

@@ -37,7 +37,7 @@ def conv4(
     network = keras.Sequential([keras.Input(tuple(input_shape))], name="conv4")
     for _ in range(4):
         strides = 2 if downsample == "stride" else 1
-        network.add(layers.Conv2D(filters, 3, strides=strides, padding="same", use_bias=False))
+        network.add(layers.Conv2D(int(filters), 3, strides=strides, padding="same", use_bias=False))
         # With Keras' default momentum of 0.99, the moving averages are usable only after about a thousand steps.
         network.add(layers.BatchNormalization(momentum=0.9))
         network.add(layers.ReLU())
@@ -45,7 +45,7 @@ def conv4(
             network.add(layers.MaxPooling2D())
     network.add(layers.Flatten())
     if units is not None:
-        network.add(layers.Dense(units, name="head"))
+        network.add(layers.Dense(int(units), name="head"))
     return network
 
 
@@ -63,7 +63,7 @@ def d3(num_classes: int, *, input_shape: Sequence[int] = (28, 28, 1)) -> keras.M
         network.add(layers.MaxPooling2D())
     network.add(layers.Flatten())
     network.add(layers.Dense(128, activation="relu"))
-    network.add(layers.Dense(num_classes, activation="softmax", name="head"))
+    network.add(layers.Dense(int(num_classes), activation="softmax", name="head"))
     return network
 
 
@@ -92,8 +92,8 @@ def mlp(
     if len(input_shape) > 1:
         network.add(layers.Flatten())
     for width in hidden:
-        network.add(layers.Dense(width, activation=activation))
-    network.add(layers.Dense(units, name="head"))
+        network.add(layers.Dense(int(width), activation=activation))
+    network.add(layers.Dense(int(units), name="head"))
     return network
 
 

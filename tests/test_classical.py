@@ -111,6 +111,8 @@ def test_pixels_of_any_integer_type_are_scaled_alike():
         ({"epochs": 0}, ValueError, "epochs must be an integer of at least 1; got 0"),
         ({"y_train": np.zeros(4)}, ValueError, r"y_train must have one row of 2 numbers.*shape \(4,\)"),
         ({"y_train": np.zeros((3, 2))}, ValueError, r"y_train must have one row of 2 numbers.*shape \(3, 2\)"),
+        ({"x_train": np.ones((4, 2))}, ValueError, r"x_train has shape \(4, 2\); .* takes inputs of shape \(None, 3\)"),
+        ({"x_train": np.full((4, 3), np.nan)}, ValueError, "x_train must be an array of finite numbers"),
         ({"x_train": "x"}, ValueError, "x_train must be an array of numbers; got 'x'"),
     ],
 )

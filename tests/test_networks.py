@@ -127,6 +127,12 @@ def test_mlp_says_what_it_cannot_make(wrong, message):
         networks.mlp(**{"units": 2} | wrong)
 
 
+def test_numpy_integers_are_integers():
+    one = np.int64(1)
+    made = [networks.conv4(one, filters=one), networks.d3(one), networks.mlp(one, hidden=[one], input_shape=(one,))]
+    assert [model.output_shape for model in made] == [(None, 1)] * 3
+
+
 @pytest.mark.parametrize("activation", [None, "tanh", keras.activations.gelu, keras.ops.sin])
 def test_mlp_takes_the_activations_that_keras_takes(activation):
     assert np.isfinite(networks.mlp(2, activation=activation)(np.ones((3, 1), np.float32))).all()

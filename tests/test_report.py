@@ -195,6 +195,7 @@ def test_an_episode_that_cannot_be_shown_is_rejected(arguments, message):
     ("arguments", "message"),
     [
         ({"curves": [1, 2]}, r"curves must be a dictionary; got \[1, 2\]"),
+        ({"curves": {}}, "at least one curve"),
         ({"curves": {"a": 3}}, r"curves\['a'\] must be a list of numbers"),
         ({"curves": {"a": []}}, r"curves\['a'\] must be a list of numbers"),
         ({"curves": {"a": ["x"]}}, "a must be an array of numbers"),

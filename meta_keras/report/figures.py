@@ -174,6 +174,8 @@ def _predictions(scores: Any, queries: int) -> np.ndarray:
 
 def _check_curves(curves: Any) -> None:
     checks.mapping(curves=curves)
+    if not curves:
+        raise ValueError("curves must have at least one curve, such as {'training': history['loss']}; got {}.")
     for name, values in curves.items():
         checks.text(name=name)
         checks.numbers(**{name: values})

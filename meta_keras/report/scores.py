@@ -120,7 +120,7 @@ def _prediction_by(learner: MetaLearner | Predictor) -> Callable[[Episode], Iter
         traced = tf.function(lambda *batch: _predict_batch(learner, batch), reduce_retracing=True)
         together = (lambda *batch: _predict_batch(learner, batch)) if learner.run_eagerly else traced
         return lambda episode: together(episode.support_x, episode.support_y, episode.query_x)
-    if isinstance(learner, keras.layers.Layer):
+    if isinstance(learner, keras.layers.Layer | type):
         raise TypeError(
             f"learner must be a MetaLearner or a function of (support_x, support_y, query_x); got "
             f"{checks.shown(learner)}. A network becomes a learner with MetaLearner(network=..., rule=...)."
@@ -144,18 +144,25 @@ def _metric_for(tasks: tf.data.Dataset, metric: Metric | None) -> tuple[str, Met
     if metric is None:
         labels = tasks.element_spec.query_y.dtype.is_integer
         return ("accuracy", _accuracy) if labels else ("mean squared error", _mean_squared_error)
-    if not callable(metric) or isinstance(metric, type):
+    if not callable(metric) or isinstance(metric, type | keras.layers.Layer):
         raise ValueError(
             f"metric must be a function (query_y, logits) -> number, or a Keras metric such as "
             f"keras.metrics.MeanAbsoluteError(); got {checks.shown(metric)}."
         )
-    name = getattr(metric, "name", None) or getattr(metric, "__name__", "score")
+    name = str(getattr(metric, "name", None) or getattr(metric, "__name__", "score"))
 
     def of_one_task(query_y: tf.Tensor, answers: tf.Tensor) -> Any:
-        metric.reset_state()
-        return metric(query_y, answers)
+        if isinstance(metric, keras.Metric):
+            metric.reset_state()
+        try:
+            return metric(query_y, answers)
+        except Exception as error:  # of whatever kind: the metric is not ours
+            raise ValueError(
+                f"The metric {name!r} cannot compare labels or targets of shape {tuple(query_y.shape)} with answers of "
+                f"shape {tuple(answers.shape)}: {error}"
+            ) from error
 
-    return str(name), of_one_task if isinstance(metric, keras.Metric) else metric
+    return name, of_one_task
 
 
 def _value(name: str, value: Any) -> float:
