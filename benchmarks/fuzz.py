@@ -100,9 +100,14 @@ def supervise(cases: list[Case], arguments: list[str]) -> None:
 
 
 def outcomes() -> list[str]:
-    """The complete lines of the record: a process that was stopped may have left half a line."""
+    """The complete lines of the record."""
     text = RECORD.read_text(encoding="utf-8") if RECORD.exists() else ""
     return text.split("\n")[:-1]
+
+
+def discard_half_a_line() -> None:
+    """Remove what a process that was stopped may have left at the end of the record."""
+    RECORD.write_text("".join(f"{line}\n" for line in outcomes()), encoding="utf-8")
 
 
 def summary(seed: int, seconds: float) -> dict[str, Any]:
@@ -136,10 +141,10 @@ def main() -> None:
         done = len(outcomes())
         work(cases[done : done + CALLS_PER_PROCESS])
         return
-    if not chosen.resume:
+    if chosen.resume:
+        discard_half_a_line()
+    else:
         RECORD.unlink(missing_ok=True)
-    elif outcomes() and not RECORD.read_text(encoding="utf-8").endswith("\n"):
-        RECORD.write_text("".join(f"{line}\n" for line in outcomes()), encoding="utf-8")
     began = time.monotonic()
     supervise(cases, [f"--calls={chosen.calls}", f"--seed={chosen.seed}", f"--only={chosen.only}"])
     found = summary(chosen.seed, time.monotonic() - began)
