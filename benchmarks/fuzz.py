@@ -64,9 +64,12 @@ def work(cases: list[Case]) -> None:
     import meta_keras  # noqa: F401  (before TensorFlow, so that it starts without its log)
 
     # isort: split
+    import tensorflow as tf
+
     from benchmarks.fuzz_targets import targets
     from benchmarks.fuzz_verdict import outcome_of
 
+    tf.get_logger().setLevel("ERROR")  # it warns of every function that is traced again
     known = {target.name: target for target in targets()}
     with RECORD.open("a", encoding="utf-8") as record:
         for case in cases:

@@ -56,8 +56,15 @@ def pool_of_images() -> mk.ClassPool:
 
 
 @lru_cache
-def tasks() -> mk.Tasks:
-    return mk.FewShot(pool(), ways=2, shots=2, queries=2, meta_batch=2)
+def tasks() -> tf.data.Dataset:
+    """The same batch again and again, since drawing tasks takes longer than what is done with them."""
+    drawn = mk.FewShot(pool(), ways=2, shots=2, queries=2, meta_batch=2)
+    return tf.data.Dataset.from_tensors(next(iter(drawn))).repeat()
+
+
+@lru_cache
+def sinusoids() -> mk.Tasks:
+    return mk.Sinusoids(shots=2, queries=2, meta_batch=2)
 
 
 @lru_cache
@@ -194,7 +201,7 @@ RECEIVERS: Factories = {
     "ClassPool": pool,
     "ClassPool.rotated": pool_of_images,
     "MetaLearner": learner,
-    "Tasks": tasks,
+    "Tasks": sinusoids,
     "functional.PureModel": lambda: mk.functional.PureModel(network()),
     "transfer.Distiller": lambda: compiled(mk.transfer.Distiller(network(), network())),
     "transfer.DomainAdaptation": lambda: compiled(mk.transfer.DomainAdaptation(network(), layer="hidden")),

@@ -9,9 +9,6 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import keras
-import tensorflow as tf
-
 import meta_keras as mk
 from benchmarks.fuzz_arguments import ARGUMENTS, RECEIVERS, SPECIAL, Factories, inputs, labels, learner
 from benchmarks.fuzz_values import UNKNOWN
@@ -21,6 +18,7 @@ CALLED_BY_OTHERS = {
     "build", "call", "compile_from_config", "compute_output_shape", "from_config", "get_config", "get_metrics_result",
     "gradients_of", "make_train_function", "meta_gradients", "on_epoch_end", "test_step", "train_step",
 }  # fmt: skip
+ABSTRACT = (mk.Tasks, mk.Curves)  # which users subclass, as Sinusoids does, and do not create
 # Of these classes and their subclasses, users call only the methods that are named.
 INTERFACES: dict[type, set[str]] = {mk.rules.Rule: {"amounts"}, mk.Tasks: {"from_batch"}}
 # Arguments that go to Keras as they are.
@@ -63,7 +61,7 @@ def used(result: Any) -> None:
 
 def targets() -> Iterator[Target]:
     """Every public callable, once."""
-    seen = {id(mk.Tasks), id(mk.Curves)}  # which exist to be subclassed, as Sinusoids does
+    seen: set[int] = set()
     for module in MODULES:
         prefix = "" if module in (mk, mk.tasks) else f"{module.__name__.rpartition('.')[2]}."
         for name, value in public(module).items():
@@ -75,7 +73,8 @@ def targets() -> Iterator[Target]:
             ):
                 continue
             seen.add(id(value))
-            yield _target(prefix + name, value)
+            if value not in ABSTRACT:
+                yield _target(prefix + name, value)
             if isinstance(value, type):
                 yield from _methods(prefix + name, value)
 
@@ -116,7 +115,3 @@ def _target(name: str, function: Any, *, receiver: Any = None, method: bool = Fa
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     optional = tuple(one.name for one in parameters if one.name not in needed and one.kind not in kinds)
     return Target(name, function, receiver, needed, optional, several)
-
-
-tf.get_logger().setLevel("ERROR")
-keras.config.disable_traceback_filtering()  # a filtered traceback does not say who raised an error

@@ -14,6 +14,7 @@ An error that Keras raises for an argument that our function documents as Keras'
 rejected by Keras. Everything else is cryptic.
 """
 
+import contextlib
 import dis
 import re
 import warnings
@@ -47,7 +48,7 @@ def outcome_of(target: Target, argument: str, value: str) -> dict[str, str]:
     """Call a function with one argument replaced, and tell what became of it."""
     keras.utils.set_random_seed(0)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _whole_tracebacks():
             warnings.simplefilter("ignore")
             result, arguments = target.call({argument: VALUES[value]()})
             others = [other for name, other in arguments.items() if name != argument]
@@ -81,6 +82,18 @@ def is_finite(value: Any, depth: int = 0) -> bool:
     if depth >= DEEPEST:
         return True
     return all(is_finite(part, depth + 1) for part in _parts(value))
+
+
+@contextlib.contextmanager
+def _whole_tracebacks() -> Iterator[None]:
+    """Let Keras keep its own lines in a traceback; without them, it does not say who raised an error."""
+    filtering = keras.config.is_traceback_filtering_enabled()
+    keras.config.disable_traceback_filtering()
+    try:
+        yield
+    finally:
+        if filtering:
+            keras.config.enable_traceback_filtering()
 
 
 def _parts(value: Any) -> Iterator[Any]:
