@@ -95,8 +95,9 @@ def test_images_that_cannot_be_standardized_are_rejected(arguments, message):
         classical.preprocess_data(**{"images": images_of()[0]} | arguments)
 
 
-def test_pixels_of_any_integer_type_are_scaled_alike():
-    images, _ = images_of()
+@pytest.mark.parametrize("channels", [True, False])
+def test_pixels_of_any_integer_type_are_scaled_alike(channels):
+    images = images_of()[0] if channels else images_of()[0].reshape(60, 16)
     expected, standard = classical.preprocess_data(images)
     for dtype in (np.int64, np.int32, np.uint16):
         found, other = classical.preprocess_data(images.astype(dtype))
