@@ -113,6 +113,13 @@ def discard_half_a_line() -> None:
     RECORD.write_text("".join(f"{line}\n" for line in outcomes()), encoding="utf-8")
 
 
+def check_same_calls(cases: list[Case]) -> None:
+    """Raise a ValueError if the record is that of other calls, so that a run cannot be continued by another one."""
+    for number, (line, case) in enumerate(zip(outcomes(), cases, strict=False)):
+        if case._asdict() != {name: json.loads(line)[name] for name in Case._fields}:
+            raise ValueError(f"Call {number} of the record is not one of these calls; leave --resume out.")
+
+
 def summary(seed: int, seconds: float) -> dict[str, Any]:
     """The counts, overall and for each function, and everything that is not as it should be."""
     lines = [json.loads(line) for line in outcomes()]
@@ -146,6 +153,7 @@ def main() -> None:
         return
     if chosen.resume:
         discard_half_a_line()
+        check_same_calls(cases)
     else:
         RECORD.unlink(missing_ok=True)
     began = time.monotonic()

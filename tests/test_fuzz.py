@@ -105,6 +105,9 @@ def test_a_stopped_run_continues_with_the_calls_that_are_missing(tmp_path, monke
     fuzz.work(cases[:3])
     fuzz.RECORD.write_text(fuzz.RECORD.read_text() + '{"target": "half a li')
     fuzz.discard_half_a_line()
+    fuzz.check_same_calls(cases)
+    with pytest.raises(ValueError, match="Call 0 of the record is not one of these calls"):
+        fuzz.check_same_calls(cases[1:])
     fuzz.work(cases[len(fuzz.outcomes()) :])
     found = fuzz.summary(SEED, seconds=1.0)
     assert found["calls"] == 8 == sum(found["counts"].values())
