@@ -196,7 +196,7 @@ def test_regressions_are_scored_in_every_precision(dtype):
     assert score.mean > 0 and score.metric == "mean squared error"
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16", "float64"])
 def test_a_learner_in_mixed_precision_is_evaluated_on_a_regression(policy):
     keras.config.set_dtype_policy(policy)
     learner = MetaLearner(network=networks.mlp(1, hidden=(4,)), rule=GradientDescent(0.01))
