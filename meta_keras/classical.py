@@ -132,6 +132,8 @@ def _check_examples(model: keras.Model, x_train: np.ndarray, y_train: np.ndarray
         if not array.size or not np.isfinite(array).all():
             raise ValueError(f"{name} must be an array of finite numbers, at least one; got {checks.shown(x_train)}.")
     taken, returned = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    if isinstance(taken, list | dict) or isinstance(returned, list | dict):
+        raise ValueError(f"model must have one input and one output; {model.name!r} has shapes {taken} and {returned}.")
     if isinstance(taken, tuple) and not tf.TensorShape(taken).is_compatible_with(images.shape):
         raise ValueError(f"x_train has shape {images.shape}; the model {model.name!r} takes inputs of shape {taken}.")
     outputs = returned[-1] if isinstance(returned, tuple) else None

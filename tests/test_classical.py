@@ -105,10 +105,16 @@ def test_pixels_of_any_integer_type_are_scaled_alike(channels):
         assert other == standard
 
 
+def two_outputs():
+    given = keras.Input((3,))
+    return keras.Model(given, [keras.layers.Dense(2)(given), keras.layers.Dense(2)(given)])
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ({"model": None}, TypeError, "model must be a Keras model; got None"),
+        ({"model": two_outputs()}, ValueError, "model must have one input and one output"),
         ({"epochs": 0}, ValueError, "epochs must be an integer of at least 1; got 0"),
         ({"y_train": np.zeros(4)}, ValueError, r"y_train must have one row of 2 numbers.*shape \(4,\)"),
         ({"y_train": np.zeros((3, 2))}, ValueError, r"y_train must have one row of 2 numbers.*shape \(3, 2\)"),
