@@ -80,6 +80,28 @@ def interval(**values: Any) -> None:
         )
 
 
+def shape(**values: Any) -> None:
+    """Shapes without the batch axis, such as (28, 28, 1)."""
+    for name, value in values.items():
+        sizes = list(value) if isinstance(value, list | tuple) else []
+        _require(
+            len(sizes) > 0 and all(is_integer(size) and size >= 1 for size in sizes),
+            name,
+            "a tuple of integers of at least 1, such as (28, 28, 1)",
+            value,
+        )
+
+
+def numbers(**values: Any) -> None:
+    """Arrays of real numbers, or lists that NumPy makes one of; True and False count as 1 and 0."""
+    for name, value in values.items():
+        try:
+            kind = np.asarray(value).dtype.kind
+        except (NotImplementedError, TypeError, ValueError):  # ragged lists, tensors of a graph
+            kind = "O"
+        _require(kind in "iufb", name, "an array of numbers", value)
+
+
 def text(**values: Any) -> None:
     """Strings."""
     for name, value in values.items():

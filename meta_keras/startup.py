@@ -1,4 +1,4 @@
-"""Start TensorFlow without its start-up log, and make sure that Keras runs on it. Imports nothing of ours."""
+"""Imports TensorFlow without its start-up log, and makes sure that Keras uses it. Imports nothing of this package."""
 
 import contextlib
 import os
@@ -9,29 +9,29 @@ SHOW_LOGS = "META_KERAS_TF_LOGS"
 
 
 @contextlib.contextmanager
-def _standard_error_held_back() -> Iterator[None]:
-    """Silence the file descriptor itself: TensorFlow's C++ writes there before Python can set its log level."""
+def _without_standard_error() -> Iterator[None]:
+    """Redirect the file descriptor itself, since TensorFlow's C++ code writes there before its log level can be set."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    original, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(original, 2)
+        os.close(original)
         os.close(nowhere)
 
 
 def start_tensorflow() -> None:
-    """Import TensorFlow quietly (set META_KERAS_TF_LOGS=1 to see its log) and check Keras' backend."""
+    """Import TensorFlow without its log (META_KERAS_TF_LOGS=1 shows it) and check the backend of Keras."""
     if "tensorflow" not in sys.modules and not os.environ.get(SHOW_LOGS):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with _standard_error_held_back():
+        with _without_standard_error():
             import tensorflow  # noqa: F401
     import keras
 
     if keras.backend.backend() != "tensorflow":
         raise ImportError(
-            f"meta_keras runs on Keras' TensorFlow backend, and Keras has been set to {keras.backend.backend()!r}. "
-            "Set the environment variable KERAS_BACKEND=tensorflow before Keras is first imported."
+            f"meta_keras needs Keras' TensorFlow backend; Keras uses {keras.backend.backend()!r}. "
+            "Set the environment variable KERAS_BACKEND=tensorflow before Keras is imported."
         )

@@ -1,4 +1,4 @@
-"""Results with their intervals, as numbers, tables and figures."""
+"""Results with their confidence intervals, as numbers, tables and figures."""
 
 from meta_keras.report.diagrams import diagram
 from meta_keras.report.figures import PALETTE, learning_curves, show_episode, style

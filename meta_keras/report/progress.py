@@ -1,15 +1,15 @@
-"""A line now and then, where a progress bar would not do: in notebooks that are stored, and in logs."""
+"""A line of text now and then, where a progress bar is out of place: in stored notebooks and in logs."""
 
 import keras
 
-from meta_keras.checks import at_least
+from meta_keras import checks
 
 
 class Lines(keras.callbacks.Callback):
-    """Print the numbers of every `every`-th epoch on a line of its own. Use with `fit(..., verbose=0)`."""
+    """Print the logs of every `every`-th epoch on a line of their own. Use with `fit(..., verbose=0)`."""
 
     def __init__(self, every: int = 1) -> None:
-        at_least(1, every=every)
+        checks.at_least(1, every=every)
         super().__init__()
         self.every = every
 

@@ -1,20 +1,24 @@
-"""How good a learner is, over many tasks, and how sure we may be of it."""
+"""How well a learner does, as the mean over many tasks with its confidence interval."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from meta_keras.checks import at_least
+from meta_keras import checks
+from meta_keras.inputs import as_inputs
+from meta_keras.learner import MetaLearner
 from meta_keras.tasks.inspection import check_episodes
 
 Predictor = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+Metric = Callable[[tf.Tensor, tf.Tensor], Any]
 
 
 class Score(NamedTuple):
-    """A mean over tasks or seeds, and half the width of its 95 % interval.
+    """A mean over tasks or seeds, and half the width of its 95 % confidence interval.
 
     >>> print(Score("accuracy", 0.953, 0.004, np.zeros(600)))
     accuracy 0.953 ± 0.004 (95 % interval over 600 values)
@@ -27,11 +31,12 @@ class Score(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float], metric: str = "accuracy") -> "Score":
-        """The score that these values make, one for each task or each seed.
+        """The score of these values, one per task or one per seed.
 
         >>> print(Score.of([0.5, 0.7, 0.6]))
         accuracy 0.600 ± 0.248 (95 % interval over 3 values)
         """
+        checks.text(metric=metric)
         return cls(metric, *mean_and_interval(values), np.array(values, dtype=float))
 
     def __str__(self) -> str:
@@ -39,7 +44,7 @@ class Score(NamedTuple):
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean, and half the width of its 95 % interval by Student's t (Formula 1.7).
+    """The mean, and half the width of its 95 % confidence interval by Student's t (Formula 1.7).
 
         half width = t * s / sqrt(n)
 
@@ -49,98 +54,158 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
     >>> mean_and_interval([0.5, 0.7])
     (0.6, 1.27...)
     """
+    checks.numbers(values=values)
     values = np.asarray(values, dtype=float).reshape(-1)
     if len(values) < 2:
-        raise ValueError(f"An interval needs at least 2 values; {len(values)} given.")
+        raise ValueError(f"An interval needs at least 2 values; got {len(values)}.")
     if not np.isfinite(values).all():
-        raise ValueError(f"{np.sum(~np.isfinite(values))} of the {len(values)} values are nan or infinite.")
+        raise ValueError(f"values must be finite; {np.sum(~np.isfinite(values))} of the {len(values)} are not.")
     half = _student_t(len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(half)
 
 
-def _student_t(freedom: int) -> float:
-    """The t that 95 % of Student's distribution lies within, by bisection of its distribution function."""
+def _student_t(degrees: int) -> float:
+    """The t that bounds 95 % of Student's distribution, found by bisection of its distribution function."""
     low, high = 1.0, 13.0
     for _ in range(60):
         t = (low + high) / 2
-        x = np.float64(freedom / (freedom + t * t))
-        outside = tf.math.betainc(np.float64(freedom / 2), np.float64(0.5), x)
+        x = np.float64(degrees / (degrees + t * t))
+        outside = tf.math.betainc(np.float64(degrees / 2), np.float64(0.5), x)
         low, high = (t, high) if outside > 0.05 else (low, t)
     return t
 
 
 def evaluate(
-    learner: keras.Model | Predictor,
+    learner: MetaLearner | Predictor,
     tasks: tf.data.Dataset,
     episodes: int = 600,
     *,
-    metric: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+    metric: Metric | None = None,
     verbose: int = 0,
 ) -> Score:
-    """The mean score over `episodes` tasks with its 95 % interval; every task counts the same.
+    """The mean score over `episodes` tasks with its 95 % confidence interval. Every task has the same weight.
 
-    learner: a MetaLearner, or any function `(support_x, support_y, query_x) -> scores` of one task.
-    metric: a function `(query_y, scores) -> number` of one task. By default the share of queries whose highest
-        score is at the right label, and for regressions the mean squared error.
+    learner: a MetaLearner, or any function `(support_x, support_y, query_x) -> logits` of one task.
+    metric: a function `(query_y, logits) -> number` of one task, or a Keras metric, which is reset for every task. The
+        default is the accuracy, and for regressions the mean squared error. If several classes share the largest
+        logit of a query, it counts as a random guess among them, so a constant learner scores chance.
     verbose: 1 shows a progress bar.
 
     >>> from meta_keras import FewShot, load
     >>> def guess(support_x, support_y, query_x):
-    ...     return tf.one_hot(tf.zeros(len(query_x), tf.int32), 5)
+    ...     return tf.zeros((len(query_x), 5))
     >>> evaluate(guess, FewShot(load("glyphs"), ways=5, shots=1), episodes=4).mean
     0.2
     """
-    at_least(1, episodes=episodes)
+    checks.at_least(2, episodes=episodes)
+    checks.one_of((0, 1, 2, False, True), verbose=verbose)
     check_episodes(tasks)
-    if episodes < 2:
-        raise ValueError(f"An interval needs at least 2 episodes; {episodes} asked for.")
-    labels = tasks.element_spec.query_y.dtype.is_integer
-    name = getattr(metric, "__name__", "score") if metric else "accuracy" if labels else "mean squared error"
-    metric = metric or (_accuracy if labels else _mean_squared_error)
-    bar = keras.utils.Progbar(episodes, verbose=verbose, unit_name="task")
+    name, measure = _metric_for(tasks, metric)
+    progress = keras.utils.Progbar(episodes, verbose=verbose, unit_name="task")
     values: list[float] = []
-    for query_y, scores in _answers(learner, tasks):
-        values.append(float(metric(query_y, scores)))
-        bar.update(len(values))
+    for query_y, answers in _answers(learner, tasks):
+        values.append(_value(name, measure(query_y, _as_tensor(answers))))
+        progress.update(len(values))
         if len(values) == episodes:
-            break
-    else:
-        raise ValueError(f"{episodes} episodes were asked for; the dataset ended after {len(values)}.")
-    return Score.of(values, name)
+            return Score.of(values, name)
+    raise ValueError(f"The dataset ended after {len(values)} tasks; episodes={episodes} needs more.")
 
 
-def _answers(learner: keras.Model | Predictor, tasks: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-    """The right answers and the learner's scores, task by task."""
-
-    def one_by_one(*batch: tf.Tensor) -> list[tf.Tensor]:
-        return [learner(*task) for task in zip(*batch, strict=True)]
-
-    @tf.function(reduce_retracing=True)
-    def together(*batch: tf.Tensor) -> tf.Tensor:
-        return learner(batch, training=False)
-
-    answer = together if isinstance(learner, keras.Model) else one_by_one
-    for episode in tasks:
-        scores = answer(episode.support_x, episode.support_y, episode.query_x)
-        yield from zip(episode.query_y, scores, strict=True)
-
-
-def _accuracy(query_y: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
-    needed = (len(query_y), int(tf.reduce_max(query_y)) + 1)
-    if len(scores.shape) != 2 or len(scores) != needed[0] or scores.shape[1] < needed[1]:
-        raise ValueError(
-            f"{needed[0]} queries of {needed[1]} classes need scores of shape {needed}; "
-            f"the learner's have shape {tuple(scores.shape)}."
+def _answers(learner: MetaLearner | Predictor, tasks: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, Any]]:
+    """Labels or targets of the queries and the learner's answers to them, task by task."""
+    if isinstance(learner, MetaLearner):
+        inspected = learner.batches_of(tasks)
+        # A new graph for every evaluation, although tracing takes a second: a graph that is kept would not notice that
+        # an attribute has changed since, such as `rule.evaluation_steps`.
+        call = functools.partial(learner, training=False)
+        together = call if learner.run_eagerly else tf.function(call, reduce_retracing=True)
+        with inspected.reporting():
+            for inputs, query_y in inspected.batches:
+                yield from zip(query_y, together(inputs), strict=True)
+        return
+    if isinstance(learner, keras.layers.Layer | type):
+        raise TypeError(
+            f"learner must be a MetaLearner or a function of (support_x, support_y, query_x); got "
+            f"{checks.shown(learner)}. A network becomes a learner with MetaLearner(network=..., rule=...)."
         )
-    if np.isnan(scores).any():
-        raise ValueError("The learner's scores hold nan, so there is no telling what it chose.")
-    chosen = tf.argmax(scores, axis=-1, output_type=query_y.dtype)
-    return tf.reduce_mean(tf.cast(chosen == query_y, tf.float64))
+    checks.function(learner=learner)
+    for episode in tasks:
+        inputs = (as_inputs(episode.support_x, leading=2), episode.support_y, as_inputs(episode.query_x, leading=2))
+        for *task, query_y in zip(*inputs, episode.query_y, strict=True):
+            yield query_y, learner(*task)
+
+
+def _metric_for(tasks: tf.data.Dataset, metric: Metric | None) -> tuple[str, Metric]:
+    """The metric and its name."""
+    if metric is None:
+        labels = tasks.element_spec.query_y.dtype.is_integer
+        return ("accuracy", _accuracy) if labels else ("mean squared error", _mean_squared_error)
+    if not callable(metric) or isinstance(metric, type | keras.layers.Layer):
+        raise ValueError(
+            f"metric must be a function (query_y, logits) -> number, or a Keras metric such as "
+            f"keras.metrics.MeanAbsoluteError(); got {checks.shown(metric)}."
+        )
+    name = str(getattr(metric, "name", None) or getattr(metric, "__name__", "score"))
+
+    def of_one_task(query_y: tf.Tensor, answers: tf.Tensor) -> Any:
+        if isinstance(metric, keras.Metric):
+            metric.reset_state()
+        try:
+            return metric(query_y, answers)
+        except Exception as error:  # of whatever kind: the metric is not ours
+            raise ValueError(
+                f"The metric {name!r} cannot compare labels or targets of shape {tuple(query_y.shape)} with answers of "
+                f"shape {tuple(answers.shape)}: {error}"
+            ) from error
+
+    return name, of_one_task
+
+
+def _value(name: str, value: Any) -> float:
+    """What a metric returned, as a number."""
+    try:
+        number = float(np.asarray(value).reshape(()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The metric {name!r} must return one number per task; got {checks.shown(value)}.") from error
+    if not np.isfinite(number):
+        raise ValueError(f"The metric {name!r} must return a finite number; got {number} for one of the tasks.")
+    return number
+
+
+def _as_tensor(answers: Any) -> tf.Tensor:
+    """Answers in single precision or better, since half precision would round a mean."""
+    try:
+        answers = tf.convert_to_tensor(answers)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The learner must return one array per task; got {checks.shown(answers)}.") from error
+    if not (answers.dtype.is_floating or answers.dtype.is_integer):
+        raise ValueError(f"The learner must return numbers; got {checks.shown(answers)} of {answers.dtype.name}.")
+    return tf.cast(answers, tf.float32 if answers.dtype.is_floating and answers.dtype.size < 8 else tf.float64)
+
+
+def _accuracy(query_y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    if query_y.shape.rank != 1:
+        raise ValueError(f"Every query must have one integer as its label; a task has shape {tuple(query_y.shape)}.")
+    needed = (len(query_y), int(tf.reduce_max(query_y)) + 1)
+    if logits.shape.rank != 2 or len(logits) != needed[0] or logits.shape[1] < needed[1]:
+        raise ValueError(
+            f"{needed[0]} queries of {needed[1]} classes need logits of shape {needed}; "
+            f"the learner returned shape {tuple(logits.shape)}."
+        )
+    largest = tf.reduce_max(logits, axis=-1, keepdims=True)
+    if not np.isfinite(largest).all() or np.isnan(logits).any():
+        raise ValueError(
+            "The largest logit of every query must be a finite number, and none may be NaN; otherwise nothing was "
+            "predicted. Logits overflow where training has diverged, and in half precision where embeddings are large."
+        )
+    predicted = tf.cast(logits == largest, tf.float64)
+    correct = predicted * tf.one_hot(tf.cast(query_y, tf.int64), logits.shape[1], dtype=tf.float64)
+    return tf.reduce_mean(tf.reduce_sum(correct, axis=-1) / tf.reduce_sum(predicted, axis=-1))
 
 
 def _mean_squared_error(query_y: tf.Tensor, answers: tf.Tensor) -> tf.Tensor:
     if answers.shape != query_y.shape:
         raise ValueError(
-            f"Answers of shape {tuple(query_y.shape)} are needed; the learner's have shape {tuple(answers.shape)}."
+            f"The targets have shape {tuple(query_y.shape)}; the learner returned shape {tuple(answers.shape)}."
         )
-    return tf.reduce_mean(tf.square(tf.cast(query_y - answers, tf.float64)))
+    return tf.reduce_mean(tf.square(tf.cast(query_y, tf.float64) - tf.cast(answers, tf.float64)))

@@ -1,14 +1,17 @@
-"""Tables that read well both in a terminal and in a notebook."""
+"""Tables for the terminal and for notebooks."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+from meta_keras import checks
 from meta_keras.report.scores import Score
 
 
 class Table:
-    """Rows as a table: aligned text where it is printed, and a Markdown table where a notebook shows it.
+    """Rows as a table: aligned text when it is printed, and a Markdown table when a notebook displays it.
+
+    rows: one dictionary {column: cell} per row, all with the same columns. A `Score` is a cell, too.
 
     >>> print(Table([{"learner": "chance", "accuracy": 0.2}]))
     learner  accuracy
@@ -16,12 +19,17 @@ class Table:
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        if not rows:
-            raise ValueError("A table needs at least one row; none were given.")
+        listed = isinstance(rows, list | tuple) and len(rows) > 0
+        if not listed or not all(isinstance(row, Mapping) and len(row) for row in rows):
+            raise ValueError(
+                "rows must be a list of dictionaries {column: cell}, at least one and none of them empty; "
+                f"got {checks.shown(rows)}."
+            )
         self.columns = list(rows[0])
         for row in rows:
+            checks.names(columns=list(row))
             if list(row) != self.columns:
-                raise ValueError(f"Every row needs the columns {self.columns}; one has {list(row)}.")
+                raise ValueError(f"Every row must have the columns {self.columns}; one has {list(row)}.")
         self.cells = [[_cell(row[column]) for column in self.columns] for row in rows]
         self.numeric = [isinstance(rows[0][column], (Real, Score)) for column in self.columns]
 

@@ -1,0 +1,211 @@
+"""Valid arguments for every public function of `meta_keras`, cheap to make, for benchmarks/fuzz_targets.py.
+
+`ARGUMENTS` goes by the name of the parameter, since a name means the same all over the library. `SPECIAL` has what a
+single function needs beyond or instead of that, and `RECEIVERS` what methods are called on.
+"""
+
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import meta_keras as mk
+
+Factories = dict[str, Callable[[], Any]]
+
+
+def labels() -> np.ndarray:
+    return np.array([0, 1, 0, 1, 0, 1], np.int32)
+
+
+def inputs() -> np.ndarray:
+    return np.linspace(-1, 1, 6, dtype=np.float32)[:, None]
+
+
+def network(units: int = 2) -> keras.Model:
+    """A network so small that it is built in milliseconds, with a layer of each kind that matters."""
+    layers = keras.layers
+    hidden, norm = layers.Dense(3, name="hidden"), layers.BatchNormalization(name="norm")
+    return keras.Sequential([keras.Input((1,)), hidden, norm, layers.Dense(units, name="head")])
+
+
+@lru_cache
+def folder() -> str:
+    """A folder of images, two classes of three each."""
+    root = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    for number in range(6):
+        image = tf.io.encode_png(tf.fill((4, 4, 1), tf.cast(40 * number, tf.uint8)))
+        file = root / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(image.numpy())
+    return str(root)
+
+
+def pool() -> mk.ClassPool:
+    examples, classes, splits = np.tile(inputs(), (4, 1)), np.tile(labels(), 4), ["train"] * 12 + ["test"] * 12
+    return mk.ClassPool(examples, classes, splits=splits, groupings={"kind": ["one", "one"]})
+
+
+def pool_of_images() -> mk.ClassPool:
+    return mk.ClassPool(np.full((24, 4, 4, 1), 0.5, np.float32), np.tile(labels(), 4))
+
+
+@lru_cache
+def tasks() -> tf.data.Dataset:
+    """The same batch again and again, since drawing tasks takes longer than what is done with them."""
+    drawn = mk.FewShot(pool(), ways=2, shots=2, queries=2, meta_batch=2)
+    return tf.data.Dataset.from_tensors(next(iter(drawn))).repeat()
+
+
+@lru_cache
+def sinusoids() -> mk.Tasks:
+    return mk.Sinusoids(shots=2, queries=2, meta_batch=2)
+
+
+@lru_cache
+def episode_of_images() -> mk.Episode:
+    return next(iter(mk.FewShot(pool_of_images(), ways=2, shots=1, queries=2, meta_batch=2)))
+
+
+def guess(support_x: Any, support_y: Any, query_x: Any) -> np.ndarray:
+    """A learner that always answers with the first of two classes."""
+    return np.tile([1.0, 0.0], (len(query_x), 1))
+
+
+def compiled(model: keras.Model, **kwargs: Any) -> keras.Model:
+    """Eager, since tracing would take longer than the single step that is run."""
+    model.compile(run_eagerly=True, **kwargs)
+    return model
+
+
+def learner(rule: Any = None) -> mk.MetaLearner:
+    rule = mk.rules.GradientDescent(0.1) if rule is None else rule
+    return compiled(mk.MetaLearner(network=network(), rule=rule, parallel="unrolled"))
+
+
+def prepared(rule: Any) -> Any:
+    """The rule, after a learner has let it create its weights."""
+    return learner(rule).rule
+
+
+def logits() -> tf.Tensor:
+    return tf.constant([[1.0, 2.0], [0.5, 0.1]])
+
+
+def weights() -> mk.functional.Weights:
+    return mk.functional.PureModel(network()).weights()
+
+
+def as_tensors() -> Factories:
+    return {"x": lambda: tf.constant(inputs()), "y": lambda: tf.constant(labels())}
+
+
+def pairs() -> tf.data.Dataset:
+    return mk.transfer.pair_domains(inputs(), labels(), inputs(), batch_size=2)
+
+
+ARGUMENTS: Factories = {
+    "a": inputs,
+    "arrows": lambda: [("a", "b", "word")],
+    "at": lambda: "hidden",
+    "b": inputs,
+    "boxes": lambda: {"a": (0.1, 0.5, "A"), "b": (0.9, 0.5, "B")},
+    "classes": lambda: [0, 1],
+    "curves": lambda: {"a": [1.0, 2.0]},
+    "data": lambda: (inputs(), labels()),
+    "descriptions": lambda: np.eye(2),
+    "encoder": network,
+    "episode": episode_of_images,
+    "examples": inputs,
+    "function": lambda: lambda x: x,
+    "images": lambda: np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1),
+    "labels": labels,
+    "layer": lambda: "hidden",
+    "learner": lambda: guess,
+    "learning_rate": lambda: 0.1,
+    "loss": lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    "meta_batch": lambda: 2,
+    "model": network,
+    "name": lambda: "train",
+    "names": lambda: ["ankle boot", "boot"],
+    "network": network,
+    "num_classes": lambda: 2,
+    "number": lambda: 0,
+    "path": folder,
+    "penalty": lambda: 1.0,
+    "pool": pool,
+    "queries": lambda: 1,
+    "right": lambda: tf.constant(labels()),
+    "rows": lambda: [{"learner": "a", "accuracy": 0.5}],
+    "scores": lambda: np.eye(2),
+    "seed": lambda: 0,
+    "seen": lambda: [0],
+    "seen_accuracy": lambda: 0.5,
+    "shots": lambda: 1,
+    "source": network,
+    "source_x": inputs,
+    "source_y": labels,
+    "student": network,
+    "support_x": inputs,
+    "support_y": labels,
+    "target": network,
+    "target_x": inputs,
+    "task": lambda: 1,
+    "tasks": tasks,
+    "teacher": network,
+    "temperature": lambda: 2.0,
+    "units": lambda: 2,
+    "unseen_accuracy": lambda: 0.5,
+    "values": lambda: [0.1, 0.2],
+    "ways": lambda: 2,
+    "weights": weights,
+    "within": lambda: "kind",
+    "x": inputs,
+    "x_train": inputs,
+    "y": labels,
+    "y_train": lambda: np.eye(2, dtype=np.float32)[labels()],
+}
+
+FIT: Factories = {"epochs": lambda: 1, "verbose": lambda: 0}
+ON_TASKS: Factories = {"x": tasks, "steps": lambda: 1, "verbose": lambda: 0}
+SPECIAL: dict[str, Factories] = {
+    "ClassPool.with_at_least": {"examples": lambda: 2},
+    "FewShot": {"ways": lambda: 2, "queries": lambda: 1},
+    "MetaLearner": {"num_classes": lambda: None, "network": network},
+    "MetaLearner.evaluate": ON_TASKS,
+    "MetaLearner.fit": FIT | {"x": tasks, "steps_per_epoch": lambda: 1, "validation_data": lambda: None},
+    "MetaLearner.predict": ON_TASKS,
+    "classical.main": {"dataset": lambda: "fashion", "epochs": lambda: 1},
+    "classical.train_model": {"epochs": lambda: 1, "model": lambda: mk.classical.create_model((1,), 2)},
+    "evaluate": {"episodes": lambda: 2},
+    "functional.PureModel.join": {"states": lambda: tuple(tf.stack([s, s]) for s in weights().state)},
+    "load": {"name": lambda: "languages"},
+    "maml_loop": {"iterations": lambda: 1},
+    "restart": {"model": lambda: compiled(network(), loss="mse"), "weights": lambda: network().get_weights()},
+    "transfer.Distiller.distil": as_tensors(),
+    "transfer.Distiller.fit": FIT,
+    "transfer.DomainAdaptation.fit": FIT | {"x": pairs, "y": lambda: None, "steps_per_epoch": lambda: 1},
+    "transfer.StrategyNetwork.amounts": {"support_x": inputs, "support_y": labels},
+    "transfer.ZeroShot.fit": FIT,
+    "transfer.extract_features": {"data": inputs},
+    "transfer.fine_tune": FIT,
+    "transfer.join_models": {"parts": network},
+    "transfer.soft_loss": {"teacher": logits, "student": logits},
+}
+RECEIVERS: Factories = {
+    "ClassPool": pool,
+    "ClassPool.rotated": pool_of_images,
+    "MetaLearner": learner,
+    "Tasks": sinusoids,
+    "functional.PureModel": lambda: mk.functional.PureModel(network()),
+    "transfer.Distiller": lambda: compiled(mk.transfer.Distiller(network(), network())),
+    "transfer.DomainAdaptation": lambda: compiled(mk.transfer.DomainAdaptation(network(), layer="hidden")),
+    "transfer.Strategy": lambda: prepared(mk.transfer.Strategy(network(), 0.1)),
+    "transfer.StrategyNetwork": lambda: prepared(mk.transfer.StrategyNetwork(network(), inputs(), 0.1)),
+    "transfer.ZeroShot": lambda: compiled(mk.transfer.ZeroShot(network(), np.eye(2))),
+}
