@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from meta_keras.copies import copy_of
+from meta_keras.copies import copy_with
 from meta_keras.functional import Outcome, PureModel, Weights
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -80,7 +80,7 @@ class Rule(keras.layers.Layer):
 
     def expert(self, network: PureModel, adapted: Outcome) -> keras.Model:
         """A plain Keras model that answers as the adapted network does."""
-        return copy_of(network, adapted.weights)
+        return copy_with(network, adapted.weights)
 
     def answers(
         self, network: PureModel, weights: Weights, inputs: tf.Tensor, *, training: bool, queries: bool

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from meta_keras.copies import copy_of
+from meta_keras.copies import copy_with
 from meta_keras.functional import Outcome, PureModel, Weights
 from meta_keras.rules.base import Loss, Rule
 
@@ -44,7 +44,7 @@ class Prototypes(Rule):
 
     def expert(self, network: PureModel, adapted: Outcome) -> keras.Model:
         """The map and a dense layer: -|x - c|^2 is 2 c.x - |c|^2, but for -|x|^2, the same for every class."""
-        places, prototypes = copy_of(network, adapted.weights), adapted.outputs
+        places, prototypes = copy_with(network, adapted.weights), adapted.outputs
         scores = keras.layers.Dense(len(prototypes), name="prototypes")
         model = keras.Model(places.inputs[0], scores(places.outputs[0]), name=f"{network.model.name}_expert")
         scores.set_weights([2 * tf.transpose(prototypes), -tf.reduce_sum(tf.square(prototypes), axis=-1)])
