@@ -33,6 +33,15 @@ def fresh_copy(model: keras.Model) -> keras.Model:
     return copy
 
 
+def fresh_chain(layers: Sequence[keras.layers.Layer], start: keras.KerasTensor) -> keras.Sequential:
+    """Fresh copies of these layers, one after the other, as a Sequential model with inputs like `start`."""
+    fresh = [_clone(layer) if isinstance(layer, keras.Model) else _clone_layer(layer) for layer in layers]
+    chain = keras.Sequential([keras.Input(batch_shape=start.shape, dtype=start.dtype), *fresh])
+    for original, layer in zip(layers, fresh, strict=True):
+        _keep_adapted_state(original, layer)
+    return chain
+
+
 def copy_of(model: keras.Model) -> keras.Model:
     """A model with the same architecture and the same weights. It is not compiled."""
     pure = PureModel(model)
@@ -105,8 +114,8 @@ def _clone_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     return layer if isinstance(layer, keras.layers.Lambda) else type(layer).from_config(layer.get_config())
 
 
-def _keep_adapted_state(model: keras.Model, copy: keras.Model) -> None:
-    """Give the copy what `adapt` computed for preprocessing layers: statistics and vocabularies, as Keras saves them."""
+def _keep_adapted_state(model: keras.layers.Layer, copy: keras.layers.Layer) -> None:
+    """Give the copy what `adapt` computed for preprocessing layers, statistics and vocabularies, as Keras saves it."""
     pairs = [
         (original, layer)
         for original, layer in zip(all_layers(model), all_layers(copy), strict=True)

@@ -249,7 +249,8 @@ def test_formula_6_3_the_discriminator_goes_down_its_loss_and_the_features_go_up
     learner.fit(tuple(DOMAINS.astype("float32")), y, batch_size=7, shuffle=False, verbose=0)
     moved = np.eye(3) - learner.network.layers[0].get_weights()[0]
     np.testing.assert_allclose(moved, of_source - 0.4 * features, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(first - learner.discriminator.layers[1].get_weights()[0], 0.4 * discriminator, rtol=1e-4, atol=1e-5)
+    step = first - learner.discriminator.layers[1].get_weights()[0]
+    np.testing.assert_allclose(step, 0.4 * discriminator, rtol=1e-4, atol=1e-5)
 
 
 def test_formula_6_4_reversal_changes_nothing_forward_and_the_sign_backward():
@@ -445,11 +446,12 @@ def test_formula_5_1_soft_labels_are_a_softmax_of_scores_over_the_temperature(te
 
 
 def test_formula_5_2_the_soft_loss_is_a_divergence_times_the_temperature_squared():
-    found = mk.transfer.soft_loss(student=tf.constant(STUDENT_Z), teacher=tf.constant(TEACHER_Z), temperature=2.0).numpy()
+    student, teacher = tf.constant(STUDENT_Z), tf.constant(TEACHER_Z)
+    found = mk.transfer.soft_loss(student=student, teacher=teacher, temperature=2.0).numpy()
     assert found[0] == pytest.approx(4 * (0.25 * np.log(0.5) + 0.75 * np.log(1.5)), rel=1e-12)
     p, q = softmax(TEACHER_Z / 2), softmax(STUDENT_Z / 2)
     np.testing.assert_allclose(found, 4 * (p * np.log(p / q)).sum(axis=1), rtol=1e-12)
-    shifted = mk.transfer.soft_loss(student=tf.constant(TEACHER_Z + 5), teacher=tf.constant(TEACHER_Z), temperature=2.0)
+    shifted = mk.transfer.soft_loss(student=teacher + 5, teacher=teacher, temperature=2.0)
     np.testing.assert_allclose(shifted, 0, atol=1e-12)
 
 

@@ -331,7 +331,7 @@ def test_a_distiller_is_saved_and_goes_on_where_it_was(features, tmp_path):
         ({"soft": 1.5}, "soft must be a number from 0 to 1; got 1.5"),
         ({"soft": -0.1}, "soft must be a number from 0 to 1"),
         ({"feature_weight": -1}, "feature_weight must be a finite number of at least 0; got -1"),
-        ({"features": ("hidden_0", "hidden_9")}, "has no 'hidden_9' among its layers 'hidden_0', 'hidden_1', 'head'|has no 'hidden_9' among its layers 'hidden_0', 'head'"),
+        ({"features": ("hidden_0", "hidden_9")}, "no 'hidden_9' among its layers 'hidden_0', 'head'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
@@ -347,21 +347,21 @@ def test_a_temperature_of_zero_softens_nothing():
 @pytest.mark.parametrize(
     ("student", "teacher", "message"),
     [
-        (lambda: network(classes=3), lambda: network(classes=4), r"output_shape: .* \(None, 3\), .* \(None, 4\)"),
-        (lambda: network(given=2), lambda: network(given=4), r"input_shape: .* \(None, 2\), .* \(None, 4\)"),
+        (lambda: network(classes=3), lambda: network(classes=4), r"output_shape; .* \(None, 3\), and .* \(None, 4\)"),
+        (lambda: network(given=2), lambda: network(given=4), r"input_shape; .* \(None, 2\), and .* \(None, 4\)"),
         (lambda: keras.Sequential([layers.Dense(3)]), network, "student must have its weights"),
-        (network, lambda: None, "teacher must be a built Keras model"),
+        (network, lambda: None, "teacher must be a Keras model; got None"),
     ],
 )
 def test_a_pair_that_does_not_fit_is_refused(student, teacher, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         Distiller(student(), teacher())
 
 
 def test_features_of_other_places_are_refused_with_both_shapes():
     student, teacher = (networks.conv4(3, filters=2, downsample=how) for how in ("stride", "pool"))
     ours, theirs = student.layers[2].name, teacher.layers[2].name
-    with pytest.raises(ValueError, match=rf"'{ours}'.*\(None, 14, 14, 2\), '{theirs}'.*\(None, 28, 28, 2\)"):
+    with pytest.raises(ValueError, match=rf"'{ours}'.*\(None, 14, 14, 2\), and '{theirs}'.*\(None, 28, 28, 2\)"):
         Distiller(student, teacher, features=(ours, theirs))
 
 

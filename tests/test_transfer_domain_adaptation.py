@@ -188,7 +188,7 @@ def double():
 
 
 @pytest.mark.parametrize(("method", "weight"), [("coral", 0.7), ("reversal", 0.7), ("reversal", 0.0), (None, 0.7)])
-def test_a_step_goes_down_both_losses_and_reversal_takes_the_features_up_that_of_the_discriminator(method, weight, double):
+def test_a_step_goes_down_both_losses_and_reversal_takes_the_features_up_the_second(method, weight, double):
     x, y, target = two_domains(30)
     learner = learner_of(method, weight)
     variables = learner.trainable_variables

@@ -125,7 +125,9 @@ def test_it_can_be_combined_with_gradual_unfreezing():
 
 
 @pytest.mark.parametrize(
-    "rate", [lambda: 0.01, lambda: keras.optimizers.schedules.ExponentialDecay(0.01, 2, 0.5)], ids=["number", "schedule"]
+    "rate",
+    [lambda: 0.01, lambda: keras.optimizers.schedules.ExponentialDecay(0.01, 2, 0.5)],
+    ids=["number", "schedule"],
 )
 def test_a_compiled_model_is_saved_and_goes_on_exactly_where_it_was(rate, tmp_path):
     model = compiled(LayerwiseLearningRates(keras.optimizers.Adam(rate()), 0.3))
@@ -227,7 +229,7 @@ def test_it_says_that_other_layers_train_than_it_was_built_for():
         ({"optimizer": "adamant"}, "optimizer must be a Keras optimizer or the name of one; got 'adamant'"),
         ({"optimizer": keras.optimizers.Adam(global_clipnorm=1.0)}, "with global_clipnorm needs all layers at once"),
         ({"optimizer": keras.optimizers.Adam(use_ema=True)}, "with use_ema needs all layers at once"),
-        ({"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())}, "of type LossScaleOptimizer needs all layers"),
+        ({"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())}, "type LossScaleOptimizer needs"),
     ],
 )
 def test_errors_say_what_was_given(arguments, message):

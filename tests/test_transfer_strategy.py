@@ -92,7 +92,8 @@ def test_the_coefficients_can_make_a_start_to_train_on_as_usual():
     blend_weights(source, other, rule.coefficients())
     expert = learner.adapt(numbers(3, 4, 4, 1).astype("float32"), np.array([0, 1, 2]))
     for name in ("conv", "head"):
-        for mine, wanted in zip(weighted_layers(expert)[name].weights, weighted_layers(other)[name].weights, strict=True):
+        pair = (weighted_layers(model)[name].weights for model in (expert, other))
+        for mine, wanted in zip(*pair, strict=True):
             np.testing.assert_allclose(mine, wanted, rtol=1e-6)
 
 

@@ -92,7 +92,7 @@ def test_a_part_of_a_chain_can_hold_what_its_layers_hold():
 
 
 def test_a_part_of_a_graph_with_branches_is_refused():
-    with pytest.raises(ValueError, match="'detour' is not a chain: the inputs of 'add' are not exactly the outputs of 'b'"):
+    with pytest.raises(ValueError, match="'detour' is not a chain: the inputs of 'add' are not exactly"):
         same_structure(with_a_detour(), layers=["a", "b"])
 
 
@@ -136,7 +136,7 @@ def test_a_model_whose_layers_are_not_known_is_refused(use):
 
 
 def test_what_is_no_model_and_what_has_two_inputs_are_refused():
-    with pytest.raises(TypeError, match="part 2 must be a Keras model; got a value of type function|part 2 must be a Keras model; got <function"):
+    with pytest.raises(TypeError, match="part 2 must be a Keras model; got"):
         join_models(chain(3), lambda x: x)
     one, two = keras.Input((3,)), keras.Input((3,))
     with pytest.raises(ValueError, match="has 2 inputs and 1 outputs"):
@@ -281,7 +281,7 @@ def test_what_was_split_is_joined_again(cut):
 
 def test_parts_that_do_not_fit_are_named_with_their_shapes():
     front, back = chain(4, 5, name="front"), chain(2, given=6, name="back")
-    message = r"'front' \('a', 'b'\) have the shape \(None, 5\), and the inputs of 'back' \('a'\) have the shape \(None, 6\)"
+    message = r"'front' \('a', 'b'\) have the shape \(None, 5\), .* inputs of 'back' \('a'\) have the shape \(None, 6\)"
     for parts in ((front, back), (front, {"one": back}), (front, back, back), (chain(3), front, back, back)):
         with pytest.raises(ValueError, match=message):
             join_models(*parts)
@@ -289,7 +289,7 @@ def test_parts_that_do_not_fit_are_named_with_their_shapes():
 
 def test_a_picture_is_no_row_even_if_keras_would_flatten_its_last_axis():
     front = keras.Sequential([keras.Input((3,)), layers.Reshape((3, 1))], name="front")
-    with pytest.raises(ValueError, match=r"outputs of 'front'.* shape \(None, 3, 1\), and the inputs.* shape \(None, 3\)"):
+    with pytest.raises(ValueError, match=r"outputs of 'front'.* \(None, 3, 1\), and the inputs.* \(None, 3\)"):
         join_models(front, chain(2))
 
 

@@ -58,7 +58,8 @@ def test_weights_are_copied_and_not_shared():
 
 def test_layers_without_names_of_their_own_go_by_their_kind_and_number():
     source, target = network(seed=1), network(seed=2)
-    assert not set(list(weighted_layers(source))[:2]) & set(list(weighted_layers(target))[:2]), "Keras numbers them on and on"
+    names = [set(list(weighted_layers(model))[:2]) for model in (source, target)]
+    assert not names[0] & names[1], "Keras numbers them consecutively"
     report = transfer_weights(source, target)
     assert list(report.moved) == list(weighted_layers(target))
 
@@ -107,7 +108,8 @@ def test_the_state_of_random_generators_stays_where_it_is():
 def test_a_layer_that_is_used_twice_is_moved_once():
     inputs, shared = keras.Input((4,)), layers.Dense(4, name="shared")
     source, target = (keras.Model(inputs, shared(shared(inputs))) for _ in range(2))
-    assert list(weighted_layers(source)) == ["shared"] and transfer_weights(source, target).moved == {"shared": "shared"}
+    assert list(weighted_layers(source)) == ["shared"]
+    assert transfer_weights(source, target).moved == {"shared": "shared"}
 
 
 def test_a_layer_that_stands_in_two_others_is_named_once():
@@ -163,7 +165,10 @@ def test_each_layer_may_have_its_own_coefficient():
         (lambda s, t: transfer_weights(s, t, []), ["layers must be a name or a list of names; got []"]),
         (lambda s, t: transfer_weights(s, t, "head"), ["'head' cannot be moved", "(6, 2), (2)", "(6, 3), (3)"]),
         (lambda s, t: blend_weights(s, t, 1.5), ["coefficient must be a number from 0 to 1", "1.5"]),
-        (lambda s, t: blend_weights(s, t, {"trunk": 0.5, "head": -1}, "trunk"), ["coefficient['head'] must be a number from 0 to 1", "-1"]),
+        (
+            lambda s, t: blend_weights(s, t, {"trunk": 0.5, "head": -1}, "trunk"),
+            ["['head'] must be a number from 0 to 1"],
+        ),
         (lambda s, t: blend_weights(s, t, {"head": 1.0}, "trunk"), ["got head, without trunk/first, trunk/norm"]),
         (lambda s, t: transfer_weights(s, t, {"head": "tail"}), ["no 'tail' among", "'trunk/norm'"]),
         (lambda s, t: transfer_weights(network(2, (7,)), t, None), ["Nothing of", "(7, 2), (2)", "layers={"]),

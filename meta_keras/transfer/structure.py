@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import keras
 
 from meta_keras import checks
-from meta_keras.copies import fresh_copy
+from meta_keras.copies import fresh_chain, fresh_copy
 from meta_keras.internals import all_layers
 from meta_keras.transfer.layers import calls, check_graph, fits, layer_names, listed, output_of, select
 
@@ -113,11 +113,7 @@ def _part_of_chain(model: keras.Model, layers: Sequence[str]) -> keras.Model:
                 f"outputs of {before.operation.name!r}. Copy all layers, or a part that split_model returns."
             )
     selected = [call for call in row if call.operation.name in names]
-    start = selected[0].input_tensors[0]
-    shared = [call.operation for call in selected]
-    # A model of the same layers, so that they are copied in one way everywhere.
-    part = keras.Sequential([keras.Input(batch_shape=start.shape, dtype=start.dtype), *shared])
-    return fresh_copy(part)
+    return fresh_chain([call.operation for call in selected], selected[0].input_tensors[0])
 
 
 def _named(part: keras.Model, name: str, named: dict[int, keras.Model]) -> keras.Model:
@@ -132,8 +128,8 @@ def _check_fit(before: keras.Model, part: keras.Model, x: keras.KerasTensor) -> 
     if not fits(given, taken):
         raise ValueError(
             f"The parts do not fit: the outputs of {before.name!r} ({listed(layer_names(before))}) have the shape "
-            f"{given}, and the inputs of {part.name!r} ({listed(layer_names(part))}) have the shape {taken}. Put a part "
-            "between them with inputs of the first shape and outputs of the second."
+            f"{given}, and the inputs of {part.name!r} ({listed(layer_names(part))}) have the shape {taken}. Put a "
+            "part between them with inputs of the first shape and outputs of the second."
         )
 
 
