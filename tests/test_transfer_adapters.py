@@ -199,3 +199,29 @@ def test_a_layer_within_a_frozen_one_cannot_be_told_to_train():
     inside = next(name for name in weighted_layers(model) if name.startswith("source/"))
     with pytest.raises(ValueError, match=f"'{inside}' is within a Frozen layer, which never trains"):
         fine_tune(model, task(), train=[inside], verbose=0)
+
+
+def test_probabilities_are_not_summed():
+    with pytest.raises(ValueError, match="ends in a sigmoid, and sums of probabilities are not probabilities"):
+        with_residual(source(activation="sigmoid"))
+
+
+def test_a_second_residual_goes_to_other_layers():
+    once = with_low_rank(source(), 2, "hidden")
+    twice = with_low_rank(once, 1)
+    x = task()[0]
+    np.testing.assert_array_equal(twice(x), once(x))
+    trained = {weight.path.split("/")[-2] for weight in twice.trainable_weights}
+    assert trained == {"conv", "head"}, "the first residual belongs to the source now"
+    for layers_, words in (
+        ("hidden", r"got \['hidden'\]. hidden already have one"),
+        (None, "none; got no layers.* have one"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            with_low_rank(once if layers_ else with_low_rank(source(), 2), 1, layers_)
+
+
+@pytest.mark.parametrize("adapter", ["x", 3, np.ones(3), layers.Dense(3)])
+def test_an_adapter_is_a_model(adapter):
+    with pytest.raises((TypeError, ValueError), match="adapter must"):
+        with_residual(source(), adapter)

@@ -404,6 +404,49 @@ def test_labels_may_stand_in_a_column():
     assert float(flat) == float(column)
 
 
+@pytest.mark.parametrize("role", ["student", "teacher"])
+@pytest.mark.parametrize("end", ["sigmoid", keras.activations.sigmoid, layers.Activation("sigmoid")])
+def test_independent_probabilities_are_not_taken_for_logits(role, end):
+    if isinstance(end, layers.Layer):
+        independent = keras.Sequential([network(5), layers.Activation("sigmoid")])
+    else:
+        independent = network(5, end=end)
+    pair = {"student": network(5), "teacher": network(5)} | {role: independent}
+    with pytest.raises(ValueError, match=f"{role} must end in logits or a softmax.* ends in a sigmoid"):
+        Distiller(**pair)
+    with pytest.raises(ValueError, match="network must end in logits or a softmax.* ends in a sigmoid"):
+        soft_labels(independent, data()[0])
+
+
+def test_student_and_teacher_are_named_and_never_swapped():
+    z = [tf.constant([[0.0, 1.0]]), tf.constant([[3.0, 0.0]])]
+    with pytest.raises(TypeError, match="positional"):
+        soft_loss(*z, 2.0)
+    with pytest.raises(TypeError, match="positional"):
+        feature_loss(*z)
+    one, other = (float(soft_loss(student=z[i], teacher=z[1 - i], temperature=1.0)[0]) for i in (0, 1))
+    assert one != pytest.approx(other, rel=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [tf.ones((2, 3)), tf.ones((2, 2), tf.float64), np.ones((2, 2)), None, tf.ones(2)])
+def test_a_student_and_a_teacher_that_do_not_fit_are_refused(wrong):
+    for loss in (lambda **pair: soft_loss(**pair, temperature=1.0), feature_loss):
+        with pytest.raises(ValueError, match="student and teacher must|teacher must be a tensor"):
+            loss(student=tf.ones((2, 2)), teacher=wrong)
+
+
+def test_what_is_measured_comes_as_numbers_and_without_metrics_that_have_seen_no_labels():
+    """Keras 3.13 makes numbers of its metrics in `get_metrics_result`, and Keras 3.15 does so elsewhere."""
+    x, y = data()
+    distiller = Distiller(network(5), network(6), soft=1.0)
+    distiller.compile(metrics=["accuracy"], jit_compile=False)
+    assert list(distiller.fit(x, verbose=0).history) == ["loss"] == [metric.name for metric in distiller.metrics]
+    measured = distiller.evaluate(x, y, verbose=0)
+    assert len(measured) == 2 and all(isinstance(value, float) for value in measured)
+    by_name = distiller.evaluate(x, y, verbose=0, return_dict=True)
+    assert by_name == pytest.approx(dict(zip(["loss", "accuracy"], measured, strict=True)))
+
+
 def test_a_loss_of_the_users_is_refused():
     with pytest.raises(ValueError, match="has its own loss"):
         Distiller(network(), network(5)).compile("adam", loss="mse")

@@ -227,3 +227,25 @@ def test_models_of_two_precisions_are_blended():
     )
     blend_weights(single, half, 0.25)
     assert half.layers[0].kernel.dtype == "float16" and float(half.layers[0].kernel[0, 0]) == 0.25
+
+
+def test_a_mapping_pairs_single_layers():
+    source, target = named(seed=1), named(seed=2)
+    before = values(target)
+    with pytest.raises(ValueError, match="'trunk' with 2 and 'head' with 1 layers"):
+        transfer_weights(source, target, {"trunk": "head"})
+    assert not changed(before, target)
+
+
+def test_layers_of_one_name_in_different_models_are_different_layers():
+    def nested(seed):
+        keras.utils.set_random_seed(seed)
+        blocks = [keras.Sequential([layers.Dense(4, name="fc")], name=name) for name in ("one", "two")]
+        return keras.Sequential([keras.Input((4,)), *blocks])
+
+    source, target = nested(1), nested(2)
+    before = values(target)
+    transfer_weights(source, target, "two/fc")
+    assert changed(before, target) == ["two/fc"] and alike(values(source)["two/fc"], values(target)["two/fc"])
+    with pytest.raises(ValueError, match="no 'fc' among its layers with weights 'one/fc', 'two/fc'"):
+        transfer_weights(source, target, "fc")

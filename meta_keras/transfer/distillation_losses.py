@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.transfer.layers import final_activation
+from meta_keras.transfer.layers import check_inputs, final_activation
 
 
 def soft_labels(network: keras.Model, x: Any, temperature: float = 1.0) -> tf.Tensor:
@@ -27,9 +27,9 @@ def soft_labels(network: keras.Model, x: Any, temperature: float = 1.0) -> tf.Te
     """
     checks.built_model(network=network)
     checks.positive(temperature=temperature)
-    if not isinstance(x, list | tuple | dict):  # which may be several inputs
-        checks.examples(x=x)
+    check_inputs(network, x)
     check_class_outputs(network)
+    x = x if tf.nest.is_nested(x) and len(getattr(network, "inputs", None) or ()) > 1 else tf.convert_to_tensor(x)
     return tf.nn.softmax(logits_of(network, network(x, training=False)) / temperature)
 
 

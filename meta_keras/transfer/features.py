@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.transfer.layers import calls, check_graph, output_of
+from meta_keras.transfer.layers import calls, check_graph, check_inputs, output_of
 
 
 def feature_extractor(
@@ -76,8 +76,7 @@ def extract_features(model: keras.Model, data: Any, *, batch_size: int = 256) ->
     checks.at_least(1, batch_size=batch_size)
     if isinstance(data, tf.data.Dataset):
         return _features_of_dataset(model, data)
-    checks.examples(data=data)
-    _check_shape(model, np.shape(data), "the array")
+    check_inputs(model, data, "data")
     features = None
     for start in range(0, len(data), batch_size):
         found = model.predict_on_batch(np.asarray(data[start : start + batch_size]))
@@ -124,7 +123,7 @@ def _inputs_of_head(model: keras.Model) -> list[keras.KerasTensor]:
 def _features_of_dataset(model: keras.Model, data: tf.data.Dataset) -> tf.data.Dataset:
     spec = data.element_spec[0] if isinstance(data.element_spec, tuple) else data.element_spec
     if isinstance(spec, tf.TensorSpec) and spec.shape.rank is not None:
-        _check_shape(model, tuple(spec.shape), "the dataset")
+        _check_batches(model, spec.shape)
 
     def features(inputs: Any, *labels: Any) -> Any:
         found = model(inputs, training=False)
@@ -133,11 +132,11 @@ def _features_of_dataset(model: keras.Model, data: tf.data.Dataset) -> tf.data.D
     return data.map(features).prefetch(1)
 
 
-def _check_shape(model: keras.Model, shape: tuple[int | None, ...], what: str) -> None:
-    """Raise a ValueError unless batches of this shape fit the model, if it says which do."""
-    wanted = getattr(model, "input_shape", None) if getattr(model, "inputs", None) else None
-    if isinstance(wanted, tuple) and not tf.TensorShape(shape).is_compatible_with(wanted):
+def _check_batches(model: keras.Model, shape: tf.TensorShape) -> None:
+    """Raise a ValueError unless batches of this shape fit the model, as far as it says what fits."""
+    inputs = getattr(model, "inputs", None) or []
+    if len(inputs) == 1 and not shape.is_compatible_with(inputs[0].shape):
         raise ValueError(
-            f"Batches of shape {tuple(wanted)} are needed; {what} has {tuple(shape)}. A dataset is batched with "
+            f"data must have batches of shape {tuple(inputs[0].shape)}; the dataset has {tuple(shape)}. Batch it with "
             "data.batch(256)."
         )

@@ -6,8 +6,11 @@ Connections are read from the model itself, since a layer may belong to several 
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.internals import Node, call_of, direct_sublayers
@@ -138,6 +141,25 @@ def output_of(model: keras.Model, name: str, *, argument: str = "layer") -> kera
     if len(found) > 1 or len(found[0]) > 1:
         raise ValueError(f"The layer {name!r} has {sum(map(len, found))} outputs in this model; one is needed.")
     return found[0][0]
+
+
+def check_inputs(model: keras.Model, x: Any, name: str = "x") -> None:
+    """Raise a ValueError unless x are examples that fit a model with one input, as far as the model says what fits."""
+    inputs = getattr(model, "inputs", None) or []
+    if len(inputs) > 1:
+        return
+    checks.examples(**{name: x})
+    dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+    kind = getattr(dtype, "name", dtype)
+    is_text = kind.startswith(("str", "bytes", "object"))
+    for expected in inputs:
+        if is_text != (expected.dtype == "string") or not tf.TensorShape(np.shape(x)).is_compatible_with(
+            expected.shape
+        ):
+            raise ValueError(
+                f"{name} must have the shape {tuple(expected.shape)} and a type like {expected.dtype}, as the inputs of "
+                f"{model.name!r}; got {kind} of shape {np.shape(x)}."
+            )
 
 
 def final_activation(model: keras.Model) -> str | None:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.transfer.classifier import Classifier
+from meta_keras.transfer.layers import check_inputs
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
@@ -66,9 +67,8 @@ class ZeroShot(Classifier):
         """(rows, classes) scores of the inputs `x` for the classes with these descriptions, seen or unseen."""
         descriptions = _matrix("descriptions", descriptions, self.descriptions.shape[1])
         checks.at_least(1, batch_size=batch_size)
-        checks.examples(x=x)
+        check_inputs(self.encoder, x)
         x = np.asarray(x)
-        _check_inputs(self.encoder, x)
         parts = [self._projected(x[first : first + batch_size]) for first in range(0, len(x), batch_size)]
         return np.concatenate(parts) @ descriptions.T
 
@@ -155,9 +155,3 @@ def _matrix(name: str, values: Any, width: int | None = None) -> np.ndarray:
         shown = f"the shape {matrix.shape}" if matrix.size and matrix.ndim else checks.shown(values)
         raise ValueError(f"{name} must be {expected}; got {shown}.")
     return matrix.astype("float32") if name == "descriptions" else matrix
-
-
-def _check_inputs(encoder: keras.Model, x: np.ndarray) -> None:
-    wanted = getattr(encoder, "input_shape", None)
-    if x.dtype.kind == "O" or (isinstance(wanted, tuple) and not tf.TensorShape(wanted).is_compatible_with(x.shape)):
-        raise ValueError(f"x must be inputs of shape {wanted}, as the encoder takes them; got {checks.shown(x)}.")
