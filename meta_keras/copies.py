@@ -1,6 +1,5 @@
 """Copies of Keras models: the same architecture with other weights, and a compiled model before its first step."""
 
-import tempfile
 from collections.abc import Sequence
 
 import keras
@@ -44,6 +43,7 @@ def fresh_chain(layers: Sequence[keras.layers.Layer], start: keras.KerasTensor) 
 
 def copy_of(model: keras.Model) -> keras.Model:
     """A model with the same architecture and the same weights. It is not compiled."""
+    checks.built_model(model=model)
     pure = PureModel(model)
     return copy_with(pure, pure.weights())
 
@@ -116,20 +116,16 @@ def _clone_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 def _keep_adapted_state(model: keras.layers.Layer, copy: keras.layers.Layer) -> None:
     """Give the copy what `adapt` computed for preprocessing layers, statistics and vocabularies, as Keras saves it."""
-    pairs = [
-        (original, layer)
-        for original, layer in zip(all_layers(model), all_layers(copy), strict=True)
-        if isinstance(layer, keras.layers.Normalization) or hasattr(layer, "load_assets")
-    ]
-    for original, layer in pairs:
+    for original, layer in zip(all_layers(model), all_layers(copy), strict=True):
         stored: dict[str, np.ndarray] = {}
-        original.save_own_variables(stored)
-        layer.load_own_variables(stored)
-    for original, layer in pairs:
-        if hasattr(layer, "load_assets"):
-            with tempfile.TemporaryDirectory() as folder:
-                original.save_assets(folder)
-                layer.load_assets(folder)
+        if isinstance(layer, keras.layers.Normalization):
+            original.save_own_variables(stored)
+            layer.load_own_variables(stored)
+        elif isinstance(layer, keras.layers.StringLookup | keras.layers.IntegerLookup):
+            vocabulary = original.get_vocabulary()
+            if vocabulary != layer.get_vocabulary():  # not by a file of Keras, which splits words at rare line breaks
+                original.save_own_variables(stored)
+                layer.set_vocabulary(vocabulary, stored.get("idf_weights"))
 
 
 def _check_weights(model: keras.Model, weights: Sequence[np.ndarray]) -> None:

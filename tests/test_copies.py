@@ -132,6 +132,10 @@ PREPROCESSED = {
     "normalization": normalized,
     "words": lambda: of_words("int"),
     "words by frequency": lambda: of_words("tf_idf"),
+    "a table from a list": lambda: (
+        keras.Sequential([keras.Input((1,), dtype="string"), layers.StringLookup(vocabulary=["u", "v"])]),
+        tf.constant([["v"]]),
+    ),
     "strings": lambda: looked_up(layers.StringLookup, "int", ["u", "v", "w"], ["u", "z"]),
     "several strings": lambda: looked_up(layers.StringLookup, "multi_hot", ["u", "v", "w"], ["u", "z"]),
     "integers": lambda: looked_up(layers.IntegerLookup, "int", [4, 5, 9], [9, 1]),
@@ -147,6 +151,12 @@ def test_a_copy_keeps_tables_and_statistics(make):
         copies += [fresh_copy(model), same_structure(model, [model.layers[-1].name])]
     for copy in copies:
         np.testing.assert_array_equal(copy(x), model(x))
+
+
+def test_a_table_that_is_still_empty_is_copied_and_can_be_filled():
+    copy = copy_of(keras.Sequential([keras.Input((1,), dtype="string"), layers.StringLookup()]))
+    copy.layers[0].adapt(["u", "v"])
+    assert copy(tf.constant([["u"]])).numpy().item() > 0
 
 
 def test_a_fresh_copy_keeps_what_was_adapted_and_draws_the_rest_again():
@@ -212,6 +222,9 @@ def test_a_copy_takes_the_weights_that_are_given():
 
 def test_statistics_that_were_assigned_are_used():
     model, x = normalized()
-    model.layers[0].mean.assign(tf.zeros_like(model.layers[0].mean))
+    mean, variance, count = model.layers[0].get_weights()
+    for variable, value in zip(model.layers[0].weights, (0 * mean, 4 * np.ones_like(variance), count), strict=True):
+        variable.assign(value)
+    assert not np.allclose(model.layers[0](x), x / 2)
     finalize_statistics(model)
-    np.testing.assert_allclose(model.layers[0](x), x / np.sqrt(model.layers[0].variance), rtol=1e-5)
+    np.testing.assert_allclose(model.layers[0](x), x / 2, rtol=1e-5)

@@ -153,12 +153,11 @@ def check_inputs(model: keras.Model, x: Any, name: str = "x") -> None:
     kind = getattr(dtype, "name", dtype)
     is_text = kind.startswith(("str", "bytes", "object"))
     for expected in inputs:
-        if is_text != (expected.dtype == "string") or not tf.TensorShape(np.shape(x)).is_compatible_with(
-            expected.shape
-        ):
+        fitting = tf.TensorShape(np.shape(x)).is_compatible_with(expected.shape)
+        if not fitting or is_text != (expected.dtype == "string"):
             raise ValueError(
-                f"{name} must have the shape {tuple(expected.shape)} and a type like {expected.dtype}, as the inputs of "
-                f"{model.name!r}; got {kind} of shape {np.shape(x)}."
+                f"{name} must have the shape {tuple(expected.shape)} and a type like {expected.dtype}, as the inputs "
+                f"of {model.name!r}; got {kind} of shape {np.shape(x)}."
             )
 
 
