@@ -121,6 +121,13 @@ def names(**values: Any) -> None:
         _require(isinstance(value, str) or listed, name, "a name or a list of names", value)
 
 
+def examples(**values: Any) -> None:
+    """Arrays, tensors or lists with one row per example, and at least one row."""
+    for name, value in values.items():
+        shape = _shape_of(value)
+        _require(bool(shape) and shape[0] != 0, name, "an array with one row per example, and at least one", value)
+
+
 def function(**values: Any) -> None:
     """Anything that can be called."""
     for name, value in values.items():
@@ -145,6 +152,14 @@ def built_model(**models: Any) -> None:
             )
 
 
+def fittable_model(**models: Any) -> None:
+    """Keras models that have their weights, and not single layers: they can be compiled and trained."""
+    built_model(**models)
+    for name, model in models.items():
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"{name} must be a Keras model, not a layer; got {shown(model)}.")
+
+
 def is_integer(value: Any) -> bool:
     """Whether a value is an integer in Python's or NumPy's sense; True and False are not."""
     return isinstance(value, Integral) and not isinstance(value, bool | np.bool_)
@@ -166,6 +181,14 @@ def shown(value: Any) -> str:
 def _require(holds: bool, name: str, expected: str, value: Any) -> None:
     if not holds:
         raise ValueError(f"{name} must be {expected}; got {shown(value)}.")
+
+
+def _shape_of(value: Any) -> tuple[int | None, ...] | None:
+    """The shape of an array, a tensor, or a list of numbers; None for anything else."""
+    try:
+        return np.shape(value) if isinstance(value, list | tuple) else tuple(value.shape)
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
 def _is_finite(value: Any) -> bool:

@@ -5,64 +5,76 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from meta_keras import checks
 from meta_keras.functional import PureModel, Weights
 from meta_keras.internals import all_layers
 
 
-def copy_of(network: PureModel, weights: Weights) -> keras.Model:
-    """A Keras model of its own with these weights."""
-    model, copy = network.model, fresh_copy(network.model)
-    variables = [*network.parameters, *network.state]
-    values = {id(v): value for v, value in zip(variables, [*weights.parameters, *weights.state], strict=True)}
-    # By place, as a copy may let other weights train than the model: Keras copies what trains layer by layer.
-    for variable, original in zip(copy.variables, model.variables, strict=True):
-        variable.assign(values[id(original)])
-    take_up_statistics(copy)
+def fresh_copy(model: keras.Model) -> keras.Model:
+    """A model of the same architecture with its own weights, as its initializers draw them. It is not compiled.
+
+    What preprocessing layers have learned by `adapt` (statistics and vocabularies) belongs to the architecture: it is
+    kept.
+    """
+    checks.built_model(model=model)
+    try:
+        copy = _clone(model)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The model {model.name!r} cannot be copied, because it cannot be created from its get_config: "
+            f"{type(error).__name__}, {str(error).strip().partition(chr(10))[0]} Give your own classes a get_config "
+            "that returns all arguments of __init__, or build the model as a Sequential or functional model."
+        ) from error
+    if not copy.built:
+        copy.build(model.input_shape)
+    copy.optimizer, copy.compiled = None, False  # Keras compiles the copy of a compiled model
+    _keep_adapted_state(model, copy)
     return copy
 
 
-def take_up_statistics(model: keras.Model) -> None:
-    """Let Keras' Normalization go by its weights; it computes with what it made of them when it was built."""
+def fresh_chain(layers: Sequence[keras.layers.Layer], start: keras.KerasTensor) -> keras.Sequential:
+    """Fresh copies of these layers, one after the other, as a Sequential model with inputs like `start`."""
+    fresh = [_clone(layer) if isinstance(layer, keras.Model) else _clone_layer(layer) for layer in layers]
+    chain = keras.Sequential([keras.Input(batch_shape=start.shape, dtype=start.dtype), *fresh])
+    for original, layer in zip(layers, fresh, strict=True):
+        _keep_adapted_state(original, layer)
+    return chain
+
+
+def copy_of(model: keras.Model) -> keras.Model:
+    """A model with the same architecture and the same weights. It is not compiled."""
+    checks.built_model(model=model)
+    pure = PureModel(model)
+    return copy_with(pure, pure.weights())
+
+
+def copy_with(network: PureModel, weights: Weights) -> keras.Model:
+    """A model with the architecture of the network and with these weights. It is not compiled."""
+    model, copy = network.model, fresh_copy(network.model)
+    variables = [*network.parameters, *network.state]
+    values = {id(v): value for v, value in zip(variables, [*weights.parameters, *weights.state], strict=True)}
+    # By position, since other weights may be trainable in the copy: Keras copies `trainable` layer by layer.
+    for variable, original in zip(copy.variables, model.variables, strict=True):
+        variable.assign(values[id(original)])
+    finalize_statistics(copy)
+    return copy
+
+
+def finalize_statistics(model: keras.Model) -> None:
+    """Let Keras' Normalization layers use the weights they have now; they compute with constants derived from them."""
     for layer in all_layers(model):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
 
 
-def fresh_copy(network: keras.Model) -> keras.Model:
-    """A Keras model of the same architecture, with weights of its own as its initializers draw them."""
-    if not network.built:
-        raise ValueError(
-            f"The network {network.name!r} has no weights yet. Begin it with keras.Input(shape), "
-            "or call it once on an example of its inputs."
-        )
-    try:
-        copy = keras.models.clone_model(network)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"The network {network.name!r} cannot be copied, since {type(network).__name__} has no "
-            "get_config. Add one, or build the network as a Sequential or functional model."
-        ) from error
-    if not copy.built:
-        copy.build(network.input_shape)
-    return copy
-
-
-def copied(source: keras.Model) -> keras.Model:
-    """A copy with the weights of the source. It is not compiled: an optimizer and metrics would be kept with it."""
-    pure = PureModel(source)
-    copy = copy_of(pure, pure.weights())
-    copy.optimizer, copy.compiled = None, False
-    return copy
-
-
 def restart(model: keras.Model, weights: Sequence[np.ndarray] | None = None) -> None:
-    """Puts a compiled model back before its first step: these weights, and an optimizer that remembers nothing.
+    """Put a compiled model back before its first step: with these weights, and with the optimizer's state reset.
 
-    Compiling takes longer than training a small network. So compile once, and restart for every seed.
+    Compiling takes longer than training a small network, so compile once and restart for every seed.
 
-    weights: as `get_weights` gives them. None keeps those that the model has.
+    weights: as returned by `get_weights`. None keeps the present ones.
 
-    A learning rate stays as it is now; a schedule begins at its first step.
+    The learning rate stays as it is now; a schedule begins at its first step.
 
     >>> import numpy as np
     >>> import meta_keras as mk
@@ -75,10 +87,12 @@ def restart(model: keras.Model, weights: Sequence[np.ndarray] | None = None) -> 
     >>> int(model.optimizer.iterations)
     1
     """
+    checks.built_model(model=model)
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
-        raise ValueError(f"{model.name!r} has no optimizer to restart; compile it first.")
+        raise ValueError(f"The model {model.name!r} has no optimizer to restart; compile it first.")
     if weights is not None:
+        _check_weights(model, weights)
         model.set_weights(weights)
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
@@ -86,3 +100,38 @@ def restart(model: keras.Model, weights: Sequence[np.ndarray] | None = None) -> 
     fresh.build(model.trainable_variables)
     for variable, start in zip(optimizer.variables, fresh.variables, strict=True):
         variable.assign(start)
+
+
+def _clone(model: keras.Model) -> keras.Model:
+    of_known_layers = bool(getattr(model, "outputs", None))  # a subclassed model creates its layers itself
+    if of_known_layers and any(isinstance(layer, keras.layers.Lambda) for layer in all_layers(model)):
+        return keras.models.clone_model(model, clone_function=_clone_layer, recursive=True)
+    return keras.models.clone_model(model)
+
+
+def _clone_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A fresh layer. A Lambda layer is shared: it has no weights, and Keras does not create functions from a config."""
+    return layer if isinstance(layer, keras.layers.Lambda) else type(layer).from_config(layer.get_config())
+
+
+def _keep_adapted_state(model: keras.layers.Layer, copy: keras.layers.Layer) -> None:
+    """Give the copy what `adapt` computed for preprocessing layers, statistics and vocabularies, as Keras saves it."""
+    for original, layer in zip(all_layers(model), all_layers(copy), strict=True):
+        stored: dict[str, np.ndarray] = {}
+        if isinstance(layer, keras.layers.Normalization):
+            original.save_own_variables(stored)
+            layer.load_own_variables(stored)
+        elif isinstance(layer, keras.layers.StringLookup | keras.layers.IntegerLookup):
+            vocabulary = original.get_vocabulary()
+            if vocabulary != layer.get_vocabulary():  # not by a file of Keras, which splits words at rare line breaks
+                original.save_own_variables(stored)
+                layer.set_vocabulary(vocabulary, stored.get("idf_weights"))
+
+
+def _check_weights(model: keras.Model, weights: Sequence[np.ndarray]) -> None:
+    expected = [tuple(weight.shape) for weight in model.weights]
+    given = [np.shape(weight) for weight in weights] if isinstance(weights, Sequence) else checks.shown(weights)
+    if given != expected:
+        raise ValueError(
+            f"weights must be arrays of the shapes {expected}, as {model.name!r}.get_weights() returns; got {given}."
+        )

@@ -53,8 +53,8 @@ def reptile(theta, centres, alpha, steps, epsilon):
 
 
 def fading(source, target, names):
-    amounts = np.linspace(1, 0, len(names))
-    mk.transfer.blend_weights(source, target, dict(zip(names, amounts, strict=True)))
+    coefficients = np.linspace(1, 0, len(names))
+    mk.transfer.blend_weights(source, target, dict(zip(names, coefficients, strict=True)))
 
 
 def count(model, train):
@@ -90,18 +90,18 @@ def coral(a, b):
     return ((np.cov(a, rowvar=False) - np.cov(b, rowvar=False)) ** 2).sum() / (4 * a.shape[1] ** 2)
 
 
-def best_amount(curvatures, centres, source, fresh, alpha, steps):
+def best_coefficient(curvatures, centres, source, fresh, alpha, steps):
     left = (1 - 2 * alpha * curvatures) ** steps
     return (np.average(centres, weights=curvatures * left**2) - fresh) / (source - fresh)
 
 
-def amount_slope(omega, source, fresh, upstream):
-    amount = 1 / (1 + np.exp(-omega))
-    return amount * (1 - amount) * np.sum((source - fresh) * upstream)
+def coefficient_slope(omega, source, fresh, upstream):
+    coefficient = 1 / (1 + np.exp(-omega))
+    return coefficient * (1 - coefficient) * np.sum((source - fresh) * upstream)
 
 
 def a_quarter(source, **more):
-    return mk.transfer.Strategy(source, 0.1, layers="head", amount=0.25, **more)
+    return mk.transfer.Strategy(source, 0.1, layers="head", coefficient=0.25, **more)
 
 
 RIGHT = {
@@ -132,9 +132,9 @@ RIGHT = {
     "check_soft_slope": soft_slope,
     "check_without_head": lambda model: mk.transfer.split_model(model, model.layers[-2].name)[0],
     "check_stitch": lambda seen_a, seen_b: np.linalg.lstsq(seen_a, seen_b, rcond=None)[0],
-    "check_omega_for": lambda amount: np.log(amount / (1 - amount)),
-    "check_best_amount": best_amount,
-    "check_slope": amount_slope,
+    "check_omega_for": lambda coefficient: np.log(coefficient / (1 - coefficient)),
+    "check_best_coefficient": best_coefficient,
+    "check_slope": coefficient_slope,
     "check_fixed": lambda source: a_quarter(source, learn=False),
 }
 
@@ -168,8 +168,8 @@ WRONG = {
     ),
     "check_without_head": lambda model: mk.transfer.same_structure(model, [layer.name for layer in model.layers[:-1]]),
     "check_stitch": lambda seen_a, seen_b: np.eye(seen_a.shape[1]),
-    "check_omega_for": lambda amount: amount,
-    "check_best_amount": lambda curvatures, centres, source, *_: np.average(centres, weights=curvatures) / source,
+    "check_omega_for": lambda coefficient: coefficient,
+    "check_best_coefficient": lambda curvatures, centres, source, *_: np.average(centres, weights=curvatures) / source,
     "check_slope": lambda omega, source, fresh, upstream: np.sum((source - fresh) * upstream),
     "check_fixed": a_quarter,
 }

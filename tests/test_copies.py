@@ -1,8 +1,13 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from keras import layers
 
 import meta_keras as mk
+from meta_keras.copies import copy_of, copy_with, finalize_statistics, fresh_copy
+from meta_keras.functional import PureModel
+from meta_keras.transfer import same_structure, with_residual
 
 X, Y = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 2
 
@@ -56,7 +61,7 @@ def test_weights_stay_unless_others_are_given():
     assert model.optimizer.iterations == 0
 
 
-def test_a_rate_that_was_changed_stays_so():
+def test_a_learning_rate_that_was_changed_stays_so():
     model = compiled(keras.optimizers.SGD(0.5))
     model.optimizer.learning_rate = 0.25
     mk.restart(model)
@@ -82,5 +87,144 @@ def test_nothing_is_traced_again():
 
 
 def test_a_model_that_is_not_compiled_is_told_so():
-    with pytest.raises(ValueError, match="'mine' has no optimizer to restart; compile it first"):
+    with pytest.raises(ValueError, match="The model 'mine' has no optimizer to restart; compile it first"):
         mk.restart(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)], name="mine"))
+
+
+@pytest.mark.parametrize("weights", ["x", [], [np.ones(3)], np.ones(3), [np.ones((3, 4))] * 4, 1])
+def test_weights_of_other_shapes_are_refused(weights):
+    with pytest.raises(
+        ValueError, match=r"weights must be arrays of the shapes \[\(3, 4\), \(4,\), \(4, 2\), \(2,\)\]"
+    ):
+        mk.restart(compiled("sgd"), weights)
+
+
+@pytest.mark.parametrize("make", [mk.restart, fresh_copy, copy_of])
+@pytest.mark.parametrize("model", [None, "x", np.ones(3), keras.Model, keras.Sequential([layers.Dense(1)])])
+def test_what_is_not_a_built_model_is_refused(make, model):
+    with pytest.raises((TypeError, ValueError), match="a Keras model|must have its weights|has no weights yet"):
+        make(model)
+
+
+# Copies
+
+
+def normalized():
+    norm = layers.Normalization()
+    norm.adapt(np.random.default_rng(0).normal(5, 3, (50, 3)))
+    return keras.Sequential([keras.Input((3,)), norm, layers.Dense(2)]), np.ones((2, 3), "float32")
+
+
+def of_words(mode):
+    words = layers.TextVectorization(output_mode=mode, output_sequence_length=4 if mode == "int" else None)
+    words.adapt(["a b c", "b c d\u2028e"])
+    return keras.Sequential([keras.Input((), dtype="string"), words]), tf.constant(["a d", "b q", "e"])
+
+
+def looked_up(layer, mode, vocabulary, given):
+    table = layer(output_mode=mode)
+    table.adapt(vocabulary)
+    dtype = "string" if layer is layers.StringLookup else "int64"
+    return keras.Sequential([keras.Input((1,), dtype=dtype), table]), tf.constant(given)[:, None]
+
+
+PREPROCESSED = {
+    "normalization": normalized,
+    "words": lambda: of_words("int"),
+    "words by frequency": lambda: of_words("tf_idf"),
+    "a table from a list": lambda: (
+        keras.Sequential([keras.Input((1,), dtype="string"), layers.StringLookup(vocabulary=["u", "v"])]),
+        tf.constant([["v"]]),
+    ),
+    "strings": lambda: looked_up(layers.StringLookup, "int", ["u", "v", "w"], ["u", "z"]),
+    "several strings": lambda: looked_up(layers.StringLookup, "multi_hot", ["u", "v", "w"], ["u", "z"]),
+    "integers": lambda: looked_up(layers.IntegerLookup, "int", [4, 5, 9], [9, 1]),
+    "integers by frequency": lambda: looked_up(layers.IntegerLookup, "tf_idf", [4, 5, 9], [9, 1]),
+}
+
+
+@pytest.mark.parametrize("make", PREPROCESSED.values(), ids=PREPROCESSED)
+def test_a_copy_keeps_tables_and_statistics(make):
+    model, x = make()
+    copies = [copy_of(model)]
+    if not model.trainable_variables:
+        copies += [fresh_copy(model), same_structure(model, [model.layers[-1].name])]
+    for copy in copies:
+        np.testing.assert_array_equal(copy(x), model(x))
+
+
+def test_a_table_that_is_still_empty_is_copied_and_can_be_filled():
+    copy = copy_of(keras.Sequential([keras.Input((1,), dtype="string"), layers.StringLookup()]))
+    copy.layers[0].adapt(["u", "v"])
+    assert copy(tf.constant([["u"]])).numpy().item() > 0
+
+
+def test_a_fresh_copy_keeps_what_was_adapted_and_draws_the_rest_again():
+    model, x = normalized()
+    copy = fresh_copy(model)
+    np.testing.assert_array_equal(copy.layers[0](x), model.layers[0](x))
+    assert not np.array_equal(copy.layers[1].kernel, model.layers[1].kernel)
+
+
+def with_functions():
+    given, offset = keras.Input((3,)), 2.0
+    inner = keras.Sequential([keras.Input((3,)), layers.Lambda(lambda x: tf.square(x) + offset), layers.Dense(3)])
+    return keras.Model(given, layers.Lambda(lambda x: x - np.e, name="minus")(inner(inner(given))))
+
+
+def test_a_model_with_lambda_layers_is_copied_with_the_same_functions():
+    model, x = with_functions(), np.ones((2, 3), "float32")
+    copy = copy_of(model)
+    np.testing.assert_array_equal(copy(x), model(x))
+    assert len(copy.weights) == 2 and not {id(w) for w in copy.weights} & {id(w) for w in model.weights}
+    copy.weights[0].assign_add(tf.ones((3, 3)))
+    assert not np.array_equal(copy(x), model(x))
+    np.testing.assert_array_equal(with_residual(model, same_structure(model)).get_layer("source")(x), model(x))
+
+
+def test_a_part_of_a_chain_with_lambda_layers_is_copied():
+    chain = [layers.Lambda(lambda x: 2 * x, name="twice"), layers.Dense(2, name="head")]
+    model = keras.Sequential([keras.Input((3,)), *chain])
+    np.testing.assert_array_equal(same_structure(model, ["twice"])(X), 2 * X.astype("float32"))
+
+
+def test_a_model_that_cannot_be_created_again_says_why():
+    class Scaled(layers.Layer):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def call(self, x):
+            return self.factor * x
+
+        def get_config(self):
+            return {"name": self.name}
+
+    model = keras.Sequential([keras.Input((3,)), Scaled(2.0)], name="mine")
+    with pytest.raises(ValueError, match="The model 'mine' cannot be copied.*Give your own classes a get_config"):
+        fresh_copy(model)
+
+
+def test_a_copy_of_a_compiled_model_is_not_compiled():
+    model = compiled("adam")
+    for copy in (copy_of(model), fresh_copy(model)):
+        assert not copy.compiled and copy.optimizer is None
+    assert model.compiled
+
+
+def test_a_copy_takes_the_weights_that_are_given():
+    model, x = normalized()
+    pure = PureModel(model)
+    weights = pure.weights()
+    doubled = weights._replace(trainable=tuple(2 * weight for weight in weights.trainable))
+    np.testing.assert_allclose(copy_with(pure, doubled)(x), pure(doubled, x).outputs, rtol=1e-6)
+
+
+def test_statistics_that_were_assigned_are_used():
+    model, x = normalized()
+    mean, variance, count = model.layers[0].get_weights()
+    for variable, value in zip(model.layers[0].weights, (0 * mean, 4 * np.ones_like(variance), count), strict=True):
+        variable.assign(value)
+    assert not np.allclose(model.layers[0](x), x / 2)
+    finalize_statistics(model)
+    np.testing.assert_allclose(model.layers[0](x), x / 2, rtol=1e-5)

@@ -395,7 +395,7 @@ def test_a_mean_of_two_networks_is_a_network_only_if_they_had_one_start():
         model = mk.networks.mlp(2, input_shape=(4,), hidden=(16, 16))
         if start:
             mk.transfer.transfer_weights(start, model)
-        mk.transfer.fine_tune(model, (x, y), train="all", rate=0.01, epochs=15, verbose=0)
+        mk.transfer.fine_tune(model, (x, y), train="all", learning_rate=0.01, epochs=15, verbose=0)
         return model
 
     source = learned(seed=1)
@@ -413,7 +413,7 @@ def test_fine_tuning_loses_the_source_and_a_sum_keeps_it():
     tuned.set_weights(source.get_weights())
     added = mk.transfer.with_residual(source)
     for model in (tuned, added):
-        mk.transfer.fine_tune(model, (x, x[:, :1]), train=None, rate=0.01, epochs=10, verbose=0)
+        mk.transfer.fine_tune(model, (x, x[:, :1]), train=None, learning_rate=0.01, epochs=10, verbose=0)
     kept = added.get_layer("source").model
     np.testing.assert_array_equal(kept(x), source(x))
     assert np.abs(tuned(x) - source(x)).max() > 0.1, "what the source was, the target has forgotten"
@@ -512,4 +512,4 @@ def test_the_printed_strategy_network_answers_examples_and_says_nothing_of_trans
     assert policy(tf.ones((7, 10))).shape == (7, 1), "an answer for each example"
     rule = mk.transfer.Strategy(mk.networks.mlp(1), 0.1)
     mk.MetaLearner(network=mk.networks.mlp(1), rule=rule)
-    assert len(rule.amounts()) == 3 and set(rule.amounts().values()) == {0.5}, "an amount for each layer"
+    assert len(rule.coefficients()) == 3 and set(rule.coefficients().values()) == {0.5}, "one coefficient per layer"

@@ -235,21 +235,22 @@ def test_formula_6_2_coral_is_the_distance_of_covariances():
     np.testing.assert_allclose(mk.transfer.coral_loss(*map(tf.constant, DOMAINS)), by_hand, rtol=1e-10)
 
 
-def test_formula_6_3_the_critic_goes_down_its_loss_and_the_features_go_up():
+def test_formula_6_3_the_discriminator_goes_down_its_loss_and_the_features_go_up():
     learner, y = features_as_inputs("reversal", 0.4), np.array([0, 1, 0, 1, 1, 0, 0])
-    (first, _), (last, _) = (layer.get_weights() for layer in learner.critic.layers[1:])
+    (first, _), (last, _) = (layer.get_weights() for layer in learner.discriminator.layers[1:])
     rows, domain = DOMAINS.reshape(14, 3), np.repeat([0.0, 1.0], 7)[:, None]
     hidden = np.maximum(rows @ first, 0)
     wrong = (1 / (1 + np.exp(-hidden @ last)) - domain) / 14
     within = wrong @ last.T * (hidden > 0)
-    critic, features = rows.T @ within, rows.T @ (within @ first.T)
+    discriminator, features = rows.T @ within, rows.T @ (within @ first.T)
     kernel, _ = learner.network.layers[-1].get_weights()
     of_source = DOMAINS[0].T @ ((softmax(DOMAINS[0] @ kernel) - np.eye(2)[y]) / 7 @ kernel.T)
     learner.compile(keras.optimizers.SGD(1.0))
     learner.fit(tuple(DOMAINS.astype("float32")), y, batch_size=7, shuffle=False, verbose=0)
     moved = np.eye(3) - learner.network.layers[0].get_weights()[0]
     np.testing.assert_allclose(moved, of_source - 0.4 * features, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(first - learner.critic.layers[1].get_weights()[0], 0.4 * critic, rtol=1e-4, atol=1e-5)
+    step = first - learner.discriminator.layers[1].get_weights()[0]
+    np.testing.assert_allclose(step, 0.4 * discriminator, rtol=1e-4, atol=1e-5)
 
 
 def test_formula_6_4_reversal_changes_nothing_forward_and_the_sign_backward():
@@ -402,8 +403,8 @@ def test_formula_3_3_a_layer_learns_more_slowly_the_deeper_it_lies():
     hidden = x @ low
     slope = hidden @ high - y  # of the mean of two squares
     data = tf.data.Dataset.from_tensors((x, y))
-    settings = {"train": "all", "optimizer": "sgd", "rate": alpha, "depth_decay": eta, "verbose": 0}
-    mk.transfer.fine_tune(model, data, **settings)
+    optimizer = mk.transfer.LayerwiseLearningRates(keras.optimizers.SGD(alpha), decay=eta)
+    mk.transfer.fine_tune(model, data, train="all", optimizer=optimizer, verbose=0)
     np.testing.assert_allclose(model.get_weights()[1], high - alpha * hidden.T @ slope, rtol=1e-5)
     np.testing.assert_allclose(model.get_weights()[0], low - alpha * eta * x.T @ (slope @ high.T), rtol=1e-5)
 
@@ -445,20 +446,21 @@ def test_formula_5_1_soft_labels_are_a_softmax_of_scores_over_the_temperature(te
 
 
 def test_formula_5_2_the_soft_loss_is_a_divergence_times_the_temperature_squared():
-    found = mk.transfer.soft_loss(tf.constant(TEACHER_Z), tf.constant(STUDENT_Z), 2.0).numpy()
+    student, teacher = tf.constant(STUDENT_Z), tf.constant(TEACHER_Z)
+    found = mk.transfer.soft_loss(student=student, teacher=teacher, temperature=2.0).numpy()
     assert found[0] == pytest.approx(4 * (0.25 * np.log(0.5) + 0.75 * np.log(1.5)), rel=1e-12)
     p, q = softmax(TEACHER_Z / 2), softmax(STUDENT_Z / 2)
     np.testing.assert_allclose(found, 4 * (p * np.log(p / q)).sum(axis=1), rtol=1e-12)
-    np.testing.assert_allclose(
-        mk.transfer.soft_loss(tf.constant(TEACHER_Z), tf.constant(TEACHER_Z + 5), 2.0), 0, atol=1e-12
-    )
+    shifted = mk.transfer.soft_loss(student=teacher + 5, teacher=teacher, temperature=2.0)
+    np.testing.assert_allclose(shifted, 0, atol=1e-12)
 
 
 def soft_slopes(temperature):
     student = tf.constant(STUDENT_Z)
     with tf.GradientTape() as tape:
         tape.watch(student)
-        loss = tf.reduce_sum(mk.transfer.soft_loss(tf.constant(TEACHER_Z), student, temperature))
+        rows = mk.transfer.soft_loss(student=student, teacher=tf.constant(TEACHER_Z), temperature=temperature)
+        loss = tf.reduce_sum(rows)
     return tape.gradient(loss, student).numpy()
 
 
@@ -496,7 +498,7 @@ def test_formula_5_5_features_are_compared_through_a_linear_map():
     )
     losses = [made.distil(tf.constant(QUERY_X), tf.constant(QUERY_Y))[1] for made in (plain, hinted)]
     ours, theirs = (QUERY_X @ w[0] + w[1] for w in weights)
-    apart = ours @ hinted.bridge.kernel.numpy() - theirs
+    apart = ours @ hinted.projection.kernel.numpy() - theirs
     np.testing.assert_allclose(losses[1] - losses[0], 2 * np.mean(apart**2), rtol=1e-3)
 
 
@@ -569,9 +571,9 @@ def linear_batch():
     return (support_x, support_y, query_x), query_y
 
 
-def strategy_loss(amount, steps=1):
+def strategy_loss(coefficient, steps=1):
     """The query loss after so many steps from the blend, by hand."""
-    theta = amount * SOURCE + (1 - amount) * LINEAR_START
+    theta = coefficient * SOURCE + (1 - coefficient) * LINEAR_START
     for _ in range(steps):
         theta = theta - 0.1 * linear_slope(theta, *LINEAR_SUPPORT)
     x, y = LINEAR_QUERY
@@ -580,7 +582,7 @@ def strategy_loss(amount, steps=1):
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_formula_13_1_a_strategy_is_judged_by_the_queries_after_adapting(steps):
-    learner = strategy_learner(amount=0.3, steps=steps)
+    learner = strategy_learner(coefficient=0.3, steps=steps)
     loss = learner.meta_gradients(*linear_batch())[2][0]
     assert float(loss) == pytest.approx(strategy_loss(0.3, steps), rel=1e-12)
 
@@ -594,8 +596,8 @@ def test_formula_13_2_a_start_is_blended_by_a_sigmoid(omega):
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_formula_13_3_the_slope_for_an_amount_is_that_of_the_start_along_the_way_to_the_source(steps):
-    learner = strategy_learner(amount=0.3, steps=steps)
+def test_formula_13_3_the_slope_for_a_coefficient_is_that_of_the_start_along_the_way_to_the_source(steps):
+    learner = strategy_learner(coefficient=0.3, steps=steps)
     found = learner.meta_gradients(*linear_batch())[2][1][-1].numpy().item()
     theta, bracket = 0.3 * SOURCE + 0.7 * LINEAR_START, np.eye(2)
     for _ in range(steps):
@@ -608,7 +610,7 @@ def test_formula_13_3_the_slope_for_an_amount_is_that_of_the_start_along_the_way
     assert found == pytest.approx(differences, rel=1e-7)
 
 
-def test_formula_13_4_the_best_amount_for_bowls():
+def test_formula_13_4_the_best_coefficient_for_bowls():
     rng = np.random.default_rng(0)
     curvatures, centres = rng.uniform(0.5, 4, 3), rng.uniform(0.5, 1.5, 3)
     x = np.sqrt(curvatures)[:, None, None]
@@ -616,7 +618,7 @@ def test_formula_13_4_the_best_amount_for_bowls():
     left = (1 - 2 * 0.1 * curvatures) ** 2
     best = (np.average(centres, weights=curvatures * left**2) - 0.25) / (SOURCE[0] - 0.25)
     assert 0.1 < best < 0.9
-    learner = strategy_learner(fresh=np.array([0.25]), amount=best, steps=2)
+    learner = strategy_learner(fresh=np.array([0.25]), coefficient=best, steps=2)
     slope = learner.meta_gradients((tf.constant(x), tf.constant(y), tf.constant(x)), tf.constant(y))[2][1][-1]
     assert slope.numpy().item() == pytest.approx(0, abs=1e-12)
     learner.rule.omega.assign(learner.rule.omega + 0.1)
@@ -632,16 +634,16 @@ def compared(answers, sample, labels):
     return np.array([apart, np.log(np.sqrt(square / of_sample)), between / square])
 
 
-def test_formula_13_5_the_amounts_come_from_what_is_seen_of_the_task():
+def test_formula_13_5_the_coefficients_come_from_what_is_seen_of_the_task():
     rng = np.random.default_rng(0)
     sample, labels = rng.normal(size=(9, 2)), np.array([0, 1, 1, 0, 1])
     learner = strategy_learner(mk.transfer.StrategyNetwork, sample, hidden=4)
-    first, bias, last = (rng.normal(size=w.shape) for w in learner.rule.policy.weights)
-    learner.rule.policy.set_weights([first, bias, last])
+    first, bias, last = (rng.normal(size=w.shape) for w in learner.rule.network.weights)
+    learner.rule.network.set_weights([first, bias, last])
     learner.rule.omega.assign([0.4])
     support = 2 * rng.normal(size=(5, 2)) + 1
     told = np.tanh(compared(support @ SOURCE[:, None], sample @ SOURCE[:, None], labels) @ first + bias) @ last
-    found = learner.rule.amounts(support, labels)["only"]
+    found = learner.rule.coefficients(support, labels)["only"]
     assert found == pytest.approx(sigmoid(0.4 + told.item()), rel=1e-4)  # inputs are taken in float32
 
 

@@ -6,9 +6,8 @@ import pytest
 from keras import layers
 
 import meta_keras as mk
-from meta_keras.transfer import fine_tune, with_low_rank, with_residual
-from meta_keras.transfer.frozen import Frozen
-from meta_keras.transfer.parts import parts
+from meta_keras.transfer import Frozen, fine_tune, freeze, with_low_rank, with_residual
+from meta_keras.transfer.layers import weighted_layers
 
 
 def source(units=3, activation=None):
@@ -50,7 +49,7 @@ def test_the_source_is_a_copy_that_training_leaves_to_the_bit():
     adapted = with_residual(model)
     frozen = adapted.get_layer("source")
     before = frozen.get_weights()
-    loss = fine_tune(adapted, data, train=None, epochs=8, rate=0.01, verbose=0).history["loss"]
+    loss = fine_tune(adapted, data, train=None, epochs=8, learning_rate=0.01, verbose=0).history["loss"]
     assert all(np.array_equal(*pair) for pair in zip(before, frozen.get_weights(), strict=True))
     assert all(np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True))
     assert loss[-1] < loss[0] and model.trainable and len(model.trainable_weights) == 8
@@ -76,8 +75,8 @@ def test_keras_hands_training_on_within_a_functional_model_so_a_frozen_model_is_
 def test_a_residual_of_low_rank_is_the_product_of_two_small_matrices():
     model, (x, y) = source(), task()
     adapted = with_low_rank(model, 2, ["conv", "hidden"])
-    fine_tune(adapted, (x, y), train=None, epochs=3, rate=0.01, verbose=0)
-    new, old = parts(adapted)["hidden"], parts(model)["hidden"]
+    fine_tune(adapted, (x, y), train=None, epochs=3, learning_rate=0.01, verbose=0)
+    new, old = weighted_layers(adapted)["hidden"], weighted_layers(model)["hidden"]
     a, b = new.lora_kernel_a.numpy(), new.lora_kernel_b.numpy()
     assert a.shape == (64, 2) and b.shape == (2, 8) and np.abs(b).max() > 0
     np.testing.assert_allclose(new.kernel, old.kernel.numpy() + a @ b, rtol=1e-5, atol=1e-6)
@@ -88,14 +87,14 @@ def test_only_the_residuals_and_what_is_named_train():
     model, data = source(), task()
     adapted = with_low_rank(model, 1, "hidden", train=["head"])
     before = {weight.path: weight.numpy() for weight in adapted.weights}
-    fine_tune(adapted, data, train=None, epochs=3, rate=0.01, verbose=0)
+    fine_tune(adapted, data, train=None, epochs=3, learning_rate=0.01, verbose=0)
     moved = {w.path.split("/", 1)[1] for w in adapted.weights if (w.numpy() != before[w.path]).any()}
     assert moved == {"hidden/lora_kernel_a", "hidden/lora_kernel_b", "head/kernel", "head/bias"}
 
 
 def test_by_default_every_layer_that_can_carries_a_residual():
     adapted = with_low_rank(source(), 1)
-    carrying = [name for name, layer in parts(adapted).items() if getattr(layer, "lora_enabled", False)]
+    carrying = [name for name, layer in weighted_layers(adapted).items() if getattr(layer, "lora_enabled", False)]
     assert carrying == ["conv", "hidden", "head"]
     assert {weight.name for weight in adapted.trainable_weights} == {"lora_kernel_a", "lora_kernel_b"}
 
@@ -124,7 +123,7 @@ def test_a_model_of_two_inputs_can_be_adapted():
         (lambda: with_residual(source(), mk.networks.d3(3)), ["input shape", "(None, 28, 28, 1)", "(None, 6, 6, 1)"]),
         (lambda: with_low_rank(source(), 0), ["rank", "0"]),
         (lambda: with_low_rank(source(), 1, "norm"), ["conv, hidden, head", "['norm']"]),
-        (lambda: with_low_rank(source(), 1, "tail"), ["'tail' asked for"]),
+        (lambda: with_low_rank(source(), 1, "tail"), ["no 'tail' among"]),
         (lambda: with_low_rank(source(), 1, "head", train=["head"]), ["conv, hidden", "['head']"]),
     ],
 )
@@ -161,9 +160,9 @@ def test_copies_normalise_as_the_source_does():
 def test_an_adapter_that_cannot_begin_at_zero_is_told():
     x = keras.Input((3,))
     around = keras.Model(x, layers.Add()([x, layers.Dense(3, name="last")(x)]))
-    squashed = keras.Sequential([keras.Input((3,)), layers.Dense(3, activation="sigmoid", name="last")])
+    squashed = keras.Sequential([keras.Input((3,)), layers.Dense(3, activation="softplus", name="last")])
     for model in (around, squashed, with_residual(mk.networks.mlp(1))):
-        with pytest.raises(ValueError, match="cannot make them 0. Give an adapter of your own"):
+        with pytest.raises(ValueError, match="cannot make those of the adapter zero. Give an adapter of your own"):
             with_residual(model)
 
 
@@ -176,7 +175,7 @@ def test_inputs_by_name_keep_their_names():
 
 def test_a_source_must_have_one_output_and_known_layers():
     x = keras.Input((2,))
-    with pytest.raises(ValueError, match="One output is needed; .* has 1 inputs and 2 outputs"):
+    with pytest.raises(ValueError, match="source must have one output; .* has 1 inputs and 2 outputs"):
         with_residual(keras.Model(x, [layers.Dense(1)(x), layers.Dense(1)(x)]))
 
 
@@ -187,7 +186,9 @@ def test_a_frozen_source_stays_the_same_to_the_bit_whatever_is_told_to_train(tha
     if thaw == "by hand":
         model.trainable = False
         model.trainable = True
-    fine_tune(model, task(), train=None if thaw == "by hand" else thaw, batch_norm=True, rate=0.1, verbose=0)
+    else:
+        freeze(model, thaw, batch_norm=True)
+    fine_tune(model, task(), train=None, learning_rate=0.1, verbose=0)
     for one, other in zip(before, model.get_layer("source").model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert model.trainable_weights and not model.get_layer("source").trainable_weights
@@ -195,6 +196,32 @@ def test_a_frozen_source_stays_the_same_to_the_bit_whatever_is_told_to_train(tha
 
 def test_a_layer_within_a_frozen_one_cannot_be_told_to_train():
     model = with_residual(source())
-    inside = next(name for name in parts(model) if name.startswith("source/"))
-    with pytest.raises(ValueError, match=f"'{inside}' lies within a Frozen layer, which never trains"):
+    inside = next(name for name in weighted_layers(model) if name.startswith("source/"))
+    with pytest.raises(ValueError, match=f"'{inside}' is within a Frozen layer, which never trains"):
         fine_tune(model, task(), train=[inside], verbose=0)
+
+
+def test_probabilities_are_not_summed():
+    with pytest.raises(ValueError, match="ends in a sigmoid, and sums of probabilities are not probabilities"):
+        with_residual(source(activation="sigmoid"))
+
+
+def test_a_second_residual_goes_to_other_layers():
+    once = with_low_rank(source(), 2, "hidden")
+    twice = with_low_rank(once, 1)
+    x = task()[0]
+    np.testing.assert_array_equal(twice(x), once(x))
+    trained = {weight.path.split("/")[-2] for weight in twice.trainable_weights}
+    assert trained == {"conv", "head"}, "the first residual belongs to the source now"
+    for layers_, words in (
+        ("hidden", r"got \['hidden'\]. hidden already have one"),
+        (None, "none; got no layers.* have one"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            with_low_rank(once if layers_ else with_low_rank(source(), 2), 1, layers_)
+
+
+@pytest.mark.parametrize("adapter", ["x", 3, np.ones(3), layers.Dense(3)])
+def test_an_adapter_is_a_model(adapter):
+    with pytest.raises((TypeError, ValueError), match="adapter must"):
+        with_residual(source(), adapter)

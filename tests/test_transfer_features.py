@@ -121,12 +121,12 @@ def test_an_array_on_disk_is_never_in_memory_as_a_whole(tmp_path):
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda: feature_extractor(network(), "conv9"), ["no 'conv9'", "'first', 'norm'"]),
+        (lambda: feature_extractor(network(), "conv9"), ["no 'conv9' among", "'first', 'norm'"]),
         (lambda: feature_extractor(network(), ["first", "none"]), ["no 'none'"]),
-        (lambda: feature_extractor(network(), "first", units=[0, 6]), ["0 to 5", "[6]"]),
-        (lambda: feature_extractor(network(), "first", units=[]), ["none asked for"]),
-        (lambda: feature_extractor(keras.Sequential([layers.Dense(1)])), ["not known before it runs", "keras.Input"]),
-        (lambda: extract_features(network(), rows(0)), ["no inputs"]),
+        (lambda: feature_extractor(network(), "first", units=[0, 6]), ["units must be indices from 0 to 5", "got 6"]),
+        (lambda: feature_extractor(network(), "first", units=[]), ["units must be a list of indices", "got []"]),
+        (lambda: feature_extractor(keras.Sequential([layers.Dense(1)])), ["must have its weights", "keras.Input"]),
+        (lambda: extract_features(network(), rows(0)), ["data must be an array", "ndarray of shape (0, 4)"]),
         (
             lambda: extract_features(network(), tf.data.Dataset.from_tensor_slices(rows(9))),
             ["(None, 4)", "has (4,)", "data.batch"],
@@ -150,7 +150,7 @@ def test_a_subclassed_model_is_told_how_to_show_its_features():
 
     model = Own()
     model(rows(1))
-    with pytest.raises(ValueError, match="a Own, are not known before it runs"):
+    with pytest.raises(ValueError, match="a Own, are connected is not known before it runs"):
         feature_extractor(model, "dense")
     assert extract_features(model, rows(3)).shape == (3, 2)
 
@@ -169,5 +169,5 @@ def test_several_layers_give_several_arrays():
 
 
 def test_units_go_with_one_layer():
-    with pytest.raises(ValueError, match=r"units number the features of one layer; \['first', 'norm'\] were named"):
+    with pytest.raises(ValueError, match=r"units are those of one layer; got the layers \['first', 'norm'\]"):
         feature_extractor(network(), ["first", "norm"], units=[0])

@@ -7,7 +7,7 @@ from keras import layers
 
 import meta_keras as mk
 from meta_keras.transfer import blend_weights, transfer_weights
-from meta_keras.transfer.parts import parts
+from meta_keras.transfer.layers import weighted_layers
 
 
 def network(units=3, hidden=(6, 5), seed=0, **kwargs):
@@ -27,7 +27,7 @@ def named(units=3, seed=0):
 
 
 def values(model):
-    return {name: [w.numpy() for w in layer.weights] for name, layer in parts(model).items()}
+    return {name: [w.numpy() for w in layer.weights] for name, layer in weighted_layers(model).items()}
 
 
 def alike(one, other):
@@ -45,7 +45,7 @@ def test_a_full_transfer_makes_the_models_answer_alike_and_leaves_the_source_as_
     x = np.ones((2, 4), "float32")
     np.testing.assert_array_equal(source(x), target(x))
     assert not changed(before, source) and not report.left
-    assert list(report.moved.values()) == list(parts(source))
+    assert list(report.moved.values()) == list(weighted_layers(source))
 
 
 def test_weights_are_copied_and_not_shared():
@@ -58,16 +58,17 @@ def test_weights_are_copied_and_not_shared():
 
 def test_layers_without_names_of_their_own_go_by_their_kind_and_number():
     source, target = network(seed=1), network(seed=2)
-    assert not set(list(parts(source))[:2]) & set(list(parts(target))[:2]), "Keras numbers them on and on"
+    names = [set(list(weighted_layers(model))[:2]) for model in (source, target)]
+    assert not names[0] & names[1], "Keras numbers them consecutively"
     report = transfer_weights(source, target)
-    assert list(report.moved) == list(parts(target))
+    assert list(report.moved) == list(weighted_layers(target))
 
 
 def test_what_does_not_fit_is_left_and_the_report_says_why_with_both_shapes():
     source, target = network(3, seed=1), network(2, seed=2)
     before = values(target)
     report = transfer_weights(source, target)
-    assert changed(before, target) == list(report.moved) == list(parts(target))[:2]
+    assert changed(before, target) == list(report.moved) == list(weighted_layers(target))[:2]
     assert report.left == {"head": "its shapes are (5, 2), (2), and in the source (5, 3), (3)"}
     assert "head: left, its shapes are (5, 2)" in str(report)
 
@@ -80,7 +81,7 @@ def test_a_partial_transfer_changes_exactly_the_layers_that_are_named(asked):
     wanted = {"trunk": ["trunk/first", "trunk/norm"]}.get(asked[0], [asked] if isinstance(asked, str) else asked)
     assert changed(before, target) == wanted == list(report.moved)
     assert all(alike(values(source)[name], values(target)[name]) for name in wanted)
-    assert set(report.left) == set(parts(target)) - set(wanted)
+    assert set(report.left) == set(weighted_layers(target)) - set(wanted)
 
 
 def test_the_moving_averages_of_batch_normalisation_are_weights_too():
@@ -91,7 +92,7 @@ def test_the_moving_averages_of_batch_normalisation_are_weights_too():
 
 def test_a_mapping_joins_layers_of_different_names():
     source, target = named(seed=1), network(3, hidden=(6,), seed=2)
-    first = list(parts(target))[0]
+    first = list(weighted_layers(target))[0]
     report = transfer_weights(source, target, {"trunk/first": first})
     assert report.moved == {first: "trunk/first"}
     assert alike(values(source)["trunk/first"], values(target)[first])
@@ -107,31 +108,32 @@ def test_the_state_of_random_generators_stays_where_it_is():
 def test_a_layer_that_is_used_twice_is_moved_once():
     inputs, shared = keras.Input((4,)), layers.Dense(4, name="shared")
     source, target = (keras.Model(inputs, shared(shared(inputs))) for _ in range(2))
-    assert list(parts(source)) == ["shared"] and transfer_weights(source, target).moved == {"shared": "shared"}
+    assert list(weighted_layers(source)) == ["shared"]
+    assert transfer_weights(source, target).moved == {"shared": "shared"}
 
 
 def test_a_layer_that_stands_in_two_others_is_named_once():
     shared = layers.Dense(4, name="shared")
     one, two = (keras.Sequential([keras.Input((4,)), shared], name=name) for name in ("one", "two"))
-    assert list(parts(keras.Sequential([keras.Input((4,)), one, two]))) == ["one/shared"]
+    assert list(weighted_layers(keras.Sequential([keras.Input((4,)), one, two]))) == ["one/shared"]
 
 
-@pytest.mark.parametrize("amount", [0.0, 1.0, 0, 1])
-def test_a_blend_of_nothing_or_of_all_is_the_one_or_the_other_to_the_bit(amount):
+@pytest.mark.parametrize("coefficient", [0.0, 1.0, 0, 1])
+def test_a_blend_of_nothing_or_of_all_is_the_one_or_the_other_to_the_bit(coefficient):
     source, target = named(seed=1), named(seed=2)
-    expected = values(source if amount else target)
-    blend_weights(source, target, amount)
+    expected = values(source if coefficient else target)
+    blend_weights(source, target, coefficient)
     assert not changed(expected, target)
 
 
-@pytest.mark.parametrize("amount", [0.5, 0.3])
-def test_a_blend_lies_between_source_and_target_by_its_amount(amount):
+@pytest.mark.parametrize("coefficient", [0.5, 0.3])
+def test_a_blend_lies_between_source_and_target_by_its_coefficient(coefficient):
     source, target = named(seed=1), named(seed=2)
     expected = {
-        name: [amount * a + (1 - amount) * b for a, b in zip(values(source)[name], kept, strict=True)]
+        name: [coefficient * a + (1 - coefficient) * b for a, b in zip(values(source)[name], kept, strict=True)]
         for name, kept in values(target).items()
     }
-    blend_weights(source, target, amount)
+    blend_weights(source, target, coefficient)
     for name, now in values(target).items():
         for a, b in zip(expected[name], now, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -146,7 +148,7 @@ def test_half_and_half_is_the_default_and_only_named_layers_are_blended():
     np.testing.assert_allclose(values(target)["head"][0], mean, rtol=1e-6)
 
 
-def test_each_layer_may_have_an_amount_of_its_own():
+def test_each_layer_may_have_its_own_coefficient():
     source, target = named(seed=1), named(seed=2)
     before = values(target)
     report = blend_weights(source, target, {"trunk": 1.0, "head": 0.25})
@@ -159,13 +161,16 @@ def test_each_layer_may_have_an_amount_of_its_own():
 @pytest.mark.parametrize(
     ("move", "words"),
     [
-        (lambda s, t: transfer_weights(s, t, "hidden"), ["'hidden' asked for", "'trunk/first'", "'head'"]),
-        (lambda s, t: transfer_weights(s, t, []), ["none asked for", "'trunk/first'"]),
+        (lambda s, t: transfer_weights(s, t, "hidden"), ["no 'hidden' among", "'trunk/first'", "'head'"]),
+        (lambda s, t: transfer_weights(s, t, []), ["layers must be a name or a list of names; got []"]),
         (lambda s, t: transfer_weights(s, t, "head"), ["'head' cannot be moved", "(6, 2), (2)", "(6, 3), (3)"]),
-        (lambda s, t: blend_weights(s, t, 1.5), ["between 0", "1.5"]),
-        (lambda s, t: blend_weights(s, t, {"trunk": 0.5, "head": -1}, "trunk"), ["between 0", "-1"]),
-        (lambda s, t: blend_weights(s, t, {"head": 1.0}, "trunk"), ["trunk/first, trunk/norm need one too"]),
-        (lambda s, t: transfer_weights(s, t, {"head": "tail"}), ["'tail' asked for", "'trunk/norm'"]),
+        (lambda s, t: blend_weights(s, t, 1.5), ["coefficient must be a number from 0 to 1", "1.5"]),
+        (
+            lambda s, t: blend_weights(s, t, {"trunk": 0.5, "head": -1}, "trunk"),
+            ["['head'] must be a number from 0 to 1"],
+        ),
+        (lambda s, t: blend_weights(s, t, {"head": 1.0}, "trunk"), ["got head, without trunk/first, trunk/norm"]),
+        (lambda s, t: transfer_weights(s, t, {"head": "tail"}), ["no 'tail' among", "'trunk/norm'"]),
         (lambda s, t: transfer_weights(network(2, (7,)), t, None), ["Nothing of", "(7, 2), (2)", "layers={"]),
     ],
 )
@@ -180,7 +185,7 @@ def test_errors_name_the_layers_and_both_shapes_and_nothing_has_moved(move, word
 
 def test_two_layers_cannot_go_to_the_same_place():
     source, target = named(seed=1), named(seed=2)
-    with pytest.raises(ValueError, match="can take one layer"):
+    with pytest.raises(ValueError, match="pair each layer with a different one"):
         transfer_weights(source, target, {"head": "head", "trunk/first": "head"})
 
 
@@ -193,7 +198,7 @@ def test_whole_numbers_are_moved_and_cannot_be_blended():
     source, target = (keras.Sequential([keras.Input((4,)), Counting(2, name="lookup")]) for _ in range(2))
     source.layers[0].table.assign([5, 6, 7])
     kept = values(target)
-    with pytest.raises(ValueError, match="whole numbers"):
+    with pytest.raises(ValueError, match="contains integers, which cannot be blended"):
         blend_weights(source, target)
     assert not changed(kept, target), "an error must not leave a model half mixed"
     transfer_weights(source, target)
@@ -201,7 +206,7 @@ def test_whole_numbers_are_moved_and_cannot_be_blended():
 
 
 def test_a_model_without_weights_yet_says_how_it_gets_them():
-    with pytest.raises(ValueError, match="no weights yet.*keras.Input"):
+    with pytest.raises(ValueError, match="must have its weights.*keras.Input"):
         transfer_weights(keras.Sequential([layers.Dense(2)]), network())
 
 
@@ -222,3 +227,25 @@ def test_models_of_two_precisions_are_blended():
     )
     blend_weights(single, half, 0.25)
     assert half.layers[0].kernel.dtype == "float16" and float(half.layers[0].kernel[0, 0]) == 0.25
+
+
+def test_a_mapping_pairs_single_layers():
+    source, target = named(seed=1), named(seed=2)
+    before = values(target)
+    with pytest.raises(ValueError, match="'trunk' with 2 and 'head' with 1 layers"):
+        transfer_weights(source, target, {"trunk": "head"})
+    assert not changed(before, target)
+
+
+def test_layers_of_one_name_in_different_models_are_different_layers():
+    def nested(seed):
+        keras.utils.set_random_seed(seed)
+        blocks = [keras.Sequential([layers.Dense(4, name="fc")], name=name) for name in ("one", "two")]
+        return keras.Sequential([keras.Input((4,)), *blocks])
+
+    source, target = nested(1), nested(2)
+    before = values(target)
+    transfer_weights(source, target, "two/fc")
+    assert changed(before, target) == ["two/fc"] and alike(values(source)["two/fc"], values(target)["two/fc"])
+    with pytest.raises(ValueError, match="no 'fc' among its layers with weights 'one/fc', 'two/fc'"):
+        transfer_weights(source, target, "fc")

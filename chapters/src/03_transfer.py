@@ -310,7 +310,7 @@ assert not shared and not np.array_equal(copy.layers[0].kernel, source.layers[0]
 target = network(classes, shape)
 transfer.transfer_weights(source, target, ["conv1", "conv2", "hidden"])
 before = {layer.name: layer.get_weights() for layer in target.layers}
-transfer.fine_tune(target, (x, y), train="head", rate=0.01, epochs=10, verbose=0)
+transfer.fine_tune(target, (x, y), train="head", learning_rate=0.01, epochs=10, verbose=0)
 print("no longer the same:", changed(target, before))
 assert changed(target, before) == ["head"]
 
@@ -334,7 +334,8 @@ normed = keras.Sequential([keras.Input(shape), *layers])
 before = norm.moving_mean.numpy()
 transfer.fine_tune(normed, (x, y), train="all", verbose=0)
 assert (norm.moving_mean.numpy() == before).all(), "its averages should be held"
-transfer.fine_tune(normed, (x, y), train="all", batch_norm=True, verbose=0)
+transfer.freeze(normed, "all", batch_norm=True)
+transfer.fine_tune(normed, (x, y), train=None, verbose=0)
 assert (norm.moving_mean.numpy() != before).any(), "its averages should move"
 
 # %% [markdown]
@@ -374,9 +375,8 @@ def one_step(decay: float) -> dict[str, float]:
     model = transfer.same_structure(target)
     model.set_weights(target.get_weights())
     data = tf.data.Dataset.from_tensors((x, y))
-    transfer.fine_tune(
-        model, data, train="all", optimizer="sgd", rate=0.001, depth_decay=decay, verbose=0
-    )
+    optimizer = transfer.LayerwiseLearningRates(keras.optimizers.SGD(0.001), decay)
+    transfer.fine_tune(model, data, train="all", optimizer=optimizer, verbose=0)
     names = ("head", "hidden", "conv2", "conv1")
     steps = {n: model.get_layer(n).kernel - target.get_layer(n).kernel for n in names}
     return {name: float(tf.norm(step)) for name, step in steps.items()}
@@ -389,7 +389,7 @@ np.testing.assert_allclose(list(shares.values()), [1, 0.5, 0.25, 0.125], rtol=0.
 
 # %% [markdown]
 # **Gradual unfreezing**: the head trains first, alone, since it knows nothing yet and would send noise down into the
-# others. Then one layer more, from the top. With `gradual=2` a layer joins every two epochs:
+# others. Then one layer more, from the top. With `epochs_per_layer=2` a layer joins every two epochs:
 
 
 # %%
@@ -400,8 +400,8 @@ class Watch(keras.callbacks.Callback):
 
 
 top = ["conv2", "hidden", "head"]
-history = transfer.fine_tune(
-    target, (x, y), train=top, gradual=2, epochs=6, callbacks=[Watch()], verbose=0
+history = transfer.unfreeze_gradually(
+    target, (x, y), train=top, epochs_per_layer=2, callbacks=[Watch()], verbose=0
 )
 assert len(history.history["loss"]) == 6
 
@@ -699,17 +699,17 @@ assert all((weight == 3.5).all() for weight in other.get_weights())
 
 
 # %%
-def walk(way: Way, amounts: np.ndarray) -> np.ndarray:
-    """(seeds, amounts) the accuracy of a trained target with so much of the source mixed in."""
+def walk(way: Way, coefficients: np.ndarray) -> np.ndarray:
+    """(seeds, coefficients) the accuracy of a trained target with so much of the source mixed in."""
     curves = []
     for seed in range(SEEDS):
         practice, exam = deal(fashion, fashion.shots[1], seed)
         model = learn(way, way.start(seed), *practice, seed)
         trained = model.get_weights()
         curves.append([])
-        for amount in amounts:
+        for coefficient in coefficients:
             model.set_weights(trained)
-            transfer.blend_weights(source, model, amount, ["conv1", "conv2", "hidden"])
+            transfer.blend_weights(source, model, coefficient, ["conv1", "conv2", "hidden"])
             curves[-1].append(accuracy(model, *exam))
     return np.array(curves)
 
@@ -718,19 +718,21 @@ def walk(way: Way, amounts: np.ndarray) -> np.ndarray:
 # Five amounts, from none of the source to nothing else, D2's half among them:
 
 # %%
-amounts = np.linspace(0, 1, 5)
+coefficients = np.linspace(0, 1, 5)
 curves = {
-    "fine-tuned from the source": walk(ways["parameters, full"], amounts),
-    "from a start of its own": walk(ways[SCRATCH], amounts),
+    "fine-tuned from the source": walk(ways["parameters, full"], coefficients),
+    "from a start of its own": walk(ways[SCRATCH], coefficients),
 }
 
 # %%
 for name, marker in zip(curves, "os", strict=True):
     means, halves = zip(*map(mk.report.mean_and_interval, curves[name].T), strict=True)
-    plt.errorbar(amounts, means, halves, marker=marker, capsize=3, label=name)
+    plt.errorbar(coefficients, means, halves, marker=marker, capsize=3, label=name)
 plt.axhline(1 / classes, color="0.45", linewidth=1, linestyle=":")
 plt.annotate("chance", (0.02, 1 / classes), (0, 4), textcoords="offset points", color="0.35")
-plt.gca().set(xlabel="amount of the source", ylabel="accuracy, not trained further", ylim=(0, 1))
+plt.gca().set(
+    xlabel="mixing coefficient of the source", ylabel="accuracy, not trained further", ylim=(0, 1)
+)
 plt.legend(loc="lower left")
 plt.show()
 

@@ -320,7 +320,7 @@ sizes = []
 for temperature in temperatures:
     with tf.GradientTape() as tape:
         tape.watch(pair[1])
-        loss = soft_loss(*pair, temperature)
+        loss = soft_loss(student=pair[1], teacher=pair[0], temperature=temperature)
     sizes.append(np.abs(tape.gradient(loss, pair[1])).mean())
 limit = np.abs(pair[1] - pair[0]).mean() / 10
 assert np.isclose(sizes[-1], limit, rtol=0.05)
@@ -502,10 +502,10 @@ for temperature in sorted(by_temperature):
 # %%
 keras.utils.set_random_seed(0)  # for the map, which begins at random
 seeing = compiled(Distiller(student, teacher, features=("hidden", "late")))
-start = seeing.bridge.get_weights()
+start = seeing.projection.get_weights()
 with_features = []
 for seed, chosen in picked.items():
-    seeing.bridge.set_weights(start)
+    seeing.projection.set_weights(start)
     train(seeing, x_student[chosen], y_student[chosen], fresh=student, seed=seed)
     with_features.append(accuracy(student))
 more = gain(with_features, student_accuracy["distilled", 5])

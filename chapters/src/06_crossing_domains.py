@@ -135,22 +135,22 @@ assert coral_loss(source, source + 5) == 0
 Code(inspect.getsource(coral_loss), language="python")
 
 # %% [markdown]
-# The other method lets a second network, the *critic*, learn to tell the domains apart by the features, and trains the
-# features *against* it. With $B$ for the critic's cross-entropy (domain 0 or 1), $f$ for the network up to the features,
-# $h$ for its last part, and $c$ for the critic:
+# The other method trains a second network, the *domain discriminator*, to distinguish the domains by their features, and trains the
+# features *against* it. With $B$ for its cross-entropy (domain 0 or 1), $f$ for the network up to the features,
+# $h$ for its last part, and $c$ for the discriminator:
 #
 # $$\min_{f, h} \; L_{\text{source}}(f, h) - w \, B(f, c), \qquad \min_{c} \; B(f, c) \qquad \text{(Formula 6.3)}$$
 
 # %% [markdown]
-# One layer between features and critic does both in a single step. Forward it changes nothing. Backward it turns the
-# gradient around: what would help the critic is taken away from the features. This is **gradient reversal** (梯度反转),
+# One layer between features and discriminator does both in a single step. Forward it changes nothing. Backward it turns the
+# gradient around: what would help the discriminator is taken away from the features. This is **gradient reversal** (梯度反转),
 # with a strength $s$:
 #
 # $$R(x) = x, \qquad \frac{\partial R}{\partial x} := -s \qquad \text{(Formula 6.4)}$$
 
 # %% [markdown]
 # By hand: $R(x)^2$ at $x = 3$ with $s = 0.5$ is $9$, and its gradient $-0.5 \cdot 2 \cdot 3 = -3$. (`DomainAdaptation` has
-# $s = 1$ and adds $w \, B$ to the loss, so the critic, too, goes by $w \, B$.)
+# $s = 1$ and adds $w \, B$ to the loss, so the discriminator, too, uses $w \, B$.)
 
 # %%
 x = tf.Variable(3.0)
@@ -387,7 +387,7 @@ mk.report.Table(rows)
 # ## When it does harm
 #
 # To make the features of both domains alike makes sense if both hold the same classes in the same proportions. Suppose
-# they do not: the target is a single class, say trousers, and the source still has all ten. A critic can then tell the
+# they do not: the target is a single class, say trousers, and the source still has all ten. A discriminator can then tell the
 # domains apart by whether a picture shows trousers. To deceive it, the features of trousers must look like those of everything else.
 #
 # We take every class in turn as the whole target, in the same haze, with the settings from above. Each is one run, with
@@ -816,7 +816,7 @@ mk.report.Table(rows)
 #
 # - A classifier may fail on pictures that a person finds easy, because their features lie elsewhere.
 # - Domain adaptation makes the features of both domains alike, without labels of the target: CORAL by their covariances,
-#   gradient reversal by a critic that is trained against.
+#   gradient reversal by a domain discriminator that they are trained against.
 # - Where classes come in other proportions it costs much of that, and the losses of training need not show it.
 # - A class that was never seen must be described. Without a description, the answer is chance.
 # - Names are descriptions as far as they say what a thing looks like.

@@ -239,8 +239,8 @@ rule = Strategy(one_weight(source_weight), alpha)
 learner = mk.MetaLearner(network=one_weight(fresh_weight), rule=rule)
 learner.compile(keras.optimizers.SGD(0.1), loss="mse", steps_per_execution=50)
 learner.fit(two_tasks, steps_per_epoch=200, verbose=0)
-learned = learner.rule.amounts()["only"]
-print(f"learned amount {learned:.4f}")
+learned = learner.rule.coefficients()["only"]
+print(f"learned coefficient {learned:.4f}")
 assert np.isclose(learned, 3 / 4, atol=1e-3)
 assert learner.network.get_weights()[0] == fresh_weight  # the fresh start has not moved
 
@@ -255,7 +255,9 @@ for left, label in ((1, "before adapting"), (1 - 2 * alpha * curvatures.numpy(),
     losses = np.mean(curvatures * (left * (starts - centres)) ** 2, axis=1)
     plt.plot(grid, losses / losses.min(), label=label)
     plt.plot(grid[losses.argmin()], 1, marker="o", color="black")
-plt.gca().set(xlabel="amount of the source", ylabel="loss, divided by its least", ylim=(0, 6))
+plt.gca().set(
+    xlabel="mixing coefficient of the source", ylabel="loss, divided by its least", ylim=(0, 6)
+)
 plt.legend()
 plt.show()
 
@@ -266,12 +268,12 @@ plt.show()
 
 
 # %%
-def blended(source_arrays, fresh_arrays, amount):
+def blended(source_arrays, fresh_arrays, coefficient):
     pairs = zip(source_arrays, fresh_arrays, strict=True)
-    return [amount * given + (1 - amount) * own for given, own in pairs]
+    return [coefficient * given + (1 - coefficient) * own for given, own in pairs]
 
 
-start = blended([np.array([4.0])], [np.array([0.0])], amount=0.75)
+start = blended([np.array([4.0])], [np.array([0.0])], coefficient=0.75)
 assert start == [3.0]
 
 # %% [markdown]
@@ -286,16 +288,16 @@ Code(inspect.getsource(Strategy.adapt), language="python")
 # - `Strategy(source, learning_rate, steps)`: the source is a trained network, of which the rule keeps a frozen copy;
 #   the others are those of `GradientDescent`.
 # - `layers`: the names of the layers that are blended; if none are named, all that match. Others begin fresh.
-# - `amount`: where learning begins, one half if nothing is said.
-# - `learn=False` keeps it there. D2's blend is `amount=0.5, learn=False`.
+# - `coefficient`: where learning begins, one half if nothing is said.
+# - `learn=False` keeps it there. D2's blend is `coefficient=0.5, learn=False`.
 
 # %% [markdown]
-# The amounts serve outside of a learner, too: `blend_weights(source, model, rule.amounts())` gives any model with the
+# The amounts serve outside of a learner, too: `blend_weights(source, model, rule.coefficients())` gives any model with the
 # same layers that start, to train on with `fit`.
 
 # %%
 model = one_weight(fresh_weight)
-blend_weights(one_weight(source_weight), model, learner.rule.amounts())
+blend_weights(one_weight(source_weight), model, learner.rule.coefficients())
 print(f"start {model.get_weights()[0].item():.3f}")
 assert np.isclose(model.get_weights()[0].item(), 3, atol=1e-2)
 
@@ -402,13 +404,13 @@ any_size = mk.Episode(pictures, classes, pictures, classes)
 # ## Amount and rate belong together
 #
 # Before we learn a strategy, we look at what there is to choose. One learner does for all: its amounts and its
-# rates are variables of its rule, and we set them as we please. (`learn_rates="layer"` makes the rates variables;
+# rates are variables of its rule, and we set them as we please. (`LearnedRates(0.1, "layer")` makes the rates variables;
 # they are held still.)
 
 
 # %%
 def learner_with(steps):
-    rule = Strategy(source, 0.1, steps=steps, layers=TRUNK, learn_rates="layer")
+    rule = Strategy(source, mk.rules.LearnedRates(0.1, "layer"), steps=steps, layers=TRUNK)
     learner = mk.MetaLearner(network=network(5, seed=0), rule=rule)
     for rate in rule.transform.rates:
         rate.trainable = False
@@ -425,10 +427,10 @@ quick = learner_with(STEPS)
 fresh = [network(5, seed).get_weights() for seed in range(5)]
 
 
-def set_up(learner, amounts, rate, start):
-    """Let the learner take these amounts and this rate, and begin from this fresh start."""
-    amounts = np.clip(np.broadcast_to(amounts, 3), 1e-7, 1 - 1e-7)
-    learner.rule.omega.assign(np.log(amounts / (1 - amounts)))
+def set_up(learner, coefficients, rate, start):
+    """Let the learner take these coefficients and this rate, and begin from this fresh start."""
+    coefficients = np.clip(np.broadcast_to(coefficients, 3), 1e-7, 1 - 1e-7)
+    learner.rule.omega.assign(np.log(coefficients / (1 - coefficients)))
     for each in learner.rule.transform.rates:
         each.assign(rate)
     learner.network.set_weights(fresh[start])
@@ -444,14 +446,16 @@ to_choose = {
 }
 
 
-def accuracy(learner, amounts, rate, start, episode):
-    set_up(learner, amounts, rate, start)
+def accuracy(learner, coefficients, rate, start, episode):
+    set_up(learner, coefficients, rate, start)
     return float(tf.reduce_mean(right(learner, episode)))
 
 
-def on_practice(learner, amounts, rate, kind, starts=5):
+def on_practice(learner, coefficients, rate, kind, starts=5):
     episodes = enumerate(to_choose[kind][:starts])
-    return np.mean([accuracy(learner, amounts, rate, start, episode) for start, episode in episodes])
+    return np.mean(
+        [accuracy(learner, coefficients, rate, start, episode) for start, episode in episodes]
+    )
 
 
 # %% [markdown]
@@ -459,9 +463,9 @@ def on_practice(learner, amounts, rate, kind, starts=5):
 # ones:
 
 # %%
-AMOUNTS, RATES = (0.0, 0.25, 0.5, 0.75, 1.0), (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+COEFFICIENTS, RATES = (0.0, 0.25, 0.5, 0.75, 1.0), (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 grids = {
-    kind: np.array([[on_practice(quick, a, rate, kind) for a in AMOUNTS] for rate in RATES])
+    kind: np.array([[on_practice(quick, a, rate, kind) for a in COEFFICIENTS] for rate in RATES])
     for kind in practice
 }
 
@@ -472,8 +476,8 @@ for axes, (kind, grid) in zip(both, grids.items(), strict=True):
     for (row, column), value in np.ndenumerate(grid):
         ink = "white" if value > 0.5 else "black"
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=8)
-    axes.set(title=f"{kind} targets", xlabel="amount of the source")
-    axes.set(xticks=range(5), xticklabels=AMOUNTS, yticks=range(8), yticklabels=RATES)
+    axes.set(title=f"{kind} targets", xlabel="mixing coefficient of the source")
+    axes.set(xticks=range(5), xticklabels=COEFFICIENTS, yticks=range(8), yticklabels=RATES)
     axes.grid(False)
 both[0].set_ylabel("learning rate")
 plt.show()
@@ -497,10 +501,11 @@ for name in TRUNK:
 # %%
 best_rate = {}
 for kind, grid in grids.items():
-    best_rate[kind] = {a: RATES[row] for a, row in zip(AMOUNTS, grid.argmax(axis=0), strict=True)}
-    assert grid.max() == grid[:, AMOUNTS.index(0.5)].max()
+    best_rate[kind] = {a: RATES[row] for a, row in zip(COEFFICIENTS, grid.argmax(axis=0), strict=True)}
+    assert grid.max() == grid[:, COEFFICIENTS.index(0.5)].max()
 rows = [
-    {"targets": kind, **{f"amount {a}": rates[a] for a in AMOUNTS}} for kind, rates in best_rate.items()
+    {"targets": kind, **{f"coefficient {a}": rates[a] for a in COEFFICIENTS}}
+    for kind, rates in best_rate.items()
 ]
 mk.report.Table(rows)
 
@@ -521,15 +526,15 @@ quick.compile(keras.optimizers.Adam(0.09), steps_per_execution=6)
 
 
 def learn(tasks, start, steps=12):
-    """The amounts after so many steps of learning, from half and half."""
+    """The coefficients after so many steps of learning, from half and half."""
     set_up(quick, 0.5, RATE, start)
     mk.restart(quick)
     quick.fit(tasks, steps_per_epoch=steps, verbose=0)
-    return list(quick.rule.amounts().values())
+    return list(quick.rule.coefficients().values())
 
 
 # %%
-amounts = {
+coefficients = {
     kind: np.array([learn(tasks_of(pool, seed=start), start) for start in range(5)])
     for kind, pool in practice.items()
 }
@@ -543,12 +548,14 @@ for before, after in zip(fresh[4], quick.network.get_weights(), strict=True):
 # %%
 plt.figure(figsize=(6, 2.8))
 for shift, kind, color in ((-0.2, "near", mk.report.PALETTE[2]), (0.2, "far", mk.report.PALETTE[3])):
-    scores = [mk.Score.of(of_layer) for of_layer in amounts[kind].T]
+    scores = [mk.Score.of(of_layer) for of_layer in coefficients[kind].T]
     means, half_widths = [score.mean for score in scores], [score.interval for score in scores]
     places = np.arange(3) + shift
     plt.bar(places, means, 0.36, yerr=half_widths, capsize=3, color=color, label=f"{kind} targets")
 plt.axhline(0.5, color="0.4", linewidth=1, linestyle="--")
-plt.gca().set(xticks=range(3), xticklabels=TRUNK, ylim=(0, 1.1), ylabel="amount of the source")
+plt.gca().set(
+    xticks=range(3), xticklabels=TRUNK, ylim=(0, 1.1), ylabel="mixing coefficient of the source"
+)
 plt.legend(loc="upper left", ncols=2)
 plt.show()
 
@@ -558,7 +565,7 @@ plt.show()
 # one half in the mean. So we assert the mean over the layers only.
 
 # %%
-near_less_far = mk.Score.of(amounts["near"].mean(axis=1) - amounts["far"].mean(axis=1))
+near_less_far = mk.Score.of(coefficients["near"].mean(axis=1) - coefficients["far"].mean(axis=1))
 print(f"near less far: {near_less_far.mean:.3f} ± {near_less_far.interval:.3f}")
 assert near_less_far.mean > near_less_far.interval
 
@@ -584,12 +591,12 @@ TO_TRY = {
 # %%
 patient_rate = {kind: {} for kind in practice}
 for kind, of_kind in patient_rate.items():
-    for amount, rates in TO_TRY.items():
-        found = [on_practice(patient, amount, rate, kind, starts=3) for rate in rates]
-        of_kind[amount] = rates[np.argmax(found)]
-        assert of_kind[amount] not in (rates[0], rates[-1])
+    for coefficient, rates in TO_TRY.items():
+        found = [on_practice(patient, coefficient, rate, kind, starts=3) for rate in rates]
+        of_kind[coefficient] = rates[np.argmax(found)]
+        assert of_kind[coefficient] not in (rates[0], rates[-1])
 rows = [
-    {"20 steps": kind, **{f"amount {a}": rates[a] for a in TO_TRY}}
+    {"20 steps": kind, **{f"coefficient {a}": rates[a] for a in TO_TRY}}
     for kind, rates in patient_rate.items()
 ]
 mk.report.Table(rows)
@@ -602,13 +609,13 @@ FIXED = {"from scratch": 0.0, "half and half": 0.5, "fine-tuning": 1.0}
 
 
 def choices(kind):
-    """For each contestant the learner, and for each of the five starts the amounts and the rate."""
+    """For each contestant the learner, and for each of the five starts the coefficients and the rate."""
     chosen = {}
     for name, a in FIXED.items():
         chosen[name] = quick, [(a, best_rate[kind][a])] * 5
     chosen[f"half, rate {RATE}"] = quick, [(0.5, RATE)] * 5
-    chosen["learned"] = quick, [(a, RATE) for a in amounts[kind]]
-    chosen["learned, their mean"] = quick, [(a.mean(), RATE) for a in amounts[kind]]
+    chosen["learned"] = quick, [(a, RATE) for a in coefficients[kind]]
+    chosen["learned, their mean"] = quick, [(a.mean(), RATE) for a in coefficients[kind]]
     for name, a in FIXED.items():
         chosen[f"{name}, 20 steps"] = patient, [(a, patient_rate[kind][a])] * 5
     return chosen
@@ -620,7 +627,7 @@ def choices(kind):
 
 # %%
 def trials(learner, five, episode):
-    """(5,) the accuracy from each of the five starts, with its amounts and its rate."""
+    """(5,) the accuracy from each of the five starts, with its coefficients and its rate."""
     return np.array([accuracy(learner, *choice, start, episode) for start, choice in enumerate(five)])
 
 
@@ -789,7 +796,7 @@ plt.show()
 # of the source's own data. In the library's code:
 
 # %%
-Code(inspect.getsource(StrategyNetwork.amounts_for), language="python")
+Code(inspect.getsource(StrategyNetwork.coefficients_for), language="python")
 
 # %% [markdown]
 # Write $\mu_t, \mu_s$ for the mean answer of the layer to the support set and to the sample, and $s_t, s_s$ for the
@@ -850,7 +857,7 @@ one_for_all = learn(mixed(practice, seed=0), start=0, steps=30)
 
 # %%
 episode = next(iter(mixed(exam, seed=7, meta_batch=20)))
-take = tf.function(rule.amounts_for)
+take = tf.function(rule.coefficients_for)
 taken = np.array([take(x, y) for x, y in zip(episode.support_x, episode.support_y, strict=True)])
 taken = {"near": taken[:20], "far": taken[20:]}
 assert np.all(taken["near"].mean(axis=0) > taken["far"].mean(axis=0) + 0.05)
@@ -866,7 +873,9 @@ for layer in range(3):
     plt.plot(layer - 0.15 + spread, near, "o", markersize=4, color=mk.report.PALETTE[2])
     plt.plot(layer + 0.15 + spread, far, "^", markersize=4, color=mk.report.PALETTE[3])
     plt.hlines(one_for_all[layer], layer - 0.3, layer + 0.3, color="0.3", linestyle="--", linewidth=1)
-plt.gca().set(xticks=range(3), xticklabels=TRUNK, ylim=(0, 1), ylabel="amount of the source")
+plt.gca().set(
+    xticks=range(3), xticklabels=TRUNK, ylim=(0, 1), ylabel="mixing coefficient of the source"
+)
 plt.legend(["near targets", "far targets", "one for all"], loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
@@ -928,29 +937,33 @@ assert looked.mean() > one.mean() and looked.mean() > half.mean()
 # Each has a check. Run its cell, then call the check with your answer.
 
 # %% [markdown]
-# **1. The other way.** Write `omega_for(amount)`: the $\omega$ that makes an amount (Formula 13.2).
+# **1. The other way.** Write `omega_for(coefficient)`: the $\omega$ that makes an amount (Formula 13.2).
 
 
 # %%
 def check_omega_for(omega_for):
-    for amount in (0.1, 0.5, 0.9):
-        found = 1 / (1 + np.exp(-omega_for(amount)))
-        assert np.isclose(found, amount), f"the sigmoid of your answer is {found:.3f}, not {amount}"
+    for coefficient in (0.1, 0.5, 0.9):
+        found = 1 / (1 + np.exp(-omega_for(coefficient)))
+        assert np.isclose(found, coefficient), (
+            f"the sigmoid of your answer is {found:.3f}, not {coefficient}"
+        )
     print("Right.")
 
 
 # %% [markdown]
-# **2. The best amount.** Write `best_amount(curvatures, centres, source, fresh, alpha, steps)` (Formula 13.4).
+# **2. The best amount.** Write `best_coefficient(curvatures, centres, source, fresh, alpha, steps)` (Formula 13.4).
 
 
 # %%
-def check_best_amount(best_amount):
+def check_best_coefficient(best_coefficient):
     curvatures, centres = np.array([1.0, 4.0]), np.array([2.0, 7.0])
-    assert np.isclose(best_amount(curvatures, centres, 4.0, 0.0, 0.1, 1), 3 / 4), "the example by hand"
-    assert np.isclose(best_amount(curvatures, centres, 4.0, 0.0, 0.1, 0), 1.5), (
+    assert np.isclose(best_coefficient(curvatures, centres, 4.0, 0.0, 0.1, 1), 3 / 4), (
+        "the example by hand"
+    )
+    assert np.isclose(best_coefficient(curvatures, centres, 4.0, 0.0, 0.1, 0), 1.5), (
         "no step, nothing is left out"
     )
-    assert np.isclose(best_amount(curvatures, centres, 5.0, 1.0, 0.1, 1), 1 / 2), (
+    assert np.isclose(best_coefficient(curvatures, centres, 5.0, 1.0, 0.1, 1), 1 / 2), (
         "from 1 to 5, 3 is half way"
     )
     print("Right.")
@@ -967,11 +980,11 @@ def check_slope(slope):
     source, fresh, aim = random.normal(size=(3, 4, 2))
 
     def loss(omega):
-        amount = 1 / (1 + np.exp(-omega))
-        return np.sum((amount * source + (1 - amount) * fresh - aim) ** 2)
+        coefficient = 1 / (1 + np.exp(-omega))
+        return np.sum((coefficient * source + (1 - coefficient) * fresh - aim) ** 2)
 
-    amount = 1 / (1 + np.exp(-0.7))
-    upstream = 2 * (amount * source + (1 - amount) * fresh - aim)
+    coefficient = 1 / (1 + np.exp(-0.7))
+    upstream = 2 * (coefficient * source + (1 - coefficient) * fresh - aim)
     by_differences = (loss(0.7 + 1e-5) - loss(0.7 - 1e-5)) / 2e-5
     assert np.isclose(slope(0.7, source, fresh, upstream), by_differences), (
         f"by differences it is {by_differences:.4f}"
@@ -989,7 +1002,7 @@ def check_fixed(rule):
     source, network = (mk.networks.mlp(2, hidden=(4,)) for _ in range(2))
     made = rule(source)
     mk.MetaLearner(network=network, rule=made)
-    assert made.amounts() == {"head": 0.25}, f"the amounts are {made.amounts()}"
+    assert made.coefficients() == {"head": 0.25}, f"the coefficients are {made.coefficients()}"
     assert not made.trainable_variables, "it still learns"
     print("Right.")
 

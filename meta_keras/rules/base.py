@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from meta_keras.checks import one_of
-from meta_keras.copies import copy_of
+from meta_keras.copies import copy_with
 from meta_keras.functional import Outcome, PureModel, Weights
 from meta_keras.outputs import default_loss, final_activation
 
@@ -113,7 +113,7 @@ class Rule(keras.layers.Layer):
 
     def expert(self, network: PureModel, adapted: Adaptation) -> keras.Model:
         """A plain Keras model that answers as the adapted network does."""
-        return copy_of(network, adapted.weights)
+        return copy_with(network, adapted.weights)
 
     def run(
         self, network: PureModel, weights: Weights, x: tf.Tensor, context: Context, *, queries: bool = False

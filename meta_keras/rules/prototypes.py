@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from meta_keras.copies import copy_of
+from meta_keras.copies import copy_with
 from meta_keras.functional import Outcome, PureModel, Weights
 from meta_keras.rules.base import Adaptation, Context, Rule
 
@@ -45,7 +45,7 @@ class Prototypes(Rule):
 
     def expert(self, network: PureModel, adapted: Adaptation) -> keras.Model:
         """The embedding and a dense layer: -|x - c|^2 is 2 c.x - |c|^2, but for -|x|^2, the same for every class."""
-        embedding, (prototypes, known) = copy_of(network, adapted.weights), adapted.memory
+        embedding, (prototypes, known) = copy_with(network, adapted.weights), adapted.memory
         logits = keras.layers.Dense(len(prototypes), dtype=prototypes.dtype.name, name="prototypes")
         model = keras.Model(embedding.inputs[0], logits(embedding.outputs[0]), name=f"{network.model.name}_expert")
         bias = tf.where(known, -tf.reduce_sum(tf.square(prototypes), axis=-1), prototypes.dtype.min)

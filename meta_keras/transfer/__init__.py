@@ -1,17 +1,17 @@
-"""Transfer: what a model has learned on one task, carried to another."""
+"""Transfer: what a model has learned on one task, used for another."""
 
 from meta_keras.transfer.adapters import with_low_rank, with_residual
-from meta_keras.transfer.distill import Distiller
-from meta_keras.transfer.domain import DomainAdaptation, GradientReversal, coral_loss
+from meta_keras.transfer.distillation import Distiller
+from meta_keras.transfer.distillation_losses import feature_loss, soft_labels, soft_loss
+from meta_keras.transfer.domain_adaptation import DomainAdaptation, GradientReversal, coral_loss, pair_domains
 from meta_keras.transfer.features import extract_features, feature_extractor
-from meta_keras.transfer.finetune import fine_tune, freeze
-from meta_keras.transfer.frozen import Frozen
-from meta_keras.transfer.pairing import pair_domains
-from meta_keras.transfer.policy import Strategy
-from meta_keras.transfer.policy_network import StrategyNetwork
-from meta_keras.transfer.soft import soft_labels, soft_loss
+from meta_keras.transfer.fine_tuning import fine_tune, unfreeze_gradually
+from meta_keras.transfer.freezing import Frozen, freeze
+from meta_keras.transfer.layer_learning_rates import LayerwiseLearningRates
+from meta_keras.transfer.strategy import Strategy
+from meta_keras.transfer.strategy_network import StrategyNetwork
 from meta_keras.transfer.structure import join_models, same_structure, split_model
-from meta_keras.transfer.weights import Transfer, blend_weights, transfer_weights
+from meta_keras.transfer.weights import TransferReport, blend_weights, transfer_weights
 from meta_keras.transfer.zero_shot import ZeroShot, calibrated, describe_names, harmonic_mean
 
 __all__ = [
@@ -19,9 +19,10 @@ __all__ = [
     "DomainAdaptation",
     "Frozen",
     "GradientReversal",
+    "LayerwiseLearningRates",
     "Strategy",
     "StrategyNetwork",
-    "Transfer",
+    "TransferReport",
     "ZeroShot",
     "blend_weights",
     "calibrated",
@@ -29,6 +30,7 @@ __all__ = [
     "describe_names",
     "extract_features",
     "feature_extractor",
+    "feature_loss",
     "fine_tune",
     "freeze",
     "harmonic_mean",
@@ -39,6 +41,7 @@ __all__ = [
     "soft_loss",
     "split_model",
     "transfer_weights",
+    "unfreeze_gradually",
     "with_low_rank",
     "with_residual",
 ]

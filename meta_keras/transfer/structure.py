@@ -1,6 +1,6 @@
-"""Models taken apart and put together: the same structure anew, cut at a layer, run one after the other.
+"""The structure of models: copies with fresh weights, models split at a layer, and models joined to one.
 
-A network that runs layer after layer is a function made of functions (Formula 5.6), and may be cut between any two:
+A network that runs layer after layer is a composition of functions (Formula 5.6), and can be split between any two:
 
     phi(x; theta) = phi_b(phi_a(x; theta_a); theta_b)
 """
@@ -9,18 +9,20 @@ from collections.abc import Mapping, Sequence
 
 import keras
 
-from meta_keras.copies import fresh_copy
+from meta_keras import checks
+from meta_keras.copies import fresh_chain, fresh_copy
 from meta_keras.internals import all_layers
-from meta_keras.transfer.graph import calls, check_graph, chosen, fits, layer_names, listed, output_of
+from meta_keras.transfer.layers import calls, check_graph, fits, layer_names, listed, output_of, select
 
 
 def same_structure(model: keras.Model, layers: Sequence[str] | None = None) -> keras.Model:
-    """The same architecture with weights of its own, freshly drawn: what document D1 calls transfer of structure.
+    """The same architecture with freshly initialized weights: what document D1 calls structure transfer.
 
-    layers: the names of the layers to take, for a part of the structure, such as all but the head. They come in the
-        order of the model, which must then be a chain: layer after layer, without branches. None takes everything.
+    layers: the names of the layers to copy, for a part of the structure, such as all but the head. The copy has them in
+        the order of the model, which must then be a chain: layer after layer, without branches. None copies everything.
 
-    All layers of the copy are trainable. The model is not changed, and shares no variable with its copy.
+    All layers of the copy are trainable, and it is not compiled. The model is not changed, and shares no variable with
+    its copy.
 
     >>> import meta_keras as mk
     >>> network = mk.networks.mlp(2, input_shape=(3,), hidden=(4, 5))
@@ -30,18 +32,18 @@ def same_structure(model: keras.Model, layers: Sequence[str] | None = None) -> k
     (None, 5)
     """
     copy = fresh_copy(model) if layers is None else _part_of_chain(model, layers)
-    for layer in all_layers(copy):  # a model that is trainable already would not pass it on
+    for layer in all_layers(copy):  # one by one: a model that is trainable already would not pass it on
         layer.trainable = True
     return copy
 
 
 def split_model(model: keras.Model, at: str | Sequence[str]) -> tuple[keras.Model, ...]:
-    """The model cut behind a layer, or behind several: models that give, one after the other, what it gave.
+    """The model split after a layer, or after several, into models that compute the same one after the other.
 
-    at: the name of the layer that ends the first part, or the names for several cuts, in the order of the model.
+    at: the name of the layer that ends the first part, or the names for several splits, in the order of the model.
 
-    The parts *share* the layers of the model (Formula 5.6): training a part trains the model, freezing a layer freezes
-    it in both. For weights of their own, split a copy, or take `same_structure` of a part.
+    The parts *share* the layers of the model (Formula 5.6): training a part trains the model, and freezing a layer
+    freezes it in both. For separate weights, split a copy, or take `same_structure` of a part.
 
     >>> import meta_keras as mk
     >>> network = mk.networks.mlp(2, input_shape=(3,), hidden=(4, 5))
@@ -54,10 +56,10 @@ def split_model(model: keras.Model, at: str | Sequence[str]) -> tuple[keras.Mode
     check_graph(model)
     parts: list[keras.Model] = []
     rest = model
-    names = chosen(model, at)
+    names = select(model, at, layer_names(model), argument="at")
     for number, name in enumerate(names, start=1):
         if name not in layer_names(rest):
-            raise ValueError(f"Cuts are given in the order of the model; {name!r} lies before {names[number - 2]!r}.")
+            raise ValueError(f"at must be in the order of the model; {name!r} is not after {names[number - 2]!r}.")
         cut = output_of(rest, name)
         _check_cut(rest, name, cut)
         parts.append(keras.Model(rest.inputs[0], cut, name=f"{model.name}_{number}"))
@@ -68,8 +70,8 @@ def split_model(model: keras.Model, at: str | Sequence[str]) -> tuple[keras.Mode
 def join_models(*parts: keras.Model | Mapping[str, keras.Model]) -> keras.Model:
     """One model that runs the parts one after the other (Formula 5.6). It shares their weights.
 
-    parts: models of one input and one output each, of one model or of several. In place of the last part a mapping
-        `{name: model}` may stand: several heads on one trunk, whose answers come as a dictionary by these names.
+    parts: models with one input and one output each, from one model or from several. The last part may be a mapping
+        `{name: model}`: several heads on one trunk, whose outputs are a dictionary with these names.
 
     The result is a plain Keras model, and loads without this library. Its layers are the parts, "part_1", "part_2"
     and so on, and the heads by their names. A part that is given twice is used twice, with the same weights.
@@ -83,9 +85,12 @@ def join_models(*parts: keras.Model | Mapping[str, keras.Model]) -> keras.Model:
     *before, last = parts or ({},)
     heads = dict(last) if isinstance(last, Mapping) else {f"part_{len(parts)}": last}
     if not heads:
-        raise ValueError("There is nothing to join: give models, and last a model or a mapping of name to model.")
-    for part in (*before, *heads.values()):
-        check_graph(part)
+        raise ValueError(
+            "There is nothing to join: give models, the last of which may be a mapping of names to models."
+        )
+    checks.text(**{f"name {place} of the heads": name for place, name in enumerate(heads, start=1)})
+    for place, part in enumerate((*before, *heads.values()), start=1):
+        check_graph(part, name=f"part {place}")
     first = [*before, *heads.values()][0]
     given = x = keras.Input(batch_shape=first.input_shape, dtype=first.inputs[0].dtype)
     named: dict[int, keras.Model] = {}
@@ -100,21 +105,19 @@ def join_models(*parts: keras.Model | Mapping[str, keras.Model]) -> keras.Model:
 
 def _part_of_chain(model: keras.Model, layers: Sequence[str]) -> keras.Model:
     check_graph(model)
-    names, row = chosen(model, layers), calls(model)
+    names, row = select(model, layers, layer_names(model)), calls(model)
     for before, call in zip(row, row[1:], strict=False):
         if [id(tensor) for tensor in call.input_tensors] != [id(tensor) for tensor in before.output_tensors]:
             raise ValueError(
-                f"The model {model.name!r} is no chain: {call.operation.name!r} does not take what "
-                f"{before.operation.name!r} gives, and that alone. Copy the whole, or a part cut off by split_model."
+                f"The model {model.name!r} is not a chain: the inputs of {call.operation.name!r} are not exactly the "
+                f"outputs of {before.operation.name!r}. Copy all layers, or a part that split_model returns."
             )
-    taken = [call for call in row if call.operation.name in names]
-    start = taken[0].input_tensors[0]
-    fresh = [type(call.operation).from_config(call.operation.get_config()) for call in taken]
-    return keras.Sequential([keras.Input(batch_shape=start.shape, dtype=start.dtype), *fresh])
+    selected = [call for call in row if call.operation.name in names]
+    return fresh_chain([call.operation for call in selected], selected[0].input_tensors[0])
 
 
 def _named(part: keras.Model, name: str, named: dict[int, keras.Model]) -> keras.Model:
-    """The part under a name that fits the joined model; the user's model keeps its own."""
+    """The part under its name in the joined model; the user's model keeps its own name."""
     if id(part) not in named:
         named[id(part)] = keras.Model(part.inputs[0], part.outputs[0], name=name)
     return named[id(part)]
@@ -124,16 +127,16 @@ def _check_fit(before: keras.Model, part: keras.Model, x: keras.KerasTensor) -> 
     given, taken = tuple(x.shape), part.input_shape
     if not fits(given, taken):
         raise ValueError(
-            f"The parts do not fit: {before.name!r} ({listed(layer_names(before))}) gives {given}, and "
-            f"{part.name!r} ({listed(layer_names(part))}) takes {taken}. Put a part between them that takes "
-            "the first shape and gives the second."
+            f"The parts do not fit: the outputs of {before.name!r} ({listed(layer_names(before))}) have the shape "
+            f"{given}, and the inputs of {part.name!r} ({listed(layer_names(part))}) have the shape {taken}. Put a "
+            "part between them with inputs of the first shape and outputs of the second."
         )
 
 
 def _check_cut(model: keras.Model, name: str, cut: keras.KerasTensor) -> None:
-    """A cut is clean if all that comes after it needs nothing else from before it."""
+    """Raise a ValueError unless the layers after the cut need nothing else from before it."""
     if cut is model.outputs[0]:
-        raise ValueError(f"Behind {name!r} nothing is left; the model has the layers {listed(layer_names(model))}.")
+        raise ValueError(f"There are no layers after {name!r}; the model has the layers {listed(layer_names(model))}.")
     after, others = {id(cut)}, []
     for call in calls(model):
         known = [id(tensor) in after for tensor in call.input_tensors]
@@ -142,6 +145,6 @@ def _check_cut(model: keras.Model, name: str, cut: keras.KerasTensor) -> None:
             others += [] if all(known) else [call.operation.name]
     if others:
         raise ValueError(
-            f"The model {model.name!r} cannot be cut behind {name!r}: {listed(others)} needs something else from "
-            "before the cut. Cut where everything passes through one layer."
+            f"The model {model.name!r} cannot be split after {name!r}: {listed(others)} needs something else from "
+            "before the split. Split it where all connections pass through one layer."
         )

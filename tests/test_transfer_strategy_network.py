@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 from proofs import in_float64, learner_of, numbers, regression
-from test_transfer_policy import (
+from test_transfer_strategy import (
     LOGITS,
     assert_slopes_of,
     classification,
@@ -28,25 +28,25 @@ def strategy(source=None, sample=SAMPLE, **more):
 
 def shaken(rule):
     """The rule, with numbers in its network as if it had learned."""
-    for place, weight in enumerate(rule.policy.weights):
+    for place, weight in enumerate(rule.network.weights):
         weight.assign(numbers(*weight.shape, seed=place))
     return rule
 
 
-def test_learning_begins_with_the_same_amounts_for_every_task():
-    rule = strategy(amount={"conv": 0.2, "norm": 0.7})
+def test_learning_begins_with_the_same_coefficients_for_every_task():
+    rule = strategy(coefficient={"conv": 0.2, "norm": 0.7})
     learner_of(network(3, 2), rule, LOGITS)
     for seed in range(3):
-        amounts = rule.amounts(numbers(4, 4, 4, 1, seed=seed), np.array([0, 1, 0, 1]))
-        assert amounts == pytest.approx({"conv": 0.2, "norm": 0.7})
+        coefficients = rule.coefficients(numbers(4, 4, 4, 1, seed=seed), np.array([0, 1, 0, 1]))
+        assert coefficients == pytest.approx({"conv": 0.2, "norm": 0.7})
 
 
-def test_what_has_learned_gives_different_tasks_different_amounts():
+def test_what_has_learned_gives_different_tasks_different_coefficients():
     rule = strategy()
     learner_of(network(3, 2), rule, LOGITS)
     shaken(rule)
-    amounts = [rule.amounts(size * SAMPLE, np.arange(7) % 2) for size in (1, 3)]
-    assert all(abs(amounts[0][name] - amounts[1][name]) > 0.01 for name in ("conv", "norm"))
+    coefficients = [rule.coefficients(size * SAMPLE, np.arange(7) % 2) for size in (1, 3)]
+    assert all(abs(coefficients[0][name] - coefficients[1][name]) > 0.01 for name in ("conv", "norm"))
 
 
 def test_compared_with_its_own_sample_nothing_is_apart_or_wider():
@@ -70,8 +70,8 @@ def test_pictures_of_bytes_are_taken_as_the_tasks_take_them():
     for rule in rules:
         learner_of(network(3, 2), rule, LOGITS)
     np.testing.assert_allclose(rules[0].spreads, rules[1].spreads, rtol=1e-5)
-    amounts = [shaken(rules[0]).amounts(x, np.zeros(6, int)) for x in (pictures, pictures / 255)]
-    assert amounts[0] == pytest.approx(amounts[1])
+    coefficients = [shaken(rules[0]).coefficients(x, np.zeros(6, int)) for x in (pictures, pictures / 255)]
+    assert coefficients[0] == pytest.approx(coefficients[1])
 
 
 @pytest.mark.parametrize("kind", ["targets", "classes"])
@@ -100,7 +100,7 @@ def test_it_learns_to_take_the_source_where_it_fits():
             one_weight(0.0), each, parallel="vectorized", optimizer=keras.optimizers.Adam(0.1), jit_compile=False
         )
         losses.append(learner.fit(endless(tasks), steps_per_epoch=60, epochs=2, verbose=0).history["loss"][-1])
-    near, far = (rule.amounts(x[task], x[task])["only"] for task in (1, 0))
+    near, far = (rule.coefficients(x[task], x[task])["only"] for task in (1, 0))
     assert far < 0.1 < 0.9 < near and losses[0] < losses[1] / 5
 
 
@@ -123,7 +123,7 @@ def test_a_strategy_network_is_saved_and_loaded_without_its_sample(tmp_path):
     learner.save(tmp_path / "learner.keras")
     loaded = keras.models.load_model(tmp_path / "learner.keras")
     task = tasks[0][0][0], tasks[0][1][0]
-    assert loaded.rule.amounts(*task) == pytest.approx(rule.amounts(*task))
+    assert loaded.rule.coefficients(*task) == pytest.approx(rule.coefficients(*task))
     np.testing.assert_allclose(loaded(tasks[0]), learner(tasks[0]), rtol=1e-5)
     assert same(loaded.rule.means, rule.means) and rule.get_config()["source_x"] is None
 
@@ -139,15 +139,15 @@ def test_a_layer_within_a_layer_goes_by_what_the_outer_one_answers():
     assert seen.shape == (2, 3) and np.array_equal(seen[0], seen[1])
 
 
-def test_the_amounts_depend_on_a_task():
+def test_the_coefficients_depend_on_a_task():
     rule = strategy()
     learner_of(network(3, 2), rule, LOGITS)
-    with pytest.raises(ValueError, match=r"amounts\(support_x, support_y\)"):
-        rule.amounts()
+    with pytest.raises(ValueError, match=r"pass its support set: \(support_x, support_y\)"):
+        rule.coefficients()
 
 
 def test_a_sample_has_two_examples_or_more():
-    with pytest.raises(ValueError, match="two examples or more; 1 were given"):
+    with pytest.raises(ValueError, match="at least two examples of source data; got 1"):
         strategy(sample=SAMPLE[:1])
 
 
@@ -162,13 +162,13 @@ def test_a_source_must_tell_how_its_layers_are_joined():
 
     source = Custom()
     source(tf.ones((1, 2)))
-    with pytest.raises(ValueError, match="are not known before it runs"):
+    with pytest.raises(ValueError, match="is not known before it runs"):
         StrategyNetwork(source, np.ones((3, 2)), 0.1)
 
 
-def test_a_fixed_network_keeps_to_its_amounts_and_cannot_learn():
-    rule = strategy(learn=False, amount=1)
+def test_a_fixed_network_keeps_to_its_coefficients_and_cannot_learn():
+    rule = strategy(learn=False, coefficient=1)
     learner = learner_of(network(3, 2), rule, LOGITS, run_eagerly=True)
-    assert set(rule.amounts(SAMPLE, np.arange(7)).values()) == {1.0}
+    assert set(rule.coefficients(SAMPLE, np.arange(7)).values()) == {1.0}
     with pytest.raises(ValueError, match="nothing to learn"):
         learner.fit(endless(in_float32(classification())), steps_per_epoch=1, verbose=0)

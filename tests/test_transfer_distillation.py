@@ -7,8 +7,8 @@ import tensorflow as tf
 from keras import layers
 
 from meta_keras import networks
-from meta_keras.transfer import Distiller, same_structure, soft_labels, soft_loss
-from meta_keras.transfer.hints import bridge_between, feature_loss
+from meta_keras.transfer import Distiller, feature_loss, same_structure, soft_labels, soft_loss
+from meta_keras.transfer.distillation import projection_between
 
 
 def network(*widths, given=4, classes=3, end=None):
@@ -125,7 +125,7 @@ def test_the_slope_of_the_soft_loss_is_the_difference_of_the_soft_labels_times_t
     teacher, student = (tf.constant(generator.normal(size=(6, 5)), tf.float64) for _ in range(2))
     with tf.GradientTape() as tape:
         tape.watch(student)
-        loss = tf.reduce_sum(soft_loss(teacher, student, temperature))
+        loss = tf.reduce_sum(soft_loss(student=student, teacher=teacher, temperature=temperature))
     wanted = temperature * (softmax(student.numpy() / temperature) - softmax(teacher.numpy() / temperature))
     np.testing.assert_allclose(tape.gradient(loss, student), wanted, rtol=1e-9, atol=1e-12)
 
@@ -135,7 +135,8 @@ def test_the_loss_of_features_is_a_mean_for_every_row(shape):
     generator = np.random.default_rng(0)
     teacher, student = (generator.normal(size=(5, *shape)) for _ in range(2))
     wanted = [np.mean((a - b) ** 2) for a, b in zip(teacher, student, strict=True)]
-    np.testing.assert_allclose(feature_loss(tf.constant(teacher), tf.constant(student)), wanted, rtol=1e-12)
+    found = feature_loss(student=tf.constant(student), teacher=tf.constant(teacher))
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
 @pytest.mark.parametrize("width", [5, 7])
@@ -147,8 +148,8 @@ def test_features_add_their_mean_squared_distance(width):
     answers, loss = distiller.distil(x, tf.constant(y))
     seen = keras.Model(student.inputs[0], student.layers[0].output)(x).numpy()
     shown = keras.Model(teacher.inputs[0], teacher.layers[1].output)(x).numpy()
-    seen = seen if distiller.bridge is None else seen @ distiller.bridge.kernel.numpy()
-    assert (distiller.bridge is None) == (width == 5)
+    seen = seen if distiller.projection is None else seen @ distiller.projection.kernel.numpy()
+    assert (distiller.projection is None) == (width == 5)
     np.testing.assert_allclose(loss - plain, 2.5 * np.mean((seen - shown) ** 2), rtol=1e-4)
     np.testing.assert_allclose(answers, student(x), rtol=1e-6)
 
@@ -157,11 +158,11 @@ def test_features_of_pictures_are_mapped_place_by_place():
     student, teacher = (networks.conv4(3, filters=filters, downsample="stride") for filters in (2, 3))
     ours, theirs = student.layers[5].name, teacher.layers[5].name
     distiller = Distiller(student, teacher, features=(ours, theirs), soft=0.0)
-    assert distiller.bridge.kernel.shape == (2, 3)
+    assert distiller.projection.kernel.shape == (2, 3)
     x = np.random.default_rng(0).normal(size=(4, 28, 28, 1)).astype("float32")
     with tf.GradientTape() as tape:
         _, loss = distiller.distil(x, tf.zeros(4, tf.int32), training=True)
-    slopes = tape.gradient(loss, [*student.layers[0].trainable_variables, distiller.bridge.kernel])
+    slopes = tape.gradient(loss, [*student.layers[0].trainable_variables, distiller.projection.kernel])
     assert all(np.isfinite(slope).all() and np.any(slope) for slope in slopes)
 
 
@@ -291,16 +292,16 @@ def test_calling_the_distiller_answers_as_the_student(end):
     assert distiller.student is student and type(student) is keras.Sequential
 
 
-def test_only_the_student_and_the_bridge_are_trained():
+def test_only_the_student_and_the_projection_are_trained():
     student, teacher = network(5), network(6)
     assert Distiller(student, teacher).trainable_variables == student.trainable_variables
     distiller = Distiller(student, teacher, features=("hidden_0", "hidden_0"))
-    assert distiller.trainable_variables == [*student.trainable_variables, distiller.bridge.kernel]
+    assert distiller.trainable_variables == [*student.trainable_variables, distiller.projection.kernel]
     assert distiller.trainable_weights == distiller.trainable_variables
     distiller.compile("adam", jit_compile=False)
-    before = distiller.bridge.kernel.numpy()
+    before = distiller.projection.kernel.numpy()
     distiller.fit(*data(), verbose=0)
-    assert not np.array_equal(before, distiller.bridge.kernel)
+    assert not np.array_equal(before, distiller.projection.kernel)
 
 
 @pytest.mark.parametrize("features", [None, ("hidden_0", "hidden_0")])
@@ -324,13 +325,13 @@ def test_a_distiller_is_saved_and_goes_on_where_it_was(features, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": 0}, "temperature is a positive number; 0 was given"),
-        ({"temperature": -1.0}, "temperature is a positive number; -1.0"),
-        ({"temperature": float("inf")}, "temperature is a positive number; inf"),
-        ({"soft": 1.5}, "soft is a share between 0 and 1; 1.5"),
-        ({"soft": -0.1}, "soft is a share"),
-        ({"feature_weight": -1}, "feature_weight is 0 or more; -1"),
-        ({"features": ("hidden_0", "hidden_9")}, "the layers 'hidden_0', 'head'; there is no 'hidden_9'"),
+        ({"temperature": 0}, "temperature must be a positive finite number; got 0"),
+        ({"temperature": -1.0}, "temperature must be a positive finite number; got -1.0"),
+        ({"temperature": float("inf")}, "temperature must be a positive finite number; got inf"),
+        ({"soft": 1.5}, "soft must be a number from 0 to 1; got 1.5"),
+        ({"soft": -0.1}, "soft must be a number from 0 to 1"),
+        ({"feature_weight": -1}, "feature_weight must be a finite number of at least 0; got -1"),
+        ({"features": ("hidden_0", "hidden_9")}, "no 'hidden_9' among its layers 'hidden_0', 'head'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
@@ -339,28 +340,28 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 
 def test_a_temperature_of_zero_softens_nothing():
-    with pytest.raises(ValueError, match="temperature is a positive number"):
+    with pytest.raises(ValueError, match="temperature must be a positive finite number"):
         soft_labels(network(), data()[0], 0)
 
 
 @pytest.mark.parametrize(
     ("student", "teacher", "message"),
     [
-        (lambda: network(classes=3), lambda: network(classes=4), r"output_shape: .* \(None, 3\), .* \(None, 4\)"),
-        (lambda: network(given=2), lambda: network(given=4), r"input_shape: .* \(None, 2\), .* \(None, 4\)"),
-        (lambda: keras.Sequential([layers.Dense(3)]), network, "student must be a built Keras model"),
-        (network, lambda: None, "teacher must be a built Keras model"),
+        (lambda: network(classes=3), lambda: network(classes=4), r"output_shape; .* \(None, 3\), and .* \(None, 4\)"),
+        (lambda: network(given=2), lambda: network(given=4), r"input_shape; .* \(None, 2\), and .* \(None, 4\)"),
+        (lambda: keras.Sequential([layers.Dense(3)]), network, "student must have its weights"),
+        (network, lambda: None, "teacher must be a Keras model; got None"),
     ],
 )
 def test_a_pair_that_does_not_fit_is_refused(student, teacher, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         Distiller(student(), teacher())
 
 
 def test_features_of_other_places_are_refused_with_both_shapes():
     student, teacher = (networks.conv4(3, filters=2, downsample=how) for how in ("stride", "pool"))
     ours, theirs = student.layers[2].name, teacher.layers[2].name
-    with pytest.raises(ValueError, match=rf"'{ours}'.*\(None, 14, 14, 2\), '{theirs}'.*\(None, 28, 28, 2\)"):
+    with pytest.raises(ValueError, match=rf"'{ours}'.*\(None, 14, 14, 2\), and '{theirs}'.*\(None, 28, 28, 2\)"):
         Distiller(student, teacher, features=(ours, theirs))
 
 
@@ -370,7 +371,7 @@ def test_features_are_those_of_models_with_one_input(role):
     both = keras.Model([one, two], layers.Dense(3)(layers.Add(name="hidden_0")([one, two])), name="both")
     student, teacher = (both if name == role else network(5) for name in ("student", "teacher"))
     with pytest.raises(ValueError, match="'both' has 2 inputs and 1 outputs"):
-        bridge_between(student, "hidden_0", teacher, "hidden_0")
+        projection_between(student, "hidden_0", teacher, "hidden_0")
 
 
 def test_a_student_that_shares_weights_with_its_teacher_is_refused():
@@ -384,9 +385,9 @@ def test_a_student_that_shares_weights_with_its_teacher_is_refused():
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (None, r"none were given: fit\(x, y\), or Distiller\(soft=1.0\)"),
-        (np.eye(3)[[0, 1, 2, 0]].astype("int32"), r"one a row; these are int32 of shape \(4, 3\)"),
-        (np.zeros(4, "float32"), "whole numbers, one a row; these are float32"),
+        (None, r"there are none: fit\(x, y\), or Distiller\(soft=1.0\)"),
+        (np.eye(3)[[0, 1, 2, 0]].astype("int32"), r"one per row; got int32 of shape \(4, 3\)"),
+        (np.zeros(4, "float32"), "integers, one per row; got float32"),
     ],
 )
 def test_labels_that_cannot_count_are_refused(y, message):
@@ -403,8 +404,51 @@ def test_labels_may_stand_in_a_column():
     assert float(flat) == float(column)
 
 
+@pytest.mark.parametrize("role", ["student", "teacher"])
+@pytest.mark.parametrize("end", ["sigmoid", keras.activations.sigmoid, layers.Activation("sigmoid")])
+def test_independent_probabilities_are_not_taken_for_logits(role, end):
+    if isinstance(end, layers.Layer):
+        independent = keras.Sequential([network(5), layers.Activation("sigmoid")])
+    else:
+        independent = network(5, end=end)
+    pair = {"student": network(5), "teacher": network(5)} | {role: independent}
+    with pytest.raises(ValueError, match=f"{role} must end in logits or a softmax.* ends in a sigmoid"):
+        Distiller(**pair)
+    with pytest.raises(ValueError, match="network must end in logits or a softmax.* ends in a sigmoid"):
+        soft_labels(independent, data()[0])
+
+
+def test_student_and_teacher_are_named_and_never_swapped():
+    z = [tf.constant([[0.0, 1.0]]), tf.constant([[3.0, 0.0]])]
+    with pytest.raises(TypeError, match="positional"):
+        soft_loss(*z, 2.0)
+    with pytest.raises(TypeError, match="positional"):
+        feature_loss(*z)
+    one, other = (float(soft_loss(student=z[i], teacher=z[1 - i], temperature=1.0)[0]) for i in (0, 1))
+    assert one != pytest.approx(other, rel=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [tf.ones((2, 3)), tf.ones((2, 2), tf.float64), np.ones((2, 2)), None, tf.ones(2)])
+def test_a_student_and_a_teacher_that_do_not_fit_are_refused(wrong):
+    for loss in (lambda **pair: soft_loss(**pair, temperature=1.0), feature_loss):
+        with pytest.raises(ValueError, match="student and teacher must|teacher must be a tensor"):
+            loss(student=tf.ones((2, 2)), teacher=wrong)
+
+
+def test_what_is_measured_comes_as_numbers_and_without_metrics_that_have_seen_no_labels():
+    """Keras 3.13 makes numbers of its metrics in `get_metrics_result`, and Keras 3.15 does so elsewhere."""
+    x, y = data()
+    distiller = Distiller(network(5), network(6), soft=1.0)
+    distiller.compile(metrics=["accuracy"], jit_compile=False)
+    assert list(distiller.fit(x, verbose=0).history) == ["loss"] == [metric.name for metric in distiller.metrics]
+    measured = distiller.evaluate(x, y, verbose=0)
+    assert len(measured) == 2 and all(isinstance(value, float) for value in measured)
+    by_name = distiller.evaluate(x, y, verbose=0, return_dict=True)
+    assert by_name == pytest.approx(dict(zip(["loss", "accuracy"], measured, strict=True)))
+
+
 def test_a_loss_of_the_users_is_refused():
-    with pytest.raises(ValueError, match="has a loss of its own"):
+    with pytest.raises(ValueError, match="has its own loss"):
         Distiller(network(), network(5)).compile("adam", loss="mse")
 
 
@@ -421,18 +465,18 @@ def test_the_loss_of_several_inputs_is_the_mean_over_their_rows():
 
 
 def test_a_single_output_has_nothing_to_share():
-    with pytest.raises(ValueError, match="two classes or more; .* has a single output"):
+    with pytest.raises(ValueError, match="at least two classes; .* has a single output"):
         soft_labels(network(classes=1), data()[0])
 
 
 @pytest.mark.parametrize("features", ["hidden_0", ["hidden_0"]])
 def test_features_are_two_layers(features):
-    with pytest.raises(ValueError, match="layer of the student, layer of the teacher.*hidden_0.* was given"):
+    with pytest.raises(ValueError, match="layer of the student, layer of the teacher.*got .*hidden_0"):
         Distiller(network(5), network(5), features=features)
 
 
 def test_student_and_teacher_have_one_output_each():
     x = keras.Input((4,))
     model = keras.Model(x, [layers.Dense(3)(x), layers.Dense(3)(x)])
-    with pytest.raises(ValueError, match="One output is needed; .* has 1 inputs and 2 outputs"):
+    with pytest.raises(ValueError, match="student must have one output; .* has 1 inputs and 2 outputs"):
         Distiller(model, same_structure(model))

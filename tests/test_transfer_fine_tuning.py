@@ -1,4 +1,4 @@
-"""Fine-tuning: what trains, what stays bit for bit, at which rates and when."""
+"""Fine-tuning: which layers train, which stay exactly as they are, and when each of them joins."""
 
 import keras
 import numpy as np
@@ -7,9 +7,8 @@ import tensorflow as tf
 from keras import layers
 
 import meta_keras as mk
-from meta_keras.transfer import fine_tune, freeze
-from meta_keras.transfer.finetune import slow_by_depth
-from meta_keras.transfer.parts import parts
+from meta_keras.transfer import fine_tune, freeze, unfreeze_gradually
+from meta_keras.transfer.layers import weighted_layers
 
 NAMES = ["first", "norm", "second", "head"]
 
@@ -42,7 +41,8 @@ def moved(model, work):
 def changed(model, before):
     now = dict(zip([weight.path for weight in model.weights], before, strict=True))
     different = {weight.path for weight in model.weights if (weight.numpy() != now[weight.path]).any()}
-    return [name for name, layer in parts(model).items() if different & {weight.path for weight in layer.weights}]
+    paths = {name: {weight.path for weight in layer.weights} for name, layer in weighted_layers(model).items()}
+    return [name for name, of_layer in paths.items() if different & of_layer]
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,15 @@ def test_only_what_is_asked_for_trains_and_the_rest_stays_to_the_bit(train, expe
 
 def test_batch_normalisation_trains_only_if_it_is_asked_to():
     model = network()
-    fit = {"train": "all", "epochs": 2, "verbose": 0}
-    assert "norm" not in moved(model, lambda: fine_tune(model, task(), **fit))
-    assert moved(model, lambda: fine_tune(model, task(), batch_norm=True, **fit)) == NAMES
+    fit = {"epochs": 2, "verbose": 0}
+    assert "norm" not in moved(model, lambda: fine_tune(model, task(), train="all", **fit))
+    freeze(model, "all", batch_norm=True)
+    assert moved(model, lambda: fine_tune(model, task(), train=None, **fit)) == NAMES
 
 
 def test_a_frozen_batch_normalisation_runs_in_inference_mode():
     model, (x, _) = network(), task()
-    norm = parts(model)["norm"]
+    norm = weighted_layers(model)["norm"]
     assert np.abs(model(x, training=True) - model(x, training=False)).max() > 1e-3
     freeze(model, "all")
     np.testing.assert_array_equal(model(x, training=True), model(x, training=False))
@@ -102,39 +103,15 @@ def test_gradual_training_lets_one_layer_more_train_after_every_stage():
         def on_epoch_end(self, epoch, logs=None):
             seen.append(changed(self.model, self.before))
 
-    history = fine_tune(model, task(), train="all", gradual=2, epochs=8, callbacks=[Watch()], verbose=0)
+    fit = {"epochs_per_layer": 2, "epochs": 8, "callbacks": [Watch()], "verbose": 0}
+    history = unfreeze_gradually(model, task(), **fit)
     assert seen == [["head"]] * 2 + [["second", "head"]] * 2 + [["first", "second", "head"]] * 4
     assert history.epoch == list(range(8)) and len(history.history["loss"]) == 8
 
 
-def test_each_layer_learns_at_its_own_rate_below_the_head():
-    full, slowed = network(), network()
-    for model, decay in ((full, 1.0), (slowed, 0.5)):
-        start = {name: layer.kernel.numpy() for name, layer in parts(model).items() if name != "norm"}
-        data = tf.data.Dataset.from_tensors(task())
-        fine_tune(model, data, train="all", optimizer="sgd", rate=0.1, depth_decay=decay, verbose=0)
-        model.steps = {name: parts(model)[name].kernel.numpy() - old for name, old in start.items()}
-    for name, depth in (("head", 0), ("second", 1), ("first", 3)):
-        np.testing.assert_allclose(slowed.steps[name], 0.5**depth * full.steps[name], rtol=1e-3, atol=1e-7)
-
-
-@pytest.mark.parametrize("name", ["sgd", "adam", "rmsprop", "adagrad", "adamw"])
-def test_rates_by_depth_hold_for_every_optimizer(name):
-    model = keras.Sequential([keras.Input((1,)), layers.Dense(1, name="low"), layers.Dense(1, name="high")])
-    optimizer = keras.optimizers.get(name)
-    optimizer.learning_rate, optimizer.weight_decay = 0.1, None
-    slow_by_depth(optimizer, model, 0.25)
-    kernels = [layer.kernel for layer in model.layers]
-    for kernel in kernels:
-        kernel.assign([[1.0]])
-    optimizer.apply([tf.constant([[0.5]])] * 2, kernels)
-    low, high = (1 - float(kernel[0, 0]) for kernel in kernels)
-    assert low == pytest.approx(0.25 * high, rel=1e-4) and high > 0
-
-
-def test_the_rate_is_that_of_the_head_and_an_optimizer_keeps_its_own():
+def test_an_optimizer_object_keeps_its_own_learning_rate():
     model = network()
-    fine_tune(model, task(), rate=0.02, verbose=0)
+    fine_tune(model, task(), learning_rate=0.02, verbose=0)
     assert float(model.optimizer.learning_rate) == pytest.approx(0.02)
     mine = keras.optimizers.SGD(0.3, momentum=0.5)
     fine_tune(model, task(), optimizer=mine, verbose=0)
@@ -146,7 +123,7 @@ def test_it_learns():
     x, y = task(60)
     y = (x[:, 0] > 1).astype(int) + (x[:, 1] > 1)
     model = network()
-    history = fine_tune(model, (x, y), train="all", rate=0.03, epochs=40, verbose=0)
+    history = fine_tune(model, (x, y), train="all", learning_rate=0.03, epochs=40, verbose=0)
     assert history.history["accuracy"][-1] > 0.9 > history.history["accuracy"][0]
     assert model.evaluate(x, y, verbose=0, return_dict=True)["accuracy"] > 0.9
 
@@ -185,7 +162,7 @@ def test_training_that_a_callback_stops_is_not_taken_up_in_the_next_stage():
         def on_epoch_end(self, epoch, logs=None):
             self.model.stop_training = epoch == 1
 
-    history = fine_tune(network(), task(), train="all", gradual=3, epochs=9, callbacks=[Stop()], verbose=0)
+    history = unfreeze_gradually(network(), task(), epochs_per_layer=3, epochs=9, callbacks=[Stop()], verbose=0)
     assert history.epoch == [0, 1]
 
 
@@ -199,12 +176,15 @@ def test_with_train_none_everything_stays_as_trainable_as_it_is():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"train": "tail"}, ["'tail' asked for", "'second'"]),
-        ({"train": []}, ["none asked for"]),
-        ({"train": "all", "gradual": 2, "epochs": 5}, ["3 layers", "6 epochs", "epochs=5"]),
-        ({"depth_decay": 0.0}, ["depth_decay", "0.0"]),
-        ({"depth_decay": 2.0}, ["depth_decay", "2.0"]),
-        ({"optimizer": keras.optimizers.Adam(0.1), "rate": 0.1}, ["'adam' brings a learning rate"]),
+        ({"train": "tail"}, ["no 'tail' among", "'second'"]),
+        ({"train": []}, ["train must be a name or a list of names; got []"]),
+        ({"optimizer": keras.optimizers.Adam(0.1), "learning_rate": 0.1}, ["leave learning_rate= out"]),
+        ({"optimizer": "adamant"}, ["optimizer must be a Keras optimizer or the name of one; got 'adamant'"]),
+        ({"optimizer": None}, ["optimizer must be a string; got None"]),
+        ({"learning_rate": float("nan")}, ["learning_rate must be a positive finite number; got nan"]),
+        ({"learning_rate": -1}, ["learning_rate must be a positive finite number; got -1"]),
+        ({"epochs": -1}, ["epochs must be an integer of at least 1; got -1"]),
+        ({"batch_size": -1}, ["batch_size must be an integer of at least 1; got -1"]),
     ],
 )
 def test_errors_say_what_was_given_and_what_to_do(arguments, words):
@@ -213,15 +193,53 @@ def test_errors_say_what_was_given_and_what_to_do(arguments, words):
     assert not [word for word in words if word not in str(error.value)], str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"epochs_per_layer": 2, "epochs": 5}, ["3 layers", "need 6 epochs", "epochs=5"]),
+        ({"epochs_per_layer": -1}, ["epochs_per_layer must be an integer of at least 1; got -1"]),
+        ({"epochs": -1}, ["epochs must be an integer of at least 1; got -1"]),
+        ({"train": None}, ["train must be a name or a list of names; got None"]),
+    ],
+)
+def test_a_schedule_that_cannot_be_kept_is_refused_and_the_model_stays_as_it_was(arguments, words):
+    model = network()
+    model.layers[0].trainable = False
+    with pytest.raises(ValueError) as error:
+        unfreeze_gradually(model, task(), verbose=0, **arguments)
+    assert not [word for word in words if word not in str(error.value)], str(error.value)
+    assert [layer.trainable for layer in model.layers] == [False, True, True, True]
+
+
+def test_data_that_cannot_be_learned_leave_the_model_as_it_was_in_gradual_training_too():
+    model = network()
+    with pytest.raises(ValueError, match="data must be inputs and targets"):
+        unfreeze_gradually(model, task()[0], verbose=0)
+    assert all(layer.trainable for layer in model.layers)
+
+
+def test_without_epochs_every_stage_is_equally_long():
+    assert unfreeze_gradually(network(), task(), train=["second", "head"], epochs_per_layer=2, verbose=0).epoch == [
+        *range(4)
+    ]
+
+
+@pytest.mark.parametrize("model", [None, "x", np.ones(3), keras.Model, layers.Dense(2)])
+def test_what_is_not_a_model_is_refused(model):
+    for train in (fine_tune, unfreeze_gradually):
+        with pytest.raises((TypeError, ValueError), match="model must"):
+            train(model, task())
+
+
 def test_a_label_without_an_output_is_told_before_training():
     x, y = task()
-    with pytest.raises(ValueError, match="3 outputs, for labels 0 to 2; the label 5 was given"):
+    with pytest.raises(ValueError, match="3 outputs, for labels 0 to 2; got the label 5"):
         fine_tune(network(), (x, y + 3), verbose=0)
 
 
 def test_data_without_answers_are_told():
     for data in (tf.data.Dataset.from_tensor_slices(task()[0]).batch(4), task()[0]):
-        with pytest.raises(ValueError, match="inputs and answers"):
+        with pytest.raises(ValueError, match="data must be inputs and targets"):
             fine_tune(network(), data, verbose=0)
 
 
@@ -242,13 +260,13 @@ def test_a_loss_that_is_named_takes_its_own_answers():
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (task() + (np.ones(24),), "inputs and answers.*sample_weight="),
-        (list(task()), "inputs and answers"),
-        ((task()[0], None), "inputs and answers"),
-        ((task()[0][:0], task()[1][:0]), r"these are int64 of shape \(0,\)"),
-        ((task()[0], np.array(["a", "b"] * 12)), "these are string.*Number the classes"),
-        ((task()[0], task()[1] > 0), "these are bool"),
-        ((task()[0], task()[1] - 1), "the label -1 was given"),
+        (task() + (np.ones(24),), "inputs and targets.*sample_weight="),
+        (list(task()), "inputs and targets"),
+        ((task()[0], None), "inputs and targets"),
+        ((task()[0][:0], task()[1][:0]), r"inputs must be an array.*; got ndarray of shape \(0, 4\)"),
+        ((task()[0], np.array(["a", "b"] * 12)), "got string.*Number the classes"),
+        ((task()[0], task()[1] > 0), "got bool"),
+        ((task()[0], task()[1] - 1), "got the label -1"),
     ],
 )
 def test_answers_that_cannot_be_learned_are_told_and_the_model_stays_as_it_was(data, words):
@@ -279,12 +297,3 @@ def test_a_model_with_weights_of_its_own_is_frozen_around_a_head_that_trains():
     fine_tune(model, task(), verbose=0)
     stayed = [weight.name for weight, old in zip(model.weights, before, strict=True) if np.array_equal(weight, old)]
     assert stayed == ["shift", "kernel", "bias"]
-
-
-def test_rates_fall_with_the_depth_on_distributed_devices_too():
-    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        model = network()
-        optimizer = keras.optimizers.SGD(0.1)
-        assert "first" in moved(
-            model, lambda: fine_tune(model, task(), train="all", depth_decay=0.5, optimizer=optimizer, verbose=0)
-        )
