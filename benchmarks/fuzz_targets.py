@@ -9,18 +9,26 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import keras
+
 import meta_keras as mk
 from benchmarks.fuzz_arguments import ARGUMENTS, RECEIVERS, SPECIAL, Factories, inputs, labels, learner
 from benchmarks.fuzz_values import UNKNOWN
 
 MODULES = (mk, mk.tasks, mk.networks, mk.functional, mk.report, mk.rules, mk.transfer, mk.classical)
 CALLED_BY_OTHERS = {
-    "build", "call", "compile_from_config", "compute_output_shape", "from_config", "get_config", "get_metrics_result",
-    "gradients_of", "make_train_function", "meta_gradients", "on_epoch_end", "test_step", "train_step",
+    "answer_width", "build", "call", "carry_on", "compile_from_config", "compute_output_shape", "export", "from_config",
+    "get_compile_config", "get_config", "get_metrics_result", "load_own_variables", "make_train_function",
+    "meta_gradients", "on_epoch_end", "running_values", "save_own_variables", "test_step", "train_step", "ways_of",
 }  # fmt: skip
 ABSTRACT = (mk.Tasks, mk.Curves)  # which users subclass, as Sinusoids does, and do not create
 # Of these classes and their subclasses, users call only the methods that are named.
-INTERFACES: dict[type, set[str]] = {mk.rules.Rule: {"amounts"}, mk.Tasks: {"from_batch"}}
+INTERFACES: dict[type, set[str]] = {
+    mk.rules.Rule: {"coefficients"},
+    mk.Tasks: {"from_batch"},
+    mk.rules.Update: set(),
+    keras.optimizers.Optimizer: set(),
+}
 # Arguments that go to Keras as they are.
 KERAS_OWN = {
     "optimizer", "loss", "metrics", "callbacks", "verbose", "validation_data", "validation_steps", "epochs",
@@ -88,7 +96,11 @@ def public(module: ModuleType) -> dict[str, Any]:
 
 def _methods(prefix: str, owner: type) -> Iterator[Target]:
     allowed = next((names for base, names in INTERFACES.items() if issubclass(owner, base)), None)
-    for name, value in vars(owner).items():
+    # Of a learner also those of the classes that it is built on, which are not public themselves.
+    bases = reversed(owner.__mro__) if owner is mk.MetaLearner else [owner]
+    ours = [base for base in bases if base.__module__.startswith("meta_keras")]
+    methods = {name: value for base in ours for name, value in vars(base).items()}
+    for name, value in methods.items():
         if name.startswith("_") or name in CALLED_BY_OTHERS or (allowed is not None and name not in allowed):
             continue
         bound = isinstance(value, classmethod | staticmethod)

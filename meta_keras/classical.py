@@ -15,6 +15,8 @@ from meta_keras.inputs import BRIGHTEST, as_inputs, check_pixels
 from meta_keras.tasks.datasets import load
 from meta_keras.tasks.pools import ClassPool
 
+__all__ = ["Standard", "create_model", "main", "preprocess_data", "train_model"]
+
 LARGEST_SEED = 2**32 - 1
 
 

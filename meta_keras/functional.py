@@ -16,6 +16,8 @@ from meta_keras.checks import built_model
 from meta_keras.internals import all_layers, global_seed_state, is_seed, parameters_of
 from meta_keras.normalization import normalizing
 
+__all__ = ["Outcome", "PureModel", "Weights"]
+
 # How many random draws a model may make for one task before it meets the draws of the next task.
 DRAWS_PER_TASK = 2**16
 
@@ -182,8 +184,9 @@ def carry_on(variables: Sequence[keras.Variable], states: Sequence[tf.Tensor]) -
         if is_seed(variable):
             variable.assign(stacked[-1] + tf.constant([0, DRAWS_PER_TASK], stacked.dtype))
         elif stacked.dtype.is_floating:
-            # As a mean of differences, what all tasks agree on stays exactly as it is.
-            variable.assign(stacked[0] + tf.reduce_mean(stacked - stacked[0], axis=0))
+            # As a mean of differences, what all tasks agree on stays exactly as it is, even if it is infinite.
+            apart = tf.where(stacked == stacked[0], tf.zeros_like(stacked), stacked - stacked[0])
+            variable.assign(stacked[0] + tf.reduce_mean(apart, axis=0))
         else:
             variable.assign(stacked[-1])
 

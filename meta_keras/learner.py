@@ -10,7 +10,7 @@ from meta_keras.adapted import Predictor, Predictors, rescaled
 from meta_keras.functional import PureModel
 from meta_keras.inputs import as_inputs, is_pixels
 from meta_keras.networks import d3
-from meta_keras.outputs import as_loss
+from meta_keras.outputs import as_loss, check_second_derivatives
 from meta_keras.parallel import PARALLEL, best_for, gradients_over_tasks, over_tasks
 from meta_keras.per_task import PerTask
 from meta_keras.rules.base import Context, Rule
@@ -26,8 +26,7 @@ class MetaLearner(TaskModel):
 
     network: any built Keras model with one input and one output, the meta-knowledge theta.
     rule: the meta-policy that adapts it to a task, by default one step of gradient descent.
-    num_classes: on its own, it makes D3's model: D3's network with a softmax over so many classes. Only this model
-        answers plain inputs, as D3 has it, and then without adapting.
+    num_classes: makes D3's model in place of a network, which alone also answers plain inputs, without adapting.
     ways: the number of classes of a task. By default the tasks say it, or the labels of the first batch.
     parallel: how the tasks of a batch are processed: "vectorized", "map" or "unrolled" (see `parallel.over_tasks`).
         "auto" chooses by the network, and `learner.parallel` says what it chose.
@@ -57,9 +56,8 @@ class MetaLearner(TaskModel):
         super().__init__(**kwargs)
         if (num_classes is None) == (network is None):
             raise ValueError("Pass either num_classes or network=: MetaLearner(5), or MetaLearner(network=...).")
-        for name, number in {"num_classes": num_classes, "ways": ways}.items():
-            if number is not None:
-                checks.at_least(2, **{name: number})
+        given = {name: number for name, number in (("num_classes", num_classes), ("ways", ways)) if number is not None}
+        checks.at_least(2, **given)
         self.num_classes, self.ways = num_classes, ways
         network = d3(num_classes) if network is None else network
         rule = GradientDescent(0.1) if rule is None else rule
@@ -69,7 +67,9 @@ class MetaLearner(TaskModel):
         checks.built_model(network=network)
         if len(getattr(network, "inputs", None) or [None]) > 1:
             raise ValueError(f"The network must have one input; {network.name!r} has {len(network.inputs)}.")
-        self.network, self.rule = network, rule
+        if rule.second_order:
+            check_second_derivatives(network)
+        self.network, self.rule, self.needs_every_class = network, rule, rule.needs_every_class
         self.pure = PureModel(network, rule.adaptable(network))
         rule.prepare(self.pure)
         self.per_task = PerTask(self.pure, rule, self.compute_dtype)
@@ -135,6 +135,7 @@ class MetaLearner(TaskModel):
     @tf.autograph.experimental.do_not_convert
     def meta_gradients(self, inputs: Inputs, query_y: tf.Tensor, training: bool = True) -> tuple[Any, Any, Any]:
         """The answers, the states after each task, and the meta-loss with its gradients for what is trained."""
+        inputs, query_y = tf.nest.map_structure(tf.convert_to_tensor, (tuple(inputs), query_y))
         step = self.optimizer.iterations if training else None
         context = Context(self._loss_of, ways_in(inputs, self.ways), training, step)
         weights, tasks = self.pure.weights(), (*inputs[:3], query_y)
@@ -206,14 +207,10 @@ class MetaLearner(TaskModel):
     def carry_on(self, states: Any) -> None:
         self.per_task.carry_on(states)
 
-    @property
-    def needs_every_class(self) -> bool:
-        return self.rule.needs_every_class
-
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
             "num_classes": self.num_classes,
-            "network": keras.saving.serialize_keras_object(self.network),
+            "network": None if self.num_classes else keras.saving.serialize_keras_object(self.network),
             "rule": keras.saving.serialize_keras_object(self.rule),
             "ways": self.ways,
             "parallel": self.asked_parallel,
@@ -221,16 +218,12 @@ class MetaLearner(TaskModel):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> "MetaLearner":
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects) for name in ("network", "rule")
-        }
-        number = config.pop("num_classes", None)
-        learner = cls(**(config | parts))
-        learner.num_classes = number
-        return learner
+        parts = {name: config[name] for name in ("network", "rule") if config[name] is not None}
+        parts = {name: keras.saving.deserialize_keras_object(part, custom_objects) for name, part in parts.items()}
+        return cls(**(config | parts))
 
     def _without_adapting(self, inputs: tf.Tensor, task_indices: Any, training: bool) -> tf.Tensor:
-        if self.num_classes is None:
+        if self.num_classes is None and task_indices is None:
             raise ValueError(
                 "Inputs are tasks: (support_x, support_y, query_x). To answer without a support set call "
                 "learner.network, and to adapt to one task learner.adapt(support_x, support_y)."

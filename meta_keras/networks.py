@@ -9,6 +9,8 @@ from keras import layers
 
 from meta_keras import checks
 
+__all__ = ["conv4", "d3", "mlp"]
+
 
 def conv4(
     units: int | None = None,

@@ -1,9 +1,9 @@
-"""What the outputs of a network are (logits or probabilities), and the losses that fit them."""
+"""What a network computes, read from its traced operations: what its outputs are, and the losses that fit them."""
 
 import re
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -15,7 +15,18 @@ ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "si
 # Operations that hand on what they are given, so that the activation is the one before them.
 PASS_ON = {"Identity", "Cast", "Reshape", "Squeeze", "ExpandDims", "EnsureShape", "StopGradient", "PreventGradient"}
 
-_known: weakref.WeakKeyDictionary[keras.Model, str | None] = weakref.WeakKeyDictionary()
+# Operations whose gradient TensorFlow declares constant, so that second derivatives vanish without an error.
+WITHOUT_SECOND_DERIVATIVE = {"ResizeBilinear": "bilinear resizing"}
+
+
+class Traced(NamedTuple):
+    """What a network is seen to compute: the activation that it ends in, and the types of its operations."""
+
+    activation: str | None
+    operations: frozenset[str]
+
+
+_known: weakref.WeakKeyDictionary[keras.Model, Traced] = weakref.WeakKeyDictionary()
 
 
 def final_activation(network: keras.Model) -> str | None:
@@ -28,9 +39,18 @@ def final_activation(network: keras.Model) -> str | None:
     >>> final_activation(keras.Sequential([keras.Input((2,)), dense]))
     'softmax'
     """
-    if network not in _known:
-        _known[network] = _traced_activation(network)
-    return _known[network]
+    return _traced(network).activation
+
+
+def check_second_derivatives(network: keras.Model) -> None:
+    """Raise a ValueError if second derivatives through the network would be wrong without notice."""
+    found = [word for kind, word in WITHOUT_SECOND_DERIVATIVE.items() if kind in _traced(network).operations]
+    if found:
+        raise ValueError(
+            f"The network {network.name!r} has {found[0]}, of which TensorFlow has no second derivatives: the "
+            'meta-gradient would be wrong. Use UpSampling2D(interpolation="nearest") or Conv2DTranspose, or a rule of '
+            "first order, such as GradientDescent(..., first_order=True)."
+        )
 
 
 def default_loss(activation: str | None, labels: tf.DType) -> keras.losses.Loss:
@@ -91,23 +111,30 @@ class FunctionLoss(keras.losses.Loss):
         return cls(**(config | {"function": keras.saving.deserialize_keras_object(config["function"])}))
 
 
-def _traced_activation(network: keras.Model) -> str | None:
+def _traced(network: keras.Model) -> Traced:
+    if network not in _known:
+        _known[network] = _trace(network)
+    return _known[network]
+
+
+def _trace(network: keras.Model) -> Traced:
     inputs = _input_specs(network)
     if inputs is None:
-        return None
+        return Traced(None, frozenset())
 
     @tf.function(autograph=False)
     def run(inputs: Any) -> Any:
         with keras.StatelessScope(initialize_variables=False):
             return network(inputs, training=False)
 
-    outputs = run.get_concrete_function(inputs).outputs
-    if len(outputs) != 1:
-        return None
-    operation = outputs[0].op
+    graph = run.get_concrete_function(inputs).graph
+    kinds = frozenset(operation.type for operation in graph.get_operations())
+    if len(graph.outputs) != 1:
+        return Traced(None, kinds)
+    operation = graph.outputs[0].op
     while operation.type in PASS_ON:
         operation = operation.inputs[0].op
-    return ACTIVATIONS.get(operation.type)
+    return Traced(ACTIVATIONS.get(operation.type), kinds)
 
 
 def _input_specs(network: keras.Model) -> Any:

@@ -26,6 +26,8 @@ from meta_keras.tasks.inspection import (
 class TaskModel(StepModel):
     """A Keras model whose inputs are tasks. A subclass defines `ways_of` and `answer_width`."""
 
+    needs_every_class = False  # whether queries may only ask for labels of the support set
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._validation: tf.data.Dataset | None = None
@@ -37,11 +39,6 @@ class TaskModel(StepModel):
 
     def answer_width(self, ways: int) -> int:
         """How many numbers a query is answered with."""
-        raise NotImplementedError
-
-    @property
-    def needs_every_class(self) -> bool:
-        """Whether queries may only ask for labels of the support set."""
         raise NotImplementedError
 
     def fit(self, x: tf.data.Dataset, **kwargs: Any) -> keras.callbacks.History:

@@ -85,7 +85,7 @@ def test_the_whole_project_runs_on_the_set_that_needs_no_download():
         ({"images": []}, "images must be an array of finite numbers, at least one"),
         ({"images": np.array([np.nan, 1.0])}, "images must be an array of finite numbers"),
         ({"images": np.array([-1, 300])}, "images of integers must have values from 0 to 255; got -1 to 300"),
-        ({"images": np.full((2, 4, 4, 1), 200.0)}, "divide by 255"),
+        ({"images": np.full((2, 4, 4, 1), 200.0)}, "Divide pixels by 255"),
         ({"standard": (0.0, 1.0)}, r"standard must be what preprocess_data returned.*got \(0.0, 1.0\)"),
         ({"standard": classical.Standard(0.0, 0.0)}, "deviation must be a positive finite number; got 0.0"),
     ],

@@ -216,7 +216,7 @@ def test_a_copy_takes_the_weights_that_are_given():
     model, x = normalized()
     pure = PureModel(model)
     weights = pure.weights()
-    doubled = weights._replace(trainable=tuple(2 * weight for weight in weights.trainable))
+    doubled = weights._replace(parameters=tuple(2 * weight for weight in weights.parameters))
     np.testing.assert_allclose(copy_with(pure, doubled)(x), pure(doubled, x).outputs, rtol=1e-6)
 
 

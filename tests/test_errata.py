@@ -318,7 +318,7 @@ def test_a_network_of_ten_classes_cannot_be_examined_on_a_hundred():
     model, labels = as_in_d1(head=10), np.arange(100)
     x = np.random.default_rng(0).normal(size=(100, 32, 32, 3)).astype("float32")
     assert (model(x).numpy().argmax(axis=1) == labels).mean() <= 0.1, "90 labels have no output"
-    with pytest.raises(ValueError, match="10 outputs, for labels 0 to 9; the label 99"):
+    with pytest.raises(ValueError, match="10 outputs, for labels 0 to 9; got the label 99"):
         mk.transfer.fine_tune(model, (x, labels), verbose=0)
     target = as_in_d1(head=100)
     assert len(mk.transfer.transfer_weights(model, target).moved) == 5, "the convolutions move, the head is new"

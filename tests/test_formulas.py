@@ -85,8 +85,9 @@ def test_formula_1_4_learning_to_learn_minimises_the_loss_on_the_queries_after_a
 def test_formula_1_5_a_prototype_is_the_mean_of_its_class():
     learner = identity_learner()
     pure = learner.pure
-    adapted = learner.rule.adapt(pure, pure.weights(), tf.constant(SUPPORT_X), tf.constant(SUPPORT_Y), training=False)
-    np.testing.assert_allclose(adapted.outputs, [[1, 0], [5, 4]])
+    context = mk.rules.Context(None, ways=2)
+    adapted = learner.rule.adapt(pure, pure.weights(), tf.constant(SUPPORT_X), tf.constant(SUPPORT_Y), context)
+    np.testing.assert_allclose(adapted.memory[0], [[1, 0], [5, 4]])
 
 
 def test_formula_1_6_a_score_is_the_negative_squared_distance():

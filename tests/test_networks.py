@@ -157,10 +157,3 @@ def test_d3_returns_probabilities_for_images_of_any_shape():
     probabilities = networks.d3(4, input_shape=(9, 8, 3))(np.ones((2, 9, 8, 3), np.float32)).numpy()
     assert probabilities.shape == (2, 4) and (probabilities > 0).all()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-
-
-def test_a_softmax_that_is_no_layer_is_found_too():
-    given = keras.Input((4,))
-    scores = keras.layers.Dense(3)(given)
-    assert networks.ends_in_softmax(keras.Model(given, keras.ops.softmax(scores)))
-    assert not networks.ends_in_softmax(keras.Model(given, scores))

@@ -10,7 +10,7 @@ from proofs import classification, in_float64, learner_of, regression
 import meta_keras.parallel
 from meta_keras import networks
 from meta_keras.parallel import SMALL, best_for, over_tasks
-from meta_keras.rules import GradientDescent, ImplicitGradient, LearnedRates, Prototypes, Reptile
+from meta_keras.rules import GradientDescent, ImplicitGradient, LearnedRates, Reptile
 
 WAYS = ["map", "vectorized", "unrolled"]
 
@@ -132,7 +132,7 @@ def test_the_gradient_of_the_mean_is_the_mean_of_the_gradients(rule, monkeypatch
     tasks = tf.nest.map_structure(lambda part: tf.cast(part, tf.float32), tasks)
     found = []
     for differs in (lambda _: False, lambda _: True):
-        monkeypatch.setattr(meta_keras.parallel, "_differs_in_gradient", differs)
+        monkeypatch.setattr(meta_keras.parallel, "may_override_gradient", differs)
         function = tf.function(lambda *t: learner.meta_gradients(*t)[2], jit_compile=True, autograph=False)
         found.append([part.numpy() for part in tf.nest.flatten(function(*tasks))])
     for one, other in zip(*found, strict=True):
@@ -203,16 +203,22 @@ def nested(layer):
     ids=["mlp", "dropout", "large", "convolution", "convolution within", "norm within", "recurrent", "embedding"],
 )
 def test_small_networks_of_dense_layers_are_vectorized(network, best):
-    assert best_for(network()) == best
+    assert best_for(network(), GradientDescent(0.1)) == best
     assert learner_of(network(), GradientDescent(0.1), parallel="auto").parallel == best
 
 
-def test_a_rule_without_static_shapes_is_mapped():
-    assert learner_of(mlp(), Prototypes(), parallel="auto").parallel == "map"
-    with pytest.raises(ValueError, match='Prototypes cannot be vectorized; take parallel="map"'):
-        learner_of(mlp(), Prototypes(), parallel="vectorized")
+def test_a_rule_with_dropout_or_convolutions_of_its_own_is_mapped():
+    class Own(GradientDescent):
+        def __init__(self, *own):
+            super().__init__(0.1)
+            self.own = keras.Sequential([keras.Input((4, 4, 1)), *own])
+
+    assert best_for(networks.mlp(1), Own(layers.Flatten(), layers.Dense(2))) == "vectorized"
+    assert best_for(networks.mlp(1), Own(layers.Dropout(0.5))) == "map"
+    assert best_for(networks.mlp(1), Own(layers.Conv2D(2, 2))) == "map"
+    assert best_for(networks.mlp(1), GradientDescent(LearnedRates(0.1))) == "vectorized"
 
 
 def test_other_ways_are_refused():
-    with pytest.raises(ValueError, match="parallel is one of .*'vectorized', 'map', 'unrolled'.*; 'fast' was given"):
+    with pytest.raises(ValueError, match="parallel must be one of .*'vectorized', 'map', 'unrolled'; got 'fast'"):
         learner_of(mlp(), GradientDescent(0.1), parallel="fast")

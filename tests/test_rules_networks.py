@@ -16,7 +16,7 @@ from proofs import (
     regression,
 )
 
-from meta_keras.rules import GradientDescent, ImplicitGradient, Prototypes, Reptile
+from meta_keras.rules import Context, GradientDescent, ImplicitGradient, Prototypes, Reptile
 
 STATISTICS = ["episode", "support", "moving"]
 
@@ -161,9 +161,8 @@ def test_frozen_layers_are_not_adapted_and_get_no_gradient(rule):
     learner = learner_of(partly_frozen(), rule(0.1, 2))
     (x, y, _), _ = regression()
     cold = learner.network.layers[0].get_weights()
-    found = learner.rule.adapt(
-        learner.pure, learner.pure.weights(), x[0], y[0], loss=learner._loss_of, training=True
-    ).weights
+    context = Context(learner._loss_of, training=True)
+    found = learner.rule.adapt(learner.pure, learner.pure.weights(), x[0], y[0], context).weights
     assert_same([part.numpy() for part in found.state], cold, 0)
     gradients = meta(learner, regression())[1]
     assert [gradient.shape for gradient in gradients] == [(3, 3), (3,), (3, 1), (1,)]
@@ -180,7 +179,7 @@ def test_in_mixed_precision_the_gradients_are_those_of_float32_but_for_the_round
         inputs, query_y = tf.nest.map_structure(lambda part: tf.cast(part, tf.float32), regression(support=16))
         answers, states, (loss, slopes) = learner.meta_gradients(inputs, query_y)
         assert loss.dtype == tf.float32 and {slope.dtype for slope in slopes} == {tf.float32}
-        assert [state.dtype for state in states] == [state.dtype for state in learner.pure.weights().state]
+        assert [state.dtype for state in states[0]] == [state.dtype for state in learner.pure.weights().state]
         return np.concatenate([slope.numpy().ravel() for slope in slopes])
 
     rounded, exact = gradients("mixed_bfloat16"), gradients("float32")

@@ -9,6 +9,7 @@ from proofs import adapted, classification, in_float64, learner_of, meta, number
 
 import meta_keras as mk
 from meta_keras.functional import DRAWS_PER_TASK, PureModel
+from meta_keras.rules import LearnedRates
 from meta_keras.transfer import Strategy, blend_weights
 from meta_keras.transfer.layers import weighted_layers
 
@@ -79,7 +80,7 @@ def test_at_0_and_1_the_start_is_the_one_or_the_other_to_the_last_bit(coefficien
     learner_of(models["fresh"], rule)
     pure = PureModel(models["fresh"])
     start = rule.blend(pure, pure.weights(), rule.coefficients_for(None, None))
-    assert same(start.trainable, PureModel(models[which]).weights().trainable)
+    assert same(start.parameters, PureModel(models[which]).weights().parameters)
     assert same(start.state, PureModel(models[which]).weights().state)
     assert set(rule.coefficients().values()) == {float(coefficient)}
 
@@ -121,12 +122,13 @@ def test_a_change_of_the_source_afterwards_does_not_reach_the_strategy():
 
 
 @pytest.mark.parametrize(
-    ("statistics", "more"),
-    [("episode", {}), ("support", {"multi_step": 100}), ("moving", {"learn_rates": "layer"})],
+    ("statistics", "rate", "more"),
+    [("episode", 0.1, {}), ("support", 0.1, {"multi_step": 100}), ("moving", "layer", {})],
 )
-def test_the_slope_for_the_coefficients_goes_through_the_steps(statistics, more):
+def test_the_slope_for_the_coefficients_goes_through_the_steps(statistics, rate, more):
     in_float64()
-    rule = Strategy(network(5, 1), 0.1, 2, coefficient=0.3, batch_statistics=statistics, **more)
+    rate = LearnedRates(0.1, rate) if rate == "layer" else rate
+    rule = Strategy(network(5, 1), rate, 2, coefficient=0.3, batch_statistics=statistics, **more)
     exact = keras.losses.SparseCategoricalCrossentropy(from_logits=True)  # LOGITS reckons in float32
     learner, tasks = learner_of(network(3, 2), rule, exact), classification(seed=3)
     assert_slopes_of(rule, learner, tasks)
@@ -135,7 +137,7 @@ def test_the_slope_for_the_coefficients_goes_through_the_steps(statistics, more)
 def assert_slopes_of(rule, learner, tasks):
     """As `assert_slopes` of the proofs, for what the rule learns alone: the network is handed no slope."""
     learner.optimizer.build(learner.trainable_variables)
-    gradients = meta(learner, tasks)[1][len(learner.network.trainable_variables) :]
+    gradients = meta(learner, tasks)[1]
     ahead = [numbers(*variable.shape, seed=9) for variable in rule.trainable_variables]
     slope = sum(np.sum(g * d) for g, d in zip(gradients, ahead, strict=True))
     losses = []
@@ -296,10 +298,10 @@ def test_a_fixed_coefficient_has_nothing_to_learn():
 
 
 def test_a_fixed_coefficient_may_still_have_rates_to_learn():
-    rule = Strategy(network(5, 1), 0.1, coefficient=1, learn=False, learn_rates="layer")
+    rule = Strategy(network(5, 1), LearnedRates(0.1, "layer"), coefficient=1, learn=False)
     learner = learner_of(network(3, 2), rule, LOGITS, optimizer="adam", run_eagerly=True)
     learner.fit(endless(in_float32(classification())), steps_per_epoch=2, verbose=0)
-    assert any(float(rate) != np.float32(0.1) for rate in rule.rates)
+    assert any(float(rate) != np.float32(0.1) for rate in rule.transform.rates)
 
 
 def test_the_coefficients_are_asked_for_too_early():

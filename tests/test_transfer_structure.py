@@ -324,5 +324,5 @@ def test_nothing_to_join_is_said(nothing):
 
 
 def test_a_model_without_weights_yet_says_how_it_gets_them():
-    with pytest.raises(ValueError, match="model 'later' has none yet. Start it with keras.Input"):
+    with pytest.raises(ValueError, match="'later' has no weights yet. Start the model with keras.Input"):
         same_structure(keras.Sequential([layers.Dense(2)], name="later"))

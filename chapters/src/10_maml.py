@@ -370,14 +370,14 @@ print("tasks of a batch are gone through:", maml.parallel)
 form = mk.functional.PureModel(mk.networks.mlp(1))
 step = GradientDescent(0.01)
 step.prepare(form)
-mse = keras.losses.MeanSquaredError()
+context = mk.rules.Context(loss=keras.losses.MeanSquaredError(), training=True)
 
 
 @tf.function
 def go(weights, *batch):
     def of_one_task(task):
         weights, support_x, support_y, query_x = task
-        after = step.adapt(form, weights, support_x, support_y, loss=mse, training=True)
+        after = step.adapt(form, weights, support_x, support_y, context)
         return form(weights, query_x).outputs, after.weights
 
     return tf.vectorized_map(of_one_task, (weights, *batch))

@@ -67,6 +67,11 @@ class Rule(keras.layers.Layer):
         one_of(STATISTICS, batch_statistics=batch_statistics)
         self.batch_statistics = batch_statistics
 
+    @property
+    def second_order(self) -> bool:
+        """Whether the meta-gradient has second derivatives of the network."""
+        return False
+
     def prepare(self, network: PureModel) -> None:
         """Create what the rule learns (omega) for this network. Most rules learn nothing."""
         self.built = True

@@ -69,6 +69,10 @@ class GradientDescent(Descent):
         self.first_order, self.multi_step = bool(first_order), int(multi_step)
         self.adapted_layers = (layers,) if isinstance(layers, str) else None if layers is None else tuple(layers)
 
+    @property
+    def second_order(self) -> bool:
+        return not self.first_order
+
     def adaptable(self, network: keras.Model) -> list[keras.Variable]:
         return [] if self.adapted_layers is None else self._of_layers(network)
 

@@ -47,6 +47,10 @@ class ImplicitGradient(Descent):
         at_least(1, steps=steps, conjugate_steps=conjugate_steps)
         self.strength, self.conjugate_steps = strength, conjugate_steps
 
+    @property
+    def second_order(self) -> bool:
+        return True
+
     def adapt(self, network: PureModel, weights: Weights, x: tf.Tensor, y: tf.Tensor, context: Context) -> Adaptation:
         start = weights._replace(parameters=tuple(map(tf.stop_gradient, weights.parameters)))
 

@@ -32,7 +32,7 @@ def checked_rows(examples: Any, labels: Any) -> tuple[np.ndarray | ImageFiles, n
         raise ValueError(f"Labels must be integers or strings; got {labels.dtype}. Try y.astype(int) or y.astype(str).")
     if isinstance(examples, ImageFiles):
         rows = np.unique(np.linspace(0, len(examples) - 1, SAMPLE).astype(int))
-        check_pixels(np.asarray(examples[rows]))
+        check_pixels(np.asarray(examples[rows]), whole=True)
     else:
         check_examples(examples)
     return examples, labels
