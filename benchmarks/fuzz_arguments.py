@@ -173,6 +173,12 @@ ARGUMENTS: Factories = {
 
 FIT: Factories = {"epochs": lambda: 1, "verbose": lambda: 0}
 ON_TASKS: Factories = {"x": tasks, "steps": lambda: 1, "verbose": lambda: 0}
+
+
+def one_batch() -> tuple[np.ndarray, ...]:
+    return inputs()[None], labels()[None], inputs()[None]
+
+
 SPECIAL: dict[str, Factories] = {
     "ClassPool.with_at_least": {"examples": lambda: 2},
     "FewShot": {"ways": lambda: 2, "queries": lambda: 1},
@@ -180,26 +186,30 @@ SPECIAL: dict[str, Factories] = {
     "MetaLearner.evaluate": ON_TASKS,
     "MetaLearner.fit": FIT | {"x": tasks, "steps_per_epoch": lambda: 1, "validation_data": lambda: None},
     "MetaLearner.predict": ON_TASKS,
+    "MetaLearner.test_on_batch": {"x": one_batch, "y": lambda: labels()[None]},
+    "MetaLearner.train_on_batch": {"x": one_batch, "y": lambda: labels()[None]},
     "classical.main": {"dataset": lambda: "fashion", "epochs": lambda: 1},
     "classical.train_model": {"epochs": lambda: 1, "model": lambda: mk.classical.create_model((1,), 2)},
     "evaluate": {"episodes": lambda: 2},
-    "functional.PureModel.join": {"states": lambda: tuple(tf.stack([s, s]) for s in weights().state)},
     "load": {"name": lambda: "languages"},
     "maml_loop": {"iterations": lambda: 1},
     "restart": {"model": lambda: compiled(network(), loss="mse"), "weights": lambda: network().get_weights()},
     "transfer.Distiller.distil": as_tensors(),
     "transfer.Distiller.fit": FIT,
     "transfer.DomainAdaptation.fit": FIT | {"x": pairs, "y": lambda: None, "steps_per_epoch": lambda: 1},
-    "transfer.StrategyNetwork.amounts": {"support_x": inputs, "support_y": labels},
+    "transfer.StrategyNetwork.coefficients": {"support_x": inputs, "support_y": labels},
     "transfer.ZeroShot.fit": FIT,
     "transfer.extract_features": {"data": inputs},
     "transfer.fine_tune": FIT,
     "transfer.join_models": {"parts": network},
+    "transfer.coral_loss": {"a": logits, "b": logits},
+    "transfer.feature_loss": {"teacher": logits, "student": logits},
     "transfer.soft_loss": {"teacher": logits, "student": logits},
 }
 RECEIVERS: Factories = {
     "ClassPool": pool,
     "ClassPool.rotated": pool_of_images,
+    "ClassPool.split_classes": lambda: mk.ClassPool(np.zeros((30, 2), np.float32), np.arange(30) // 2),
     "MetaLearner": learner,
     "Tasks": sinusoids,
     "functional.PureModel": lambda: mk.functional.PureModel(network()),

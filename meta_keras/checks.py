@@ -102,6 +102,16 @@ def numbers(**values: Any) -> None:
         _require(kind in "iufb", name, "an array of numbers", value)
 
 
+def finite_numbers(**values: Any) -> None:
+    """Arrays without NaN and infinity. What is no array of numbers, such as several inputs, is not looked at."""
+    for name, value in values.items():
+        array = np.asarray(value) if _shape_of(value) is not None else np.zeros(0)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(
+                f"{name} must be finite; {np.sum(~np.isfinite(array))} of its numbers are NaN or infinite."
+            )
+
+
 def text(**values: Any) -> None:
     """Strings."""
     for name, value in values.items():
@@ -158,6 +168,16 @@ def fittable_model(**models: Any) -> None:
     for name, model in models.items():
         if not isinstance(model, keras.Model):
             raise TypeError(f"{name} must be a Keras model, not a layer; got {shown(model)}.")
+
+
+def one_device(model: keras.Model) -> None:
+    """Models with a training step of their own, which several replicas would take once each."""
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    if replicas > 1:
+        raise ValueError(
+            f"A {type(model).__name__} trains on one device; this strategy has {replicas} replicas. Make and compile "
+            "it outside of strategy.scope()."
+        )
 
 
 def is_integer(value: Any) -> bool:

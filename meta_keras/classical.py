@@ -12,6 +12,7 @@ from keras import layers
 
 from meta_keras import checks
 from meta_keras.inputs import BRIGHTEST, as_inputs, check_pixels
+from meta_keras.outputs import final_activation
 from meta_keras.tasks.datasets import load
 from meta_keras.tasks.pools import ClassPool
 
@@ -81,6 +82,8 @@ def train_model(
     checks.built_model(model=model)
     checks.at_least(1, epochs=epochs)
     _check_examples(model, x_train, y_train)
+    if final_activation(model) != "softmax":
+        raise ValueError(f"model must end in a softmax, as that of create_model does; {model.name!r} does not.")
     model.compile(optimizer=optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
     return model.fit(x_train, y_train, epochs=epochs, validation_data=validation_data, verbose=verbose)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from meta_keras.checks import built_model
+from meta_keras.checks import built_model, integer, shown
 from meta_keras.internals import all_layers, global_seed_state, is_seed, parameters_of
 from meta_keras.normalization import normalizing
 
@@ -104,6 +104,7 @@ class PureModel:
             batch replace the moving averages. None leaves it to `training`, as Keras does.
         """
         parameters, state = self.parameters, self.state
+        check_weights(weights)
         self._check("parameters", weights.parameters, parameters)
         self._check("state", weights.state, state)
         mapping = list(zip([*parameters, *state], [*weights.parameters, *weights.state], strict=True))
@@ -114,6 +115,7 @@ class PureModel:
 
     def penalties(self, weights: Weights) -> tuple[tf.Tensor, ...]:
         """The losses of the weight regularizers for these weights."""
+        check_weights(weights)
         pairs = zip(self.parameters, weights.parameters, strict=True)
         return tuple(variable.regularizer(value) for variable, value in pairs if variable.regularizer is not None)
 
@@ -129,6 +131,9 @@ class PureModel:
 
     def fork(self, weights: Weights, task: tf.Tensor | int) -> Weights:
         """The same weights for task number `task` of a batch, with random draws of its own."""
+        check_weights(weights)
+        if not tf.is_tensor(task):
+            integer(task=task)
         return weights._replace(state=forked(self.state, weights.state, task))
 
     def carry_on(self, values: Sequence[tf.Tensor]) -> None:
@@ -146,6 +151,12 @@ class PureModel:
                     f"The weight {variable.path!r} has shape {tuple(variable.shape)}; "
                     f"the tensor given for it has shape {tuple(value.shape)}."
                 )
+
+
+def check_weights(weights: Any) -> None:
+    """Raise a TypeError unless these are weights as `PureModel.weights` returns them."""
+    if not isinstance(weights, Weights):
+        raise TypeError(f"weights must be Weights, as PureModel.weights() returns them; got {shown(weights)}.")
 
 
 @contextlib.contextmanager

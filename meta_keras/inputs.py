@@ -53,7 +53,7 @@ def check_pixels(examples: np.ndarray, what: str = "The examples", *, leading: i
         all may be dark.
     """
     examples = np.asarray(examples)
-    image = _ends_in_image(examples.shape[leading:])
+    image = _ends_in_image(examples.shape[leading:]) or _are_float_pixels(examples, leading)
     if not examples.size or examples.dtype.kind not in "iuf" or not (image or examples.dtype == np.uint8):
         return
     low, high = examples.min(), examples.max()
@@ -74,6 +74,14 @@ def check_pixels(examples: np.ndarray, what: str = "The examples", *, leading: i
             f"expect them from 0 to 1. Divide pixels by {BRIGHTEST} or pass them as uint8; otherwise divide by the "
             "largest value, or subtract the mean."
         )
+
+
+def _are_float_pixels(examples: np.ndarray, leading: int) -> bool:
+    """Whether tables of floats, such as images without an axis for channels, hold only whole numbers up to 255."""
+    if examples.dtype.kind != "f" or examples.ndim < leading + 2 or not examples.size:
+        return False
+    low, high = examples.min(), examples.max()
+    return bool(low >= 0 and 100 < high <= BRIGHTEST and (examples == np.round(examples)).all())
 
 
 def _ends_in_image(shape: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from meta_keras.internals import input_structure
+from meta_keras.internals import all_layers, input_structure
 
 ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
 
@@ -24,6 +24,7 @@ class Traced(NamedTuple):
 
     activation: str | None
     operations: frozenset[str]
+    layers: tuple[int, ...] = ()
 
 
 _known: weakref.WeakKeyDictionary[keras.Model, Traced] = weakref.WeakKeyDictionary()
@@ -112,8 +113,10 @@ class FunctionLoss(keras.losses.Loss):
 
 
 def _traced(network: keras.Model) -> Traced:
-    if network not in _known:
-        _known[network] = _trace(network)
+    """What was traced last, unless layers or activations were replaced since."""
+    layers = tuple(id(part) for layer in all_layers(network) for part in (layer, getattr(layer, "activation", None)))
+    if network not in _known or _known[network].layers != layers:
+        _known[network] = _trace(network)._replace(layers=layers)
     return _known[network]
 
 

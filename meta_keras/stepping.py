@@ -38,12 +38,7 @@ class StepModel(keras.Model):
 
     def compile(self, *, jit_compile: bool, steps_per_execution: str | int = "auto", **kwargs: Any) -> None:
         """As `keras.Model.compile`; "auto" decides in `fit` how many steps run per call."""
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        if replicas > 1:
-            raise ValueError(
-                f"A MetaLearner trains on one device; this strategy has {replicas} replicas. Make and compile it "
-                "outside of strategy.scope()."
-            )
+        checks.one_device(self)
         checks.flag(jit_compile=jit_compile)
         self.auto_steps = isinstance(steps_per_execution, str) and steps_per_execution == "auto"
         steps = 1 if self.auto_steps else steps_per_execution

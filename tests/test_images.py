@@ -218,3 +218,39 @@ def test_long_reading_shows_a_progress_bar(tmp_path, monkeypatch, capsys, verbos
     ClassPool.from_folder(tmp_path, verbose=verbose)
     told = capsys.readouterr()
     assert ("30/30" in told.out) == shown and bool(told.out) == shown and not told.err
+
+
+def glyph():
+    from PIL import Image
+
+    return Image.fromarray(255 * (np.arange(64).reshape(8, 8) % 5 == 0).astype(np.uint8))
+
+
+@pytest.mark.parametrize("colors", [None, 2, 4, 16, 200])
+def test_images_of_few_bits_are_read_as_those_of_eight(tmp_path, colors):
+    """Of 1, 2 and 4 bits, TensorFlow fills in an opacity that is almost transparent, which bleached the image."""
+    image = glyph().convert("1") if colors is None else glyph().convert("RGB").quantize(colors)
+    (tmp_path / "a").mkdir()
+    image.save(tmp_path / "a" / "0.png")
+    found = ClassPool.from_folder(tmp_path, image_size=(8, 8)).examples[0, ..., 0]
+    np.testing.assert_array_equal(found, np.asarray(glyph()))
+
+
+def test_a_palette_with_a_transparent_color_is_white_there(tmp_path):
+    (tmp_path / "a").mkdir()
+    image = glyph().convert("RGB").quantize(2)
+    image.save(tmp_path / "a" / "0.png", transparency=image.getpixel((1, 0)))  # what is black becomes transparent
+    assert (ClassPool.from_folder(tmp_path, image_size=(8, 8)).examples == 255).all()
+
+
+def test_a_bmp_with_a_palette_of_colors_is_refused_and_one_of_grays_is_read(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "a").mkdir()
+    glyph().save(tmp_path / "a" / "0.bmp")
+    found = ClassPool.from_folder(tmp_path, image_size=(8, 8)).examples[0, ..., 0]
+    np.testing.assert_array_equal(found, np.asarray(glyph()))
+    colors = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(colors).quantize(200).save(tmp_path / "a" / "1.bmp")
+    with pytest.raises(ValueError, match="1.bmp.*BMP with a palette of colors"):
+        ClassPool.from_folder(tmp_path, image_size=(8, 8))

@@ -8,7 +8,7 @@ from keras import layers
 
 from meta_keras import MetaLearner, Sinusoids, networks
 from meta_keras.outputs import as_loss, default_loss, final_activation
-from meta_keras.rules import GradientDescent, Prototypes
+from meta_keras.rules import GradientDescent, ImplicitGradient, Prototypes, Reptile
 
 
 class Subclassed(keras.Model):
@@ -135,3 +135,28 @@ def test_a_function_as_a_loss_is_saved_by_name(tmp_path):
     tasks = Sinusoids(shots=3, meta_batch=2)
     assert loaded.evaluate(tasks, steps=1, verbose=0) == pytest.approx(learner.evaluate(tasks, steps=1, verbose=0))
     assert loaded.loss.name == "mean_absolute_error"
+
+
+def test_a_replaced_head_is_seen():
+    model = sequential(layers.Dense(4), layers.Dense(5, "softmax"))
+    assert final_activation(model) == "softmax"
+    model.pop()
+    model.add(layers.Dense(3))
+    assert final_activation(model) is None
+    model.layers[-1].activation = keras.activations.softmax
+    assert final_activation(model) == "softmax"
+
+
+def resizing(interpolation):
+    inputs = keras.Input((2, 2, 1))
+    large = layers.UpSampling2D(2, interpolation=interpolation)(inputs)
+    return keras.Model(inputs, layers.Dense(1)(layers.Flatten()(large)))
+
+
+def test_bilinear_resizing_has_no_second_derivatives_so_second_order_rules_refuse_it():
+    for rule in (GradientDescent(0.1), ImplicitGradient(0.1)):
+        with pytest.raises(ValueError, match="bilinear resizing, of which TensorFlow has no second derivatives"):
+            MetaLearner(network=resizing("bilinear"), rule=rule)
+        MetaLearner(network=resizing("nearest"), rule=rule)
+    for rule in (GradientDescent(0.1, first_order=True), Reptile(0.1), Prototypes()):
+        MetaLearner(network=resizing("bilinear"), rule=rule)

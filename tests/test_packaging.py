@@ -57,7 +57,7 @@ LAYERS = {
         "training",
     },
     "report": {"checks", "inputs", "learner", "tasks", "report"},
-    "classical": {"checks", "inputs", "tasks"},
+    "classical": {"checks", "inputs", "outputs", "tasks"},
     "transfer": {
         *("checks", "copies", "functional", "inputs", "internals", "networks", "outputs", "rules", "tasks", "transfer"),
     },

@@ -54,6 +54,8 @@ class FewShot(Tasks):
             )
         checks.at_least(1, ways=ways, shots=shots, queries=queries)
         checks.flag(rotations=rotations)
+        if rotations and pool.is_rotated:
+            raise ValueError("pool is rotated already; rotations=True would make the same classes twice.")
         self.pool = pool.rotated() if rotations else pool
         self.ways, self.shots, self.queries = ways, shots, queries
         self.within, self.rotations = within, rotations

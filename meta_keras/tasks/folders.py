@@ -18,7 +18,11 @@ UNREADABLE = {
     *([] if READS_WEBP else [".webp"]),
 }
 NOT_CLASSES = {"__MACOSX", "__pycache__", "@eaDir"}
-SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
 
 
 class ImageFolder(NamedTuple):
@@ -50,6 +54,7 @@ def scan(root: str | Path, *, shared_classes: bool = False) -> ImageFolder:
         warnings.warn(
             f"{len(loose)} images directly in {str(root)!r} belong to no class and are left out.", stacklevel=3
         )
+    _check_nesting(root, found)
     tops = _split_folders(root, found)
     split_of = {folder: SPLITS[folder.partition("/")[0].lower()] for folder in found} if tops else {}
     class_of = {folder: folder.partition("/")[2] if tops else folder for folder in found}
@@ -115,7 +120,7 @@ def _split_folders(root: Path, found: dict[str, list[str]]) -> set[str]:
     """
     tops = {folder.partition("/")[0] for folder in found}
     splits = {top for top in tops if top.lower() in SPLITS}
-    if "train" not in {top.lower() for top in splits} or len(splits) < 2:
+    if "train" not in {SPLITS[top.lower()] for top in splits} or len(splits) < 2:
         return set()
     flat, others = sorted(splits & set(found)), sorted(tops - splits)
     if not flat and not others and len({SPLITS[top.lower()] for top in splits}) == len(splits):
@@ -127,6 +132,22 @@ def _split_folders(root: Path, found: dict[str, list[str]]) -> set[str]:
         f"{str(root)!r} has the folders {_few(sorted(splits))}, but {reason}. For a pool with splits, the folders "
         "must be train, test and, if you like, validation, and nothing else, each with one folder per class."
     )
+
+
+def _check_nesting(root: Path, found: dict[str, list[str]]) -> None:
+    """Raise a ValueError if a folder with images is within another one, or if splits are one level too deep."""
+    for folder in found:
+        outer = [other for other in found if folder.startswith(f"{other}/")]
+        if outer:
+            raise ValueError(
+                f"In {str(root)!r}, {folder!r} is within {outer[0]!r}, and both hold images. Give every class one "
+                "folder, and no folder of a class another one."
+            )
+    second = {folder.split("/")[1].lower() for folder in found if folder.count("/") > 1}
+    if {SPLITS.get(name) for name in second} >= {"train", "test"}:
+        raise ValueError(
+            f"{str(root)!r} has folders {_few(sorted(second))} one level further down. Read the folder that holds them."
+        )
 
 
 def _check_disjoint(root: Path, class_of: dict[str, str], split_of: dict[str, str]) -> None:

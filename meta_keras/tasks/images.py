@@ -19,6 +19,7 @@ DECODED_AT_ONCE = 16
 # Images that would be read as something else. (TensorFlow 2.21 decodes animated WebP into foreign memory.)
 SIXTEEN_BIT = "it is a 16-bit PNG whose values go up to 255 and not to 65535"
 ANIMATED = "it is an animated WebP"
+PALETTE = "it is a BMP with a palette of colors"
 DAMAGED = "it is damaged"
 KINDS = (b"\x89P", b"\xff\xd8", b"GI", b"BM", b"RI")  # how a PNG, JPEG, GIF, BMP and WebP begin
 SHORTEST = 24  # bytes, which is more than the fields that are read here, and less than any image
@@ -124,7 +125,7 @@ class ImageFiles:
                     content = file.read()
                 decode(tf.constant(content), tf.constant(path), self.shape[1:])
             except UNREADABLE as error:
-                reason = next((known for known in (SIXTEEN_BIT, ANIMATED) if known in str(error)), DAMAGED)
+                reason = next((known for known in (SIXTEEN_BIT, ANIMATED, PALETTE) if known in str(error)), DAMAGED)
                 raise ValueError(
                     f"{name!r} cannot be read as an image ({reason}). Save it again as an 8-bit PNG or a JPEG, or "
                     "remove it."
@@ -167,7 +168,13 @@ def _png(content: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
     has_16_bits = tf.strings.substr(content, 24, 1) == b"\x10"
     dim = tf.logical_and(has_16_bits, tf.logical_and(brightest > 0, brightest < 256))
     with tf.control_dependencies([tf.debugging.Assert(tf.logical_not(dim), [SIXTEEN_BIT, path])]):
-        return _over_white(tf.cast(image, tf.float32) / 257.0)  # 257 * 255 = 65535
+        image = tf.cast(image, tf.float32) / 257.0  # 257 * 255 = 65535
+    # With 1, 2 or 4 bits, TensorFlow fills an opacity that is not there with 2 ** bits - 1, which is not opaque.
+    opacity = image[..., 3:]
+    filled = tf.logical_and(tf.reduce_all(opacity == opacity[0, 0]), tf.reduce_max(opacity) < 16.0)
+    few_bits = tf.reduce_any(tf.strings.substr(content, 24, 1) == [b"\x01", b"\x02", b"\x04"])
+    opaque = tf.logical_and(few_bits, tf.logical_and(filled, tf.reduce_max(opacity) > 0.0))
+    return _over_white(tf.cond(opaque, lambda: tf.concat([image[..., :3], 255.0 + 0.0 * opacity], -1), lambda: image))
 
 
 def _other(content: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
@@ -175,16 +182,30 @@ def _other(content: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
     is_extended = tf.strings.substr(content, 12, 4) == b"VP8X"
     flags = tf.io.decode_raw(tf.strings.substr(content, 20, 1), tf.uint8)
     animated = tf.logical_and(is_extended, tf.reduce_any(tf.bitwise.bitwise_and(flags, tf.constant(2, tf.uint8)) > 0))
-    with tf.control_dependencies([tf.debugging.Assert(tf.logical_not(animated), [ANIMATED, path])]):
+    is_bmp = tf.strings.substr(content, 0, 2) == b"BM"
+    in_color = tf.cond(is_bmp, lambda: _has_colored_palette(content), lambda: False)
+    checked = [
+        tf.debugging.Assert(tf.logical_not(animated), [ANIMATED, path]),
+        tf.debugging.Assert(tf.logical_not(in_color), [PALETTE, path]),
+    ]
+    with tf.control_dependencies(checked):
         image = tf.io.decode_image(content, channels=0, expand_animations=False)
     image = tf.cast(tf.ensure_shape(image, (None, None, None)), tf.float32)
-    is_bmp = tf.strings.substr(content, 0, 2) == b"BM"
     opaque = tf.fill([*tf.unstack(tf.shape(image)[:2]), 1], 255.0)
     colors = tf.shape(image)[-1]
     with_opacity = tf.logical_and(colors == 4, tf.logical_not(is_bmp))
     opacity = tf.cond(with_opacity, lambda: image[..., 3:], lambda: opaque)
     rgb = tf.cond(colors < 3, lambda: tf.repeat(image[..., :1], 3, axis=-1), lambda: image[..., :3])
     return _over_white(tf.concat([rgb, opacity], axis=-1))
+
+
+def _has_colored_palette(content: tf.Tensor) -> tf.Tensor:
+    """Whether a BMP has 8 bits per pixel that stand for colors; TensorFlow reads them as shades of gray."""
+    bits = tf.io.decode_raw(tf.strings.substr(content, 28, 1), tf.uint8)[0]
+    palette = tf.io.decode_raw(tf.strings.substr(content, 54, 1024), tf.uint8)  # of the usual header of 40 bytes
+    shades = tf.repeat(tf.range(tf.size(palette) // 4), 3)
+    colors = tf.reshape(tf.reshape(palette, (-1, 4))[:, :3], [-1])
+    return tf.logical_and(bits == 8, tf.reduce_any(tf.cast(colors, tf.int32) != shades))
 
 
 def _over_white(image: tf.Tensor) -> tf.Tensor:

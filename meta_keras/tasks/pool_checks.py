@@ -22,7 +22,7 @@ def checked_rows(examples: Any, labels: Any) -> tuple[np.ndarray | ImageFiles, n
         raise ValueError(
             "Each example needs one label, but examples have shape "
             f"{examples.shape} and labels have shape {labels.shape}. Turn one-hot labels into numbers with "
-            "y.argmax(axis=-1)."
+            "y.argmax(axis=-1), and labels of shape (rows, 1) with y.ravel()."
         )
     if not len(labels):
         raise ValueError("A pool needs examples; none were given.")

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from meta_keras import checks
+from meta_keras.inputs import as_inputs
 from meta_keras.tasks import folders, images, pool_checks, splitting
 from meta_keras.tasks.images import VERBOSE, ImageFiles
 
@@ -112,9 +114,10 @@ class ClassPool:
         place = ", on disk" if isinstance(self.examples, ImageFiles) else ""
         return f"ClassPool({len(self)} classes, {each}, shape {self.examples.shape[1:]}{groups}{place})"
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """All rows as `(examples, labels)`, for an ordinary `fit`. Images on disk are read."""
-        return np.asarray(self.examples), self.labels
+    def arrays(self, *, scaled: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """All rows as `(examples, labels)`, for an ordinary `fit`: as they are stored, or `scaled` as in tasks."""
+        checks.flag(scaled=scaled)
+        return np.asarray(as_inputs(tf.constant(self.examples)) if scaled else self.examples), self.labels
 
     def split(self, name: str) -> "ClassPool":
         """The split of the pool called "train", "validation" or "test"."""
@@ -200,9 +203,10 @@ class ClassPool:
     def members(self, within: str | None, *, at_least: int = 1) -> np.ndarray:
         """(groups, largest) class numbers of each group of at least `at_least` classes, padded with -1."""
         self._check_grouping(within)
-        groups = self.groupings[within] if within else ("",) * len(self)
-        by_group = [np.flatnonzero(np.array(groups) == group) for group in dict.fromkeys(groups)]
-        by_group = [classes for classes in by_group if len(classes) >= at_least]
+        checks.at_least(1, at_least=at_least)
+        groups = np.array(self.groupings[within] if within else ("",) * len(self))
+        found = (np.flatnonzero(groups == group) for group in dict.fromkeys(groups))
+        by_group = [classes for classes in found if len(classes) >= at_least]
         table = np.full((len(by_group), max(map(len, by_group), default=0)), -1)
         for row, classes in zip(table, by_group, strict=True):
             row[: len(classes)] = classes
@@ -213,9 +217,9 @@ class ClassPool:
         checks.at_least(1, ways=ways, shots=shots, queries=queries)
         members = self.members(within, at_least=ways)
         if not len(members):
-            largest = self.members(within).shape[1]
-            where = f"the largest {within} has {largest}" if within else f"the pool has {largest}"
-            raise ValueError(f"{ways} classes are needed for a {ways}-way task; {where}.")
+            where = f"the largest {within}" if within else "the pool"
+            most = self.members(within).shape[1]
+            raise ValueError(f"{ways} classes are needed for a {ways}-way task; {where} has {most}.")
         drawn = members[members >= 0]
         short = drawn[np.argmin(self.counts[drawn])]
         if self.counts[short] < shots + queries:
@@ -226,13 +230,12 @@ class ClassPool:
             )
 
     def _split_names(self) -> list[str]:
-        return [] if self.splits is None else list(dict.fromkeys(self.splits.tolist()))
+        return list(dict.fromkeys([] if self.splits is None else self.splits.tolist()))
 
     def _check_grouping(self, within: str | None) -> None:
         if within is not None and (not isinstance(within, str) or within not in self.groupings):
-            raise ValueError(
-                f"This pool has no grouping {checks.shown(within)}; it has {pool_checks.quoted(self.groupings)}."
-            )
+            known = pool_checks.quoted(self.groupings)
+            raise ValueError(f"This pool has no grouping {checks.shown(within)}; it has {known}.")
 
     def _rows_where(self, keep: np.ndarray) -> "ClassPool":
         classes, labels = np.unique(self.labels[keep], return_inverse=True)

@@ -91,6 +91,7 @@ class Distiller(keras.Model):
         """As `keras.Model.compile`, without a loss, because the distiller has its own."""
         if kwargs.get("loss") is not None:
             raise ValueError("A distiller has its own loss: leave loss out, and set soft and temperature instead.")
+        checks.one_device(self)
         super().compile(optimizer=optimizer, metrics=metrics, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:

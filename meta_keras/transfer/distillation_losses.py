@@ -29,6 +29,7 @@ def soft_labels(network: keras.Model, x: Any, temperature: float = 1.0) -> tf.Te
     checks.built_model(network=network)
     checks.positive(temperature=temperature)
     check_inputs(network, x)
+    checks.finite_numbers(x=x)
     check_class_outputs(network)
     x = x if tf.nest.is_nested(x) and len(getattr(network, "inputs", None) or ()) > 1 else tf.convert_to_tensor(x)
     return tf.nn.softmax(logits_of(network, network(x, training=False)) / temperature)

@@ -36,6 +36,8 @@ class LayerwiseLearningRates(keras.optimizers.Optimizer):
     ) -> None:
         checks.positive(decay=decay)
         checks.fraction(decay=decay)
+        if name is not None:
+            checks.text(name=name)
         settings = _settings_of(optimizer)
         rate = settings["learning_rate"]
         super().__init__(

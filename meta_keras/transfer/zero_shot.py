@@ -68,6 +68,7 @@ class ZeroShot(Classifier):
         descriptions = _matrix("descriptions", descriptions, self.descriptions.shape[1])
         checks.at_least(1, batch_size=batch_size)
         check_inputs(self.encoder, x)
+        checks.finite_numbers(x=x)
         x = np.asarray(x)
         parts = [self._projected(x[first : first + batch_size]) for first in range(0, len(x), batch_size)]
         return np.concatenate(parts) @ descriptions.T
