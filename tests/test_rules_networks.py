@@ -13,6 +13,7 @@ from proofs import (
     in_float64,
     learner_of,
     meta,
+    numbers,
     regression,
 )
 

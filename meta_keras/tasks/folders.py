@@ -54,8 +54,8 @@ def scan(root: str | Path, *, shared_classes: bool = False) -> ImageFolder:
         warnings.warn(
             f"{len(loose)} images directly in {str(root)!r} belong to no class and are left out.", stacklevel=3
         )
-    _check_nesting(root, found)
     tops = _split_folders(root, found)
+    _check_nesting(root, found)
     split_of = {folder: SPLITS[folder.partition("/")[0].lower()] for folder in found} if tops else {}
     class_of = {folder: folder.partition("/")[2] if tops else folder for folder in found}
     if tops and not shared_classes:

@@ -204,13 +204,7 @@ class ClassPool:
         """(groups, largest) class numbers of each group of at least `at_least` classes, padded with -1."""
         self._check_grouping(within)
         checks.at_least(1, at_least=at_least)
-        groups = np.array(self.groupings[within] if within else ("",) * len(self))
-        found = (np.flatnonzero(groups == group) for group in dict.fromkeys(groups))
-        by_group = [classes for classes in found if len(classes) >= at_least]
-        table = np.full((len(by_group), max(map(len, by_group), default=0)), -1)
-        for row, classes in zip(table, by_group, strict=True):
-            row[: len(classes)] = classes
-        return table
+        return splitting.members(self.groupings[within] if within else ("",) * len(self), at_least)
 
     def check_fits(self, *, ways: int, shots: int, queries: int, within: str | None = None) -> None:
         """Raise a ValueError that says what is missing if such tasks cannot be drawn from this pool."""
@@ -218,8 +212,8 @@ class ClassPool:
         members = self.members(within, at_least=ways)
         if not len(members):
             where = f"the largest {within}" if within else "the pool"
-            most = self.members(within).shape[1]
-            raise ValueError(f"{ways} classes are needed for a {ways}-way task; {where} has {most}.")
+            largest = self.members(within)
+            raise ValueError(f"{ways} classes are needed for a {ways}-way task; {where} has {largest.shape[1]}.")
         drawn = members[members >= 0]
         short = drawn[np.argmin(self.counts[drawn])]
         if self.counts[short] < shots + queries:

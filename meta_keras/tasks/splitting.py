@@ -40,3 +40,13 @@ def apportioned(total: int, fractions: Mapping[str, float], kind: str) -> list[i
     while sizes.sum() > total:
         sizes[np.argmax(np.where(sizes > 1, sizes - exact, -np.inf))] -= 1
     return sizes.tolist()
+
+
+def members(groups: Sequence[str], at_least: int) -> np.ndarray:
+    """(groups, largest) class numbers of each group of at least `at_least` classes, padded with -1."""
+    found = [np.flatnonzero(np.array(groups) == group) for group in dict.fromkeys(groups)]
+    found = [classes for classes in found if len(classes) >= at_least]
+    table = np.full((len(found), max(map(len, found), default=0)), -1)
+    for row, classes in zip(table, found, strict=True):
+        row[: len(classes)] = classes
+    return table
