@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras.inputs import BRIGHTEST, as_inputs, check_pixels
+from meta_keras.internals import all_layers
 from meta_keras.per_task import PerTask
 from meta_keras.rules.base import Adaptation, Context
 from meta_keras.tasks.inspection import as_tensor
@@ -57,9 +58,14 @@ class Predictors:
         self._traced: dict[Any, tuple[Any, Any]] = {}
 
     def __call__(self, context: Context, x: tf.Tensor, y: tf.Tensor) -> Predictor:
-        rule = vars(self._per_task.rule)
-        settings = {name: value for name, value in rule.items() if isinstance(value, int | float | str | None)}
-        key = (context.ways, *sorted(settings.items(), key=str))
+        network, rule = self._per_task.network, self._per_task.rule
+        settings = [
+            (name, value)
+            for layer in all_layers(rule)
+            for name, value in vars(layer).items()
+            if isinstance(value, int | float | str | tuple | None)
+        ]
+        key = repr((context.ways, settings, [variable.trainable for variable in network.model.variables]))
         if key not in self._traced:
             self._traced[key] = (
                 _graph(lambda x, y: self._per_task.adapt(context, x, y)),

@@ -70,6 +70,8 @@ class PureModel:
                     f"The call of {layer.name!r} is wrapped in tf.function, which would keep the first weights "
                     "it was called with. Remove the decorator there; put tf.function around the training step."
                 )
+        if not isinstance(adaptable, list | tuple) or not all(isinstance(one, keras.Variable) for one in adaptable):
+            raise TypeError(f"adaptable must be a list of Keras variables; got {shown(adaptable)}.")
         self.model, self.adaptable = model, list(adaptable)
 
     @property
@@ -132,7 +134,7 @@ class PureModel:
     def fork(self, weights: Weights, task: tf.Tensor | int) -> Weights:
         """The same weights for task number `task` of a batch, with random draws of its own."""
         check_weights(weights)
-        if not tf.is_tensor(task):
+        if not tf.is_tensor(task) or task.shape.rank:
             integer(task=task)
         return weights._replace(state=forked(self.state, weights.state, task))
 
@@ -208,9 +210,21 @@ def running_state(layer: keras.layers.Layer) -> list[keras.Variable]:
     return [variable for variable in layer.non_trainable_variables if id(variable) not in weights]
 
 
-def gradients_of(tape: tf.GradientTape, loss: tf.Tensor, sources: Sequence[Any]) -> list[tf.Tensor]:
-    """The gradients, zeros where the loss does not depend on a source; an error if it depends on none."""
+def gradients_of(
+    tape: tf.GradientTape, loss: tf.Tensor, sources: Sequence[Any], needed: Sequence[str] = ()
+) -> list[tf.Tensor]:
+    """The gradients, zeros where the loss does not depend on a source; an error if it depends on none.
+
+    needed: the names of the last sources, if the loss has to depend on each of them.
+    """
     gradients = tape.gradient(loss, sources)
+    last = gradients[len(gradients) - len(needed) :]
+    missing = [name for name, gradient in zip(needed, last, strict=True) if gradient is None]
+    if missing:
+        raise ValueError(
+            f"The meta-loss does not depend on {', '.join(missing)} of the rule, so these would never be trained. A rule "
+            "of first order or without differentiated steps cannot learn what its inner steps use."
+        )
     if sources and all(gradient is None for gradient in gradients):
         raise ValueError(
             "The loss depends on none of the weights that should be trained: the outputs of the network, or the loss, "

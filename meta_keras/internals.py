@@ -47,6 +47,11 @@ def global_seed_state() -> keras.Variable | None:
     return None if generator is None else generator.state
 
 
+def mask_of(outputs: Any) -> tf.Tensor | None:
+    """The mask that Keras attaches to outputs, if layers have computed one."""
+    return getattr(outputs, "_keras_mask", None)
+
+
 def call_of(tensor: keras.KerasTensor) -> Node:
     """The call of a layer that computed this tensor of a functional model."""
     operation, number, _ = tensor._keras_history

@@ -58,22 +58,23 @@ class MetaLearner(TaskModel):
             raise ValueError("Pass either num_classes or network=: MetaLearner(5), or MetaLearner(network=...).")
         given = {name: number for name, number in (("num_classes", num_classes), ("ways", ways)) if number is not None}
         checks.at_least(2, **given)
-        self.num_classes, self.ways = num_classes, ways
+        self.num_classes, self.ways, self.asked_parallel = num_classes, ways, parallel
         network = d3(num_classes) if network is None else network
         rule = GradientDescent(0.1) if rule is None else rule
         if not isinstance(rule, Rule):
             raise TypeError(f"rule must be a rule, such as meta_keras.rules.GradientDescent(0.01); got {rule!r}.")
+        if rule.built and rule.trainable_variables:
+            raise ValueError("The rule has weights that belong to another learner already. Make a new rule.")
         checks.one_of(PARALLEL, parallel=parallel)
         checks.built_model(network=network)
-        if len(getattr(network, "inputs", None) or [None]) > 1:
-            raise ValueError(f"The network must have one input; {network.name!r} has {len(network.inputs)}.")
+        if (inputs := len(getattr(network, "inputs", None) or [None])) > 1:
+            raise ValueError(f"The network must have one input; {network.name!r} has {inputs}.")
         if rule.second_order:
             check_second_derivatives(network)
         self.network, self.rule, self.needs_every_class = network, rule, rule.needs_every_class
         self.pure = PureModel(network, rule.adaptable(network))
         rule.prepare(self.pure)
-        self.per_task = PerTask(self.pure, rule, self.compute_dtype)
-        self.asked_parallel = parallel
+        self.per_task = PerTask(self.pure, rule, self._loss_dtype)
         self.parallel = best_for(network, rule) if parallel == "auto" else parallel
         self.predictors = Predictors(self.per_task)
         self.built = True
@@ -110,7 +111,7 @@ class MetaLearner(TaskModel):
             jit_compile = self.parallel == "vectorized" and not kwargs.get("run_eagerly")
         kwargs |= {"jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
-        self.predictors = Predictors(self.per_task)
+        self.predictors, self.per_task.has_metrics = Predictors(self.per_task), bool(metrics)
 
     def call(self, inputs: Inputs | tf.Tensor, task_indices: Any = None, training: bool = False) -> tf.Tensor:
         """(tasks, queries, ways) answers to `(support_x, support_y, query_x)`, all with the tasks along axis 0.
@@ -119,6 +120,7 @@ class MetaLearner(TaskModel):
         """
         if not isinstance(inputs, list | tuple):
             return self._without_adapting(inputs, task_indices, training)
+        inputs = (as_inputs(inputs[0], leading=2), inputs[1], as_inputs(inputs[2], leading=2), *inputs[3:])
         context = Context(self._loss_of, ways_in(inputs, self.ways), training)
         weights = self.pure.weights()
         (answers, *states), _ = over_tasks(
@@ -136,7 +138,7 @@ class MetaLearner(TaskModel):
     def meta_gradients(self, inputs: Inputs, query_y: tf.Tensor, training: bool = True) -> tuple[Any, Any, Any]:
         """The answers, the states after each task, and the meta-loss with its gradients for what is trained."""
         inputs, query_y = tf.nest.map_structure(tf.convert_to_tensor, (tuple(inputs), query_y))
-        step = self.optimizer.iterations if training else None
+        step = tf.convert_to_tensor(self.batches_seen) if training else None
         context = Context(self._loss_of, ways_in(inputs, self.ways), training, step)
         weights, tasks = self.pure.weights(), (*inputs[:3], query_y)
 
@@ -156,6 +158,7 @@ class MetaLearner(TaskModel):
             each=self.per_task.dtypes,
             loss=self._loss_dtype,
             sources=[*sources, *(omega.value for omega in self.rule.trainable_variables)],
+            needed=[omega.path for omega in self.rule.trainable_variables],
             scale=self.optimizer.scale_loss,
         )
         return answers, states, mean
@@ -171,8 +174,7 @@ class MetaLearner(TaskModel):
         context = Context(self._loss_of, ways)
         adapted = self.per_task.adapt(context, x, y)
         if self.rule.batch_statistics != "moving":
-            kept = self.pure(adapted.weights, x, statistics="keep").weights
-            adapted = adapted._replace(weights=kept)
+            adapted = adapted._replace(weights=self.pure(adapted.weights, x, statistics="keep").weights)
         expert = self.rule.expert(self.pure, adapted)
         return rescaled(expert, x.shape[1:]) if is_pixels(as_tensor("support_x", support_x)) else expert
 

@@ -9,9 +9,9 @@ import tensorflow as tf
 from meta_keras.checks import at_least, positive
 from meta_keras.functional import PureModel, Weights
 from meta_keras.outputs import as_loss, final_activation
-from meta_keras.rules.base import Loss, check_answers
+from meta_keras.rules.base import Loss, check_answers, total
 from meta_keras.tasks.episodes import Episode
-from meta_keras.tasks.inspection import check_episodes
+from meta_keras.tasks.inspection import check_episodes, scaled
 
 
 def maml_loop(
@@ -30,7 +30,7 @@ def maml_loop(
             with tf.GradientTape() as tape:
                 tape.watch(weights.parameters)
                 outcome = pure(weights, x, training=True)
-                support_loss = loss(y, outcome.outputs)
+                support_loss = total(loss(y, outcome.outputs), (*outcome.losses, *pure.penalties(weights)))
             gradients = tape.gradient(support_loss, weights.parameters)
             moved = [w - learning_rate * g for w, g in zip(weights.parameters, gradients, strict=True)]
             weights = outcome.weights._replace(parameters=tuple(moved))  # tensors: nothing is assigned
@@ -43,8 +43,8 @@ def maml_loop(
             theta = pure.weights()
             for number, task in enumerate(zip(*map(tf.unstack, episode), strict=True)):
                 adapted = adapt(pure.fork(theta, number), task[0], task[1])
-                answers, after, _ = pure(adapted, task[2], training=True)
-                losses.append(loss(task[3], answers))
+                answers, after, added = pure(adapted, task[2], training=True)
+                losses.append(total(loss(task[3], answers), (*added, *pure.penalties(adapted))))
                 states.append(pure.running_values(after))
             meta_loss = tf.reduce_mean(losses)
         gradients = outer.gradient(meta_loss, network.trainable_variables)
@@ -52,7 +52,7 @@ def maml_loop(
         pure.carry_on([tf.stack(values) for values in zip(*states, strict=True)])
         return meta_loss
 
-    return [finite(float(meta_step(episode)), step) for step, episode in enumerate(tasks.take(iterations))]
+    return [finite(float(meta_step(episode)), step) for step, episode in enumerate(tasks.map(scaled).take(iterations))]
 
 
 def loss_between(loss: Any, network: keras.Model) -> Loss:

@@ -44,6 +44,11 @@ def _install() -> None:
         (statistics,) = _switch.get() or (None,)
         if statistics is None:
             return keras_call(layer, inputs, training=training, mask=mask)
+        if getattr(layer, "renorm", False):  # it always uses the moving averages too
+            raise ValueError(
+                f"{layer.name!r} uses batch renormalization, for which batch_statistics={statistics!r} has no meaning. "
+                'Use batch_statistics="moving", or BatchNormalization without renorm.'
+            )
         if statistics == "keep":
             layer = _with_momentum(layer, 0.0)
         return keras_call(layer, inputs, training=statistics != "moving", mask=mask)

@@ -74,6 +74,8 @@ def as_loss(loss: Any, activation: str | None, dtype: str) -> keras.losses.Loss:
     """
     if isinstance(loss, list | tuple | dict):
         raise ValueError("A MetaLearner has one output, the answers to the queries, so it takes one loss.")
+    if loss in (keras.losses.sparse_categorical_crossentropy, keras.losses.categorical_crossentropy):
+        loss = loss.__name__
     if isinstance(loss, str) and activation != "sigmoid" and loss.endswith("categorical_crossentropy"):
         sparse = loss.startswith("sparse")
         kind = keras.losses.SparseCategoricalCrossentropy if sparse else keras.losses.CategoricalCrossentropy

@@ -54,6 +54,7 @@ def gradients_over_tasks(
     each: Any,
     loss: tf.DType,
     sources: Sequence[Any],
+    needed: Sequence[str] = (),
     scale: Callable[[tf.Tensor], tf.Tensor],
 ) -> tuple[Any, tuple[tf.Tensor, list[tf.Tensor]]]:
     """As `over_tasks` for a function whose second result is a loss, with the gradients of the mean loss, scaled."""
@@ -63,7 +64,7 @@ def gradients_over_tasks(
             tape.watch([source for source in sources if tf.is_tensor(source)])
             results, mean = function(*arguments)
             scaled = scale(mean)
-        return results, mean, lambda: gradients_of(tape, scaled, sources)
+        return results, mean, lambda: gradients_of(tape, scaled, sources, needed)
 
     start = tf.zeros((), loss)
     if parallel == "vectorized" and not tf.executing_eagerly():

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from meta_keras.functional import PureModel, Weights, carry_on, carrying, forked, running_state
+from meta_keras.internals import mask_of
 from meta_keras.rules.base import Adaptation, Context, Rule, total
 
 
@@ -22,6 +23,7 @@ class PerTask:
 
     def __init__(self, network: PureModel, rule: Rule, dtype: str) -> None:
         self.network, self.rule, self.dtype = network, rule, dtype
+        self.has_metrics = False
 
     def __call__(
         self,
@@ -46,6 +48,11 @@ class PerTask:
             else:
                 loss, answer = self.rule.judge(self.network, adapted, query_x, query_y, context)
                 loss = total(loss, (*scope.losses, *self._penalties()))
+            if mask_of(answer.outputs) is not None and self.has_metrics:
+                raise ValueError(
+                    "The answers are masked, which metrics of a MetaLearner do not see. Compile with metrics=[]; the "
+                    "loss respects masks."
+                )
             after = tuple(scope.get_current_value(variable) for variable in running_state(self.rule))
         results = (tf.cast(answer.outputs, self.dtype), self.network.running_values(answer.weights), after)
         # What no task has changed is a tensor from outside, which cannot be the result of a vectorized function.

@@ -58,6 +58,8 @@ class StepModel(keras.Model):
     def train_step(self, data: tuple[Any, ...]) -> dict[str, tf.Tensor]:
         """One step of meta-training. A step that is not finite is not taken, and `fit` ends by it."""
         inputs, query_y = _parts(data)
+        if not self.trainable_variables:
+            raise ValueError("Nothing can be trained: the network is frozen, and the rule learns nothing.")
         self._build_optimizer()
         answers, states, (loss, gradients) = self.meta_gradients(inputs, query_y)
         finite = tf.math.is_finite(loss)
@@ -131,6 +133,10 @@ class StepModel(keras.Model):
 
     def _build_optimizer(self) -> None:
         """Before the first step, which would be traced twice if the optimizer's variables were created within it."""
+        if not self.trainable_variables:
+            raise ValueError(
+                "Nothing can be trained: all layers of the network are frozen, and the rule learns nothing."
+            )
         if not self.optimizer.built:  # a LossScaleOptimizer would build itself again
             self.optimizer.build(self.trainable_variables)
 

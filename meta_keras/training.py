@@ -18,6 +18,7 @@ from meta_keras.tasks.inspection import (
     as_tensor,
     check_batch,
     check_episodes,
+    check_images,
     check_shapes,
     first_of,
 )
@@ -85,14 +86,16 @@ class TaskModel(StepModel):
         inputs, _ = self._one_batch(x)
         return super().predict(tf.data.Dataset.from_tensors((inputs,)), **kwargs)
 
-    def train_on_batch(self, x: Any, y: Any = None, **kwargs: Any) -> Any:
+    def train_on_batch(self, x: Any, y: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`, on `(support_x, support_y, query_x)` and the labels of the queries."""
+        checks.examples(y=y)
         results = super().train_on_batch(*self._one_batch(x, y), **kwargs)
         raise_fault(self)
         return results
 
-    def test_on_batch(self, x: Any, y: Any = None, **kwargs: Any) -> Any:
+    def test_on_batch(self, x: Any, y: Any, **kwargs: Any) -> Any:
         """As `keras.Model.test_on_batch`, on `(support_x, support_y, query_x)` and the labels of the queries."""
+        checks.examples(y=y)
         return super().test_on_batch(*self._one_batch(x, y), **kwargs)
 
     def export(self, *args: Any, **kwargs: Any) -> None:
@@ -139,6 +142,7 @@ class TaskModel(StepModel):
         labels = tf.gather(support_y, tf.zeros(tf.shape(query_x)[1], tf.int32), axis=1) if y is None else y
         episode = Episode(support_x, support_y, query_x, as_tensor("y", labels))
         check_shapes(episode)
+        check_images(episode)
         ways = self.ways_of(episode)
         check_batch(episode, ways, self.needs_every_class)
         inputs, query_y = as_batch(episode, ways)

@@ -332,7 +332,7 @@ def test_formula_10_5_meta_sgd_has_a_rate_for_each_weight_and_learns_it():
 @pytest.mark.parametrize(("batches", "first"), [(0, 1 / 2), (5, 1 / 4), (10, 0), (99, 0)])
 def test_formula_10_6_the_query_losses_of_all_steps_count_and_in_the_end_the_last_alone(batches, first):
     learner = learner_of_weights(mk.rules.GradientDescent(0.1, steps=2, multi_step=10), 0.0)
-    learner.optimizer.iterations.assign(batches)
+    learner.batches_seen.assign(batches)
     one, two, three = ([[number]] for number in (1, 2, 3))
     batch = [tf.constant(np.float32(array))[None] for array in (one, two, one, three)]
     loss = learner.meta_gradients(tuple(batch[:3]), batch[3])[2][0]

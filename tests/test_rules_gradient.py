@@ -174,7 +174,7 @@ def test_only_layers_that_adapt_have_rates():
 @pytest.mark.parametrize("multi_step", [0, 8], ids=["last", "multi-step"])
 def test_it_agrees_with_central_differences(multi_step, kind):
     learner, _ = pair({"steps": 3, "per": kind, "multi_step": multi_step}, {})
-    learner.optimizer.iterations.assign(3)
+    learner.batches_seen.assign(3)
     assert_slopes(learner, regression())
 
 
@@ -192,7 +192,7 @@ def test_a_float64_network_is_adapted_in_float64_whatever_keras_floats_are():
 @pytest.mark.parametrize(("step", "early"), [(0, 1 / 3), (4, 1 / 6), (6, 1 / 12), (8, 0), (50, 0)])
 def test_formula_10_6_moves_from_the_mean_of_all_steps_to_the_last_alone(step, early):
     learner, *by_steps = pair({"steps": 3, "multi_step": 8}, *({"steps": count} for count in (1, 2, 3)))
-    learner.optimizer.iterations.assign(step)
+    learner.batches_seen.assign(step)
     loss, gradients = meta(learner, regression())
     apart = [meta(one, regression()) for one in by_steps]
     weights = np.array([early, early, 1 - 2 * early])

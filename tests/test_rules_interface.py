@@ -133,7 +133,7 @@ class Adam(Update):
     def update(self, gradients, state, parameters, step):
         means = [0.9 * m + 0.1 * g for m, g in zip(state[0], gradients, strict=True)]
         squares = [0.99 * s + 0.01 * g * g for s, g in zip(state[1], gradients, strict=True)]
-        t = tf.cast(step, means[0].dtype) + 1
+        t = tf.cast(step.number, means[0].dtype) + 1
         rate = 0.02 * tf.sqrt(1 - 0.99**t) / (1 - 0.9**t)
         return [-rate * m / (tf.sqrt(s + 1e-8)) for m, s in zip(means, squares, strict=True)], (means, squares)
 

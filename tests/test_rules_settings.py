@@ -114,7 +114,7 @@ def test_a_network_without_trainable_weights_cannot_adapt():
 def test_learned_rates_belong_to_one_learner(kind):
     rule = GradientDescent(LearnedRates(0.1, kind))
     learner_of(network(), rule)
-    with pytest.raises(ValueError, match="belong to another learner already. Make a new LearnedRates"):
+    with pytest.raises(ValueError, match="belong to another learner already. Make a new rule"):
         learner_of(network(), rule)
 
 

@@ -5,7 +5,7 @@ from meta_keras.rules.gradient import GradientDescent
 from meta_keras.rules.implicit import ImplicitGradient
 from meta_keras.rules.prototypes import Prototypes
 from meta_keras.rules.reptile import Reptile
-from meta_keras.rules.updates import FixedRate, LearnedRates, Update
+from meta_keras.rules.updates import FixedRate, LearnedRates, Step, Update
 
 __all__ = [
     "Adaptation",
@@ -17,5 +17,6 @@ __all__ = [
     "Prototypes",
     "Reptile",
     "Rule",
+    "Step",
     "Update",
 ]

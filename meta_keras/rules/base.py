@@ -48,8 +48,9 @@ class Rule(keras.layers.Layer):
 
     A rule is a Keras layer, so that what it learns (omega) is tracked, saved and trained like any weight. It sees one
     task at a time and changes no variable: `adapt` returns an `Adaptation`, and `predict` answers queries with it.
-    Layers within a rule are called as in any Keras layer. What their state becomes (moving averages, random
-    generators) is kept apart for every task and carried on by the learner, as that of the network is.
+    Layers within a rule are called as in any Keras layer, with `training=context.training` where it matters. What their
+    state becomes (moving averages, random generators) is kept apart for every task and carried on by the learner, as
+    that of the network is.
 
     The outer loop trains the network's trainable variables (see `meta_variables`) and the rule's own. What the inner
     loop changes is up to the rule; `adaptable` names variables that it may change although they are frozen.
@@ -118,6 +119,11 @@ class Rule(keras.layers.Layer):
 
     def expert(self, network: PureModel, adapted: Adaptation) -> keras.Model:
         """A plain Keras model that answers as the adapted network does."""
+        if tf.nest.flatten(adapted.memory):
+            raise ValueError(
+                f"{type(self).__name__} answers with more than the network's weights, and does not define how to make "
+                "a Keras model of it (expert). Use learner.predictor(support_x, support_y) instead of adapt."
+            )
         return copy_with(network, adapted.weights)
 
     def run(

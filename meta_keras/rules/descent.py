@@ -7,15 +7,15 @@ import keras
 import tensorflow as tf
 
 from meta_keras.checks import at_least
-from meta_keras.functional import Outcome, PureModel, Weights, gradients_of, running_state
+from meta_keras.functional import Outcome, PureModel, Weights, carrying, gradients_of, running_state
 from meta_keras.internals import all_layers
 from meta_keras.rules.base import Adaptation, Context, Rule, check_answers, total
-from meta_keras.rules.updates import FixedRate, Update, as_update
+from meta_keras.rules.updates import FixedRate, Step, Update, as_update
 
 # In float16 the smallest gradients would vanish; the loss is multiplied by this, and the gradients divided by it.
 HALF_PRECISION_SCALE = 2.0**10
 
-Gradients = tuple[list[tf.Tensor], Weights]
+Gradients = tuple[list[tf.Tensor], tf.Tensor, Weights]
 
 
 class Descent(Rule):
@@ -93,14 +93,14 @@ class Descent(Rule):
     ) -> list[Weights]:
         """The weights after each step; after the last one alone, if the loop is not unrolled.
 
-        gradients_at: `(step, weights) -> (gradients for places, weights with the state after)`.
+        gradients_at: `(step, weights) -> (gradients for places, loss, weights with the state after)`.
         """
         on_the_way: list[Weights] = []
 
         def step(number: int | tf.Tensor, weights: Weights, memory: Any) -> tuple[Weights, Any]:
-            gradients, after = gradients_at(number, weights)
+            gradients, loss, after = gradients_at(number, weights)
             moving = [weights.parameters[place] for place in places]
-            updates, memory = self.transform.update(gradients, memory, moving, number)
+            updates, memory = self.transform.update(gradients, memory, moving, Step(number, loss, context.training))
             moved = list(weights.parameters)
             for place, update in zip(places, updates, strict=True):
                 moved[place] += tf.cast(update, moved[place].dtype)
@@ -144,7 +144,7 @@ def support_gradients(
     context: Context,
     places: Sequence[int] | None = None,
 ) -> Gradients:
-    """The gradients of the support loss for the parameters numbered in `places` (by default all), and the state after.
+    """The gradients of the support loss for the parameters in `places` (by default all), the loss, and the state after.
 
     What layers add to the loss counts too: regularizers, `add_loss`.
     """
@@ -159,7 +159,8 @@ def support_gradients(
         loss = total(rule.support_loss(y, outcome.outputs, context), own)
         scaled = loss if scale is None else loss * scale
     gradients = gradients_of(tape, scaled, moving)
-    return gradients if scale is None else [gradient / scale for gradient in gradients], outcome.weights
+    gradients = gradients if scale is None else [gradient / scale for gradient in gradients]
+    return gradients, loss, outcome.weights
 
 
 def computes_in_half_precision(model: keras.Model) -> bool:
@@ -181,14 +182,17 @@ def repeat(
     running = running_state(layer)
     values = [(variable, tf.convert_to_tensor(variable)) for variable in layer.variables]  # outside of the loop
 
-    def body(number: tf.Tensor, carried: Any, states: Any) -> tuple[tf.Tensor, Any, Any]:
+    def body(number: tf.Tensor, carried: Any, states: Any, added: tf.Tensor) -> tuple[tf.Tensor, Any, Any, tf.Tensor]:
         # A scope does not see the values of the scope around it.
-        with keras.StatelessScope(state_mapping=[*values, *zip(running, states, strict=True)]) as scope:
+        with carrying([*values, *zip(running, states, strict=True)]) as scope:
             moved = tf.nest.pack_sequence_as(carried, tf.nest.flatten(step(number, *carried)))
-            return number + 1, moved, tuple(scope.get_current_value(variable) for variable in running)
+            losses = tf.add_n([added, *(tf.cast(tf.reduce_sum(loss), added.dtype) for loss in scope.losses)])
+            return number + 1, moved, tuple(scope.get_current_value(variable) for variable in running), losses
 
-    loop = (tf.constant(0), carried, tuple(tf.convert_to_tensor(variable) for variable in running))
-    _, carried, states = tf.while_loop(lambda number, *_: number < steps, body, loop, maximum_iterations=steps)
+    start = tuple(tf.convert_to_tensor(variable) for variable in running)
+    loop = (tf.constant(0), carried, start, tf.zeros((), layer.variable_dtype))
+    _, carried, states, losses = tf.while_loop(lambda number, *_: number < steps, body, loop, maximum_iterations=steps)
     for variable, value in zip(running, states, strict=True):
         variable.assign(value)  # the learner calls rules within a scope that keeps it apart
+    layer.add_loss(losses)
     return carried

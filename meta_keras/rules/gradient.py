@@ -86,8 +86,8 @@ class GradientDescent(Descent):
         places = self.inner_places(network)
 
         def gradients_at(number: int | tf.Tensor, weights: Weights) -> Gradients:
-            gradients, after = support_gradients(self, network, weights, x, y, context, places)
-            return list(map(tf.stop_gradient, gradients)) if self.first_order else gradients, after
+            gradients, loss, after = support_gradients(self, network, weights, x, y, context, places)
+            return list(map(tf.stop_gradient, gradients)) if self.first_order else gradients, loss, after
 
         unroll = context.training or self.evaluation_steps <= FEW
         *earlier, last = [

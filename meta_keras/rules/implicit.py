@@ -58,9 +58,9 @@ class ImplicitGradient(Descent):
             return support_gradients(self, network, weights, x, y, context)
 
         def proximal_gradients(_: int | tf.Tensor, weights: Weights) -> Gradients:
-            gradients, after = support_gradients_at(weights)
+            gradients, loss, after = support_gradients_at(weights)
             trios = zip(gradients, weights.parameters, start.parameters, strict=True)
-            return [g + self.strength * (w - s) for g, w, s in trios], after
+            return [g + self.strength * (w - s) for g, w, s in trios], loss, after
 
         places = self.inner_places(network)
         (end,) = self.descend(proximal_gradients, start, context, places=places, unroll=False)
@@ -69,7 +69,7 @@ class ImplicitGradient(Descent):
             """(I + H / strength) times the vector."""
             with tf.GradientTape() as tape:
                 tape.watch(end.parameters)
-                gradients, _ = support_gradients_at(end)
+                gradients, _, _ = support_gradients_at(end)
                 along = tf.add_n([tf.reduce_sum(g * v) for g, v in zip(gradients, vector, strict=True)])
             products = tape.gradient(along, end.parameters, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             return [v + tf.convert_to_tensor(h) / self.strength for v, h in zip(vector, products, strict=True)]

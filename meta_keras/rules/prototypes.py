@@ -45,6 +45,11 @@ class Prototypes(Rule):
 
     def expert(self, network: PureModel, adapted: Adaptation) -> keras.Model:
         """The embedding and a dense layer: -|x - c|^2 is 2 c.x - |c|^2, but for -|x|^2, the same for every class."""
+        if not getattr(network.model, "inputs", None):
+            raise ValueError(
+                f"{network.model.name!r} does not say what inputs it takes, so no Keras model can be built on it. Use "
+                "learner.predictor, or a Sequential or functional network."
+            )
         embedding, (prototypes, known) = copy_with(network, adapted.weights), adapted.memory
         logits = keras.layers.Dense(len(prototypes), dtype=prototypes.dtype.name, name="prototypes")
         model = keras.Model(embedding.inputs[0], logits(embedding.outputs[0]), name=f"{network.model.name}_expert")

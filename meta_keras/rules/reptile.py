@@ -42,7 +42,7 @@ class Reptile(Descent):
         at_least(1, steps=steps)
         if batch_size is not None:
             at_least(1, batch_size=batch_size)
-        self.batch_size = batch_size
+        self.batch_size = None if batch_size is None else int(batch_size)
 
     def adapt(self, network: PureModel, weights: Weights, x: tf.Tensor, y: tf.Tensor, context: Context) -> Adaptation:
         def gradients_at(number: int | tf.Tensor, weights: Weights) -> Gradients:

@@ -4,7 +4,7 @@ Every rule that follows gradients takes one. A number stands for plain gradient 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -15,6 +15,17 @@ from meta_keras.functional import PureModel
 from meta_keras.internals import all_layers, parameters_of
 
 Tensors = Sequence[tf.Tensor]
+
+
+class Step(NamedTuple):
+    """What an update is told besides gradients and weights.
+
+    number: which inner step it is, from 0. loss: the support loss before it. training: whether this is meta-training.
+    """
+
+    number: int | tf.Tensor
+    loss: tf.Tensor
+    training: bool
 
 
 class Update(keras.layers.Layer):
@@ -41,8 +52,8 @@ class Update(keras.layers.Layer):
         """What is remembered before the first step: any structure of tensors whose shapes stay the same."""
         return ()
 
-    def update(self, gradients: Tensors, state: Any, parameters: Tensors, step: int | tf.Tensor) -> tuple[Tensors, Any]:
-        """What to add to each parameter, and what is remembered next. `step` counts the inner steps from 0."""
+    def update(self, gradients: Tensors, state: Any, parameters: Tensors, step: Step) -> tuple[Tensors, Any]:
+        """What to add to each parameter, and what is remembered next."""
         raise NotImplementedError(f"{type(self).__name__} must define its update.")
 
 
@@ -55,7 +66,7 @@ class FixedRate(Update):
         positive(learning_rate=learning_rate)
         self.learning_rate = float(learning_rate)
 
-    def update(self, gradients: Tensors, state: Any, parameters: Tensors, step: int | tf.Tensor) -> tuple[Tensors, Any]:
+    def update(self, gradients: Tensors, state: Any, parameters: Tensors, step: Step) -> tuple[Tensors, Any]:
         rate = tf.constant(self.learning_rate, tf.float64)  # tf.cast alone would round it to float32
         return [-tf.cast(rate, gradient.dtype) * gradient for gradient in gradients], state
 
@@ -104,7 +115,7 @@ class LearnedRates(Update):
         self._count = steps
         self.built = True
 
-    def update(self, gradients: Tensors, state: Any, parameters: Tensors, step: int | tf.Tensor) -> tuple[Tensors, Any]:
+    def update(self, gradients: Tensors, state: Any, parameters: Tensors, step: Step) -> tuple[Tensors, Any]:
         if len(gradients) != len(self._place):
             raise ValueError(
                 f"Learning rates were made for {len(self._place)} weights, and {len(gradients)} are adapted now. "
@@ -112,7 +123,7 @@ class LearnedRates(Update):
             )
         rates = [tf.convert_to_tensor(self.rates[place]) for place in self._place]
         if self.per == "layer-step":
-            rates = [rate[tf.minimum(step, self._count - 1)] for rate in rates]
+            rates = [rate[tf.minimum(step.number, self._count - 1)] for rate in rates]
         return [-tf.cast(rate, g.dtype) * g for rate, g in zip(rates, gradients, strict=True)], state
 
     def _start(self, shape: tuple[int, ...], dtype: str | None = None) -> np.ndarray:

@@ -34,8 +34,14 @@ def first_of(tasks: tf.data.Dataset) -> Episode:
     if first is None:
         raise ValueError("This dataset of episodes is empty.")
     check_shapes(first)
-    check_pixels(first.support_x, "The support examples", leading=2)
+    check_images(first)
     return first
+
+
+def check_images(episode: Episode) -> None:
+    """Raise a ValueError unless images are in the range that a network expects."""
+    check_pixels(episode.support_x, "The support examples", leading=2)
+    check_pixels(episode.query_x, "The queries", leading=2)
 
 
 def check_shapes(episode: Episode) -> None:
@@ -181,13 +187,19 @@ class Inspected:
 
 def as_batch(episode: Episode, ways: int | None) -> tuple[Inputs, tf.Tensor]:
     """An episode as `(inputs, query_y)`: see `Inspected`."""
-    support_x, support_y, query_x, query_y = episode
-    inputs = (as_inputs(support_x, leading=2), support_y, as_inputs(query_x, leading=2))
+    support_x, support_y, query_x, query_y = scaled(episode)
+    inputs = (support_x, support_y, query_x)
     if ways is not None:
         classes = tf.broadcast_to(tf.range(ways), [tf.shape(support_x)[0], ways])
         classes.set_shape([support_x.shape[0], ways])
         inputs += (classes,)
     return inputs, query_y
+
+
+def scaled(episode: Episode) -> Episode:
+    """The same tasks with their examples as a network takes them."""
+    support_x, query_x = (as_inputs(part, leading=2) for part in (episode.support_x, episode.query_x))
+    return episode._replace(support_x=support_x, query_x=query_x)
 
 
 def ways_in(inputs: Inputs, named: int | None) -> int | tf.Tensor | None:
