@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from meta_keras.batch_norm import normalizing
 from meta_keras.checks import built_model, integer, shown
 from meta_keras.internals import all_layers, global_seed_state, is_seed, parameters_of
-from meta_keras.normalization import normalizing
 
 __all__ = ["Outcome", "PureModel", "Weights"]
 
@@ -222,7 +222,7 @@ def gradients_of(
     missing = [name for name, gradient in zip(needed, last, strict=True) if gradient is None]
     if missing:
         raise ValueError(
-            f"The meta-loss does not depend on {', '.join(missing)} of the rule, so these would never be trained. A rule "
+            f"The meta-loss does not depend on {', '.join(missing)} of the rule, which would never be trained. A rule "
             "of first order or without differentiated steps cannot learn what its inner steps use."
         )
     if sources and all(gradient is None for gradient in gradients):

@@ -6,17 +6,17 @@ import keras
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.adapted import Predictor, Predictors, rescaled
 from meta_keras.functional import PureModel
 from meta_keras.inputs import as_inputs, is_pixels
 from meta_keras.networks import d3
 from meta_keras.outputs import as_loss, check_second_derivatives
 from meta_keras.parallel import PARALLEL, best_for, gradients_over_tasks, over_tasks
 from meta_keras.per_task import PerTask
+from meta_keras.predictors import Predictor, Predictors, rescaled
 from meta_keras.rules.base import Context, Rule
-from meta_keras.rules.gradient import GradientDescent
+from meta_keras.rules.gradient_descent import GradientDescent
 from meta_keras.tasks.episodes import Episode
-from meta_keras.tasks.inspection import Inputs, as_tensor, check_labels, check_support, ways_in
+from meta_keras.tasks.inspection import Inputs, as_tensor, check_labels, check_support, scaled_examples, ways_in
 from meta_keras.training import TaskModel
 
 
@@ -102,11 +102,10 @@ class MetaLearner(TaskModel):
         """
         if kwargs.get("loss_weights") is not None:
             raise ValueError("A MetaLearner has one loss, so loss_weights would not be used. Scale the loss itself.")
-        if loss is None:
-            loss = self.rule.default_loss(self.pure, tf.int32)
-            metrics = ["accuracy"] if metrics is None else metrics
-        else:
+        if loss is not None:
             loss = as_loss(loss, self.rule.answer_activation(self.pure), self._loss_dtype)
+        else:
+            loss, metrics = self.rule.default_loss(self.pure, tf.int32), ["accuracy"] if metrics is None else metrics
         if jit_compile == "auto":
             jit_compile = self.parallel == "vectorized" and not kwargs.get("run_eagerly")
         kwargs |= {"jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
@@ -120,7 +119,7 @@ class MetaLearner(TaskModel):
         """
         if not isinstance(inputs, list | tuple):
             return self._without_adapting(inputs, task_indices, training)
-        inputs = (as_inputs(inputs[0], leading=2), inputs[1], as_inputs(inputs[2], leading=2), *inputs[3:])
+        inputs = (scaled_examples(inputs[0]), inputs[1], scaled_examples(inputs[2]), *inputs[3:])
         context = Context(self._loss_of, ways_in(inputs, self.ways), training)
         weights = self.pure.weights()
         (answers, *states), _ = over_tasks(

@@ -133,11 +133,7 @@ class StepModel(keras.Model):
 
     def _build_optimizer(self) -> None:
         """Before the first step, which would be traced twice if the optimizer's variables were created within it."""
-        if not self.trainable_variables:
-            raise ValueError(
-                "Nothing can be trained: all layers of the network are frozen, and the rule learns nothing."
-            )
-        if not self.optimizer.built:  # a LossScaleOptimizer would build itself again
+        if not self.optimizer.built and self.trainable_variables:  # a LossScaleOptimizer would build itself again
             self.optimizer.build(self.trainable_variables)
 
     def _note(self, loss: tf.Tensor, inputs: Inputs) -> None:

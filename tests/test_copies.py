@@ -129,7 +129,7 @@ def looked_up(layer, mode, vocabulary, given):
 
 
 PREPROCESSED = {
-    "normalization": normalized,
+    "batch_norm": normalized,
     "words": lambda: of_words("int"),
     "words by frequency": lambda: of_words("tf_idf"),
     "a table from a list": lambda: (

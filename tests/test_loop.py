@@ -5,6 +5,7 @@ import inspect
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from meta_keras import ClassPool, FewShot, MetaLearner, Sinusoids, maml_loop, networks
@@ -20,7 +21,7 @@ def pictures():
     model = keras.Sequential(
         [
             keras.Input((6, 6, 1)),
-            layers.Conv2D(3, 3, activation="tanh"),
+            layers.Conv2D(3, 3, activation="tanh", kernel_regularizer="l2"),
             layers.BatchNormalization(momentum=0.7),
             layers.Flatten(),
             layers.Dropout(0.3, seed=1),  # a mask of its own for each task
@@ -73,3 +74,15 @@ def test_the_loop_says_what_it_needs(wrong, message):
     model, tasks, loss = curves()
     with pytest.raises(ValueError, match=message):
         maml_loop(**({"network": model, "tasks": tasks, "loss": loss} | wrong))
+
+
+def test_the_loop_scales_images_as_fit_does():
+    pool = ClassPool(np.random.default_rng(0).integers(0, 256, (12, 4, 4, 1), dtype=np.uint8), np.arange(12) // 4)
+    tasks = FewShot(pool, ways=2, shots=2, queries=2, meta_batch=2)
+    raw = tasks.map(lambda e: e._replace(support_x=tf.cast(255 * e.support_x, tf.uint8)))
+    losses = []
+    for given in (tasks, raw):
+        keras.utils.set_random_seed(0)
+        model = networks.mlp(2, input_shape=(4, 4, 1), hidden=())
+        losses += maml_loop(model, given, loss="sparse_categorical_crossentropy", iterations=1)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)

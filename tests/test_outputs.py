@@ -160,3 +160,18 @@ def test_bilinear_resizing_has_no_second_derivatives_so_second_order_rules_refus
         MetaLearner(network=resizing("nearest"), rule=rule)
     for rule in (GradientDescent(0.1, first_order=True), Reptile(0.1), Prototypes()):
         MetaLearner(network=resizing("bilinear"), rule=rule)
+
+
+def test_metrics_that_would_not_see_a_mask_are_refused():
+    learner = MetaLearner(network=masked(), rule=GradientDescent(1e-9))
+    learner.compile(loss="mse", metrics=["mae"])
+    x = np.ones((1, 2, 4, 1), "float32")
+    with pytest.raises(ValueError, match="answers are masked, which metrics of a MetaLearner do not see"):
+        learner.test_on_batch((x, x, x), x)
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_the_function_of_a_cross_entropy_is_completed_as_its_name_is(activation):
+    learner = MetaLearner(network=sequential(layers.Dense(3, activation)))
+    learner.compile(loss=keras.losses.sparse_categorical_crossentropy)
+    assert learner.loss.get_config()["from_logits"] is (activation is None)

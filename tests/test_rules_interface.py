@@ -10,7 +10,7 @@ from keras import layers
 
 from meta_keras import ClassPool, FewShot, MetaLearner, Sinusoids, evaluate, networks
 from meta_keras.functional import Outcome
-from meta_keras.rules import Adaptation, GradientDescent, Rule, Update
+from meta_keras.rules import Adaptation, GradientDescent, Reptile, Rule, Update
 
 
 class UpdateNetwork(Update):
@@ -249,3 +249,73 @@ def test_a_rule_returns_an_outcome_and_an_adaptation():
     learner = MetaLearner(network=networks.mlp(2, hidden=()), rule=Ridge())
     predictor = learner.predictor([[0.0], [1.0]], [0, 1])
     assert isinstance(predictor.adaptation, Adaptation) and Outcome._fields == ("outputs", "weights", "losses")
+
+
+def test_a_rule_with_a_memory_makes_no_expert_that_would_forget_it():
+    learner = MetaLearner(network=networks.mlp(8, input_shape=(8,), hidden=()), rule=Ridge())
+    with pytest.raises(ValueError, match="Ridge answers with more than the network's weights.*Use learner.predictor"):
+        learner.adapt(np.eye(4, 8), [0, 1, 2, 3])
+
+
+class OnSupport(GradientDescent):
+    """A weight that only the inner steps use."""
+
+    def prepare(self, network):
+        super().prepare(network)
+        self.factor = self.add_weight(shape=(), initializer="ones", name="factor")
+
+    def support_loss(self, y, answers, context):
+        return self.factor.value * context.loss(y, answers)
+
+
+class OnSupportOfReptile(Reptile):
+    prepare, support_loss = OnSupport.prepare, OnSupport.support_loss
+
+
+@pytest.mark.parametrize("rule", [lambda: OnSupport(0.01, first_order=True), lambda: OnSupportOfReptile(0.01, 2)])
+def test_what_nothing_would_train_is_an_error(rule):
+    learner = MetaLearner(network=networks.mlp(1, hidden=(4,)), rule=rule())
+    learner.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="meta-loss does not depend on .*factor of the rule"):
+        learner.fit(curves(), steps_per_epoch=1, verbose=0)
+
+
+def test_a_rule_with_weights_belongs_to_one_learner():
+    rule = Ridge()
+    MetaLearner(network=networks.mlp(2), rule=rule)
+    with pytest.raises(ValueError, match="belong to another learner already. Make a new rule"):
+        MetaLearner(network=networks.mlp(2), rule=rule)
+
+
+def test_an_update_is_told_the_step_the_loss_and_whether_it_trains():
+    class Watching(Update):
+        seen = []
+
+        def update(self, gradients, state, parameters, step):
+            self.seen.append((step.number, step.training, step.loss.shape))
+            return [-0.01 * g for g in gradients], state
+
+    learner = MetaLearner(
+        network=networks.mlp(1, hidden=(4,)), rule=GradientDescent(Watching(), 2), parallel="unrolled"
+    )
+    learner.compile("sgd", "mse")
+    *inputs, query_y = (part[:1] for part in next(iter(curves())))
+    learner.meta_gradients(tuple(inputs), query_y)
+    learner.adapt(inputs[0][0], inputs[1][0])
+    assert Watching.seen == [(0, True, ()), (1, True, ()), (0, False, ()), (1, False, ())]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_losses_that_layers_add_within_steps_count_in_a_loop_too(steps):
+    class Adding(Update):
+        def update(self, gradients, state, parameters, step):
+            self.add_loss(1.0)
+            return [0 * g for g in gradients], state
+
+    found = []
+    for rule in (GradientDescent(0.0001, evaluation_steps=0), GradientDescent(Adding(), evaluation_steps=steps)):
+        keras.utils.set_random_seed(0)
+        learner = MetaLearner(network=networks.mlp(1, hidden=(4,)), rule=rule)
+        learner.compile("sgd", "mse")
+        found.append(learner.evaluate(curves(), steps=1, verbose=0))
+    assert found[1] - found[0] == pytest.approx(steps, rel=1e-4)

@@ -240,3 +240,28 @@ def test_prototypes_run_several_steps_per_call_too():
     learner.fit(FewShot(pool, 5, 1, 2), steps_per_epoch=60, verbose=0)
     assert learner.parallel == "vectorized" and learner.steps_per_execution == MOST_STEPS
     assert int(learner.batches_seen) == 60
+
+
+def test_the_multi_step_loss_counts_batches_and_not_what_an_optimizer_counts():
+    learner = MetaLearner(network=networks.mlp(1, hidden=(4,)), rule=GradientDescent(0.05, 2, multi_step=4))
+    learner.compile(keras.optimizers.SGD(0.0, gradient_accumulation_steps=2), "mse")
+    learner.fit(curves(), steps_per_epoch=4, verbose=0)
+    late = learner.meta_gradients(*one_batch())[2][0]
+    learner.compile("sgd", "mse")
+    assert float(late) == pytest.approx(float(learner.meta_gradients(*one_batch())[2][0]), rel=1e-5)
+
+
+def one_batch():
+    *inputs, query_y = next(iter(curves(seed=3)))
+    return tuple(inputs), query_y
+
+
+def test_a_frozen_network_with_a_rule_that_learns_nothing_is_not_trained():
+    network = networks.mlp(2, input_shape=(3,))
+    network.trainable = False
+    learner = MetaLearner(network=network, rule=Prototypes())
+    learner.compile("sgd")
+    pool = ClassPool(np.random.default_rng(0).normal(size=(40, 3)).astype("float32"), np.arange(40) // 5)
+    with pytest.raises(ValueError, match="Nothing can be trained"):
+        learner.fit(FewShot(pool, 5, 1, 2), steps_per_epoch=1, verbose=0)
+    assert np.isfinite(learner.evaluate(FewShot(pool, 5, 1, 2), steps=1, verbose=0)[0])

@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 from IPython.display import Code
-from meta_keras.rules import GradientDescent, ImplicitGradient, LearnedRates, Reptile, descent
+from meta_keras.rules import GradientDescent, ImplicitGradient, LearnedRates, Reptile, inner_loop
 
 mk.report.style()
 
@@ -246,7 +246,7 @@ Code(inspect.getsource(GradientDescent.adapt), language="python")
 # The gradient of a step comes from an inner tape. It watches only the weights that move:
 
 # %%
-Code(inspect.getsource(descent.support_gradients), language="python")
+Code(inspect.getsource(inner_loop.support_gradients), language="python")
 
 # %% [markdown]
 # Is the second order really in it, for a whole network and several steps? There is a judge that knows nothing of tapes:

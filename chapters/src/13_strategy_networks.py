@@ -49,15 +49,15 @@ boxes = {
     "fresh": (0.12, 0.2, "fresh start\nrandom weights"),
     "strategy": (0.42, 0.75, "strategy\nhow much of each layer"),
     "start": (0.42, 0.2, "blended start"),
-    "adapted": (0.7, 0.2, "adapted\nto the support set"),
+    "predictors": (0.7, 0.2, "adapted\nto the support set"),
     "loss": (0.9, 0.75, "loss\non the queries"),
 }
 arrows = [
     ("source", "strategy", ""),
     ("strategy", "start", ""),
     ("fresh", "start", ""),
-    ("start", "adapted", "steps"),
-    ("adapted", "loss", ""),
+    ("start", "predictors", "steps"),
+    ("predictors", "loss", ""),
     ("loss", "strategy", "gradient"),
 ]
 figure = mk.report.diagram(boxes, arrows, marked=["strategy"], size=(8, 2.6))

@@ -1,7 +1,7 @@
 """Adaptation rules, one per file: D2's meta-policy g(x) = psi(x; omega)."""
 
 from meta_keras.rules.base import Adaptation, Context, Rule
-from meta_keras.rules.gradient import GradientDescent
+from meta_keras.rules.gradient_descent import GradientDescent
 from meta_keras.rules.implicit import ImplicitGradient
 from meta_keras.rules.prototypes import Prototypes
 from meta_keras.rules.reptile import Reptile

@@ -9,7 +9,7 @@ import tensorflow as tf
 from meta_keras.checks import at_least, positive
 from meta_keras.functional import PureModel, Weights
 from meta_keras.rules.base import Adaptation, Context
-from meta_keras.rules.descent import Descent, Gradients, support_gradients
+from meta_keras.rules.inner_loop import Descent, Gradients, support_gradients
 from meta_keras.rules.updates import Update
 
 Tensors = list[tf.Tensor]

@@ -198,8 +198,12 @@ def as_batch(episode: Episode, ways: int | None) -> tuple[Inputs, tf.Tensor]:
 
 def scaled(episode: Episode) -> Episode:
     """The same tasks with their examples as a network takes them."""
-    support_x, query_x = (as_inputs(part, leading=2) for part in (episode.support_x, episode.query_x))
-    return episode._replace(support_x=support_x, query_x=query_x)
+    return episode._replace(support_x=scaled_examples(episode.support_x), query_x=scaled_examples(episode.query_x))
+
+
+def scaled_examples(examples: tf.Tensor) -> tf.Tensor:
+    """Examples (tasks, rows, ...) as a network takes them; floats keep the precision that they have."""
+    return examples if examples.dtype.is_floating else as_inputs(examples, leading=2)
 
 
 def ways_in(inputs: Inputs, named: int | None) -> int | tf.Tensor | None:

@@ -12,7 +12,7 @@ from meta_keras.copies import copy_of
 from meta_keras.functional import Outcome, PureModel, Weights
 from meta_keras.internals import is_seed
 from meta_keras.rules.base import Adaptation, Context
-from meta_keras.rules.gradient import GradientDescent
+from meta_keras.rules.gradient_descent import GradientDescent
 from meta_keras.rules.updates import Update
 from meta_keras.transfer.freezing import Frozen
 from meta_keras.transfer.layers import own_weights, weighted_layers

@@ -9,8 +9,8 @@ import tensorflow as tf
 from keras import layers
 
 from meta_keras import MetaLearner, Sinusoids
+from meta_keras.batch_norm import exact_moments, normalizing
 from meta_keras.functional import PureModel
-from meta_keras.normalization import exact_moments, normalizing
 from meta_keras.rules import GradientDescent
 
 
@@ -155,3 +155,15 @@ def test_second_derivatives_are_exact_within_the_block_alone():
     n = 3
     np.testing.assert_allclose(exact, 2 / n * (np.eye(n) - 1 / n), atol=1e-6)
     assert not np.allclose(second(x), exact)  # if TensorFlow mends this, the switch can go
+
+
+def test_batch_renormalization_is_refused_where_it_would_ignore_the_choice():
+    try:
+        layer = layers.BatchNormalization(renorm=True)
+    except (TypeError, ValueError):
+        pytest.skip("This Keras has no batch renormalization.")
+    network = keras.Sequential([keras.Input((1,)), layer, layers.Dense(1)])
+    x = np.ones((2, 1), "float32")
+    with pytest.raises(ValueError, match="uses batch renormalization, for which batch_statistics"):
+        MetaLearner(network=network, rule=GradientDescent(0.1)).predictor(x, x)
+    MetaLearner(network=network, rule=GradientDescent(0.1, batch_statistics="moving")).predictor(x, x)

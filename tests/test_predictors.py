@@ -52,6 +52,7 @@ def test_integer_images_are_scaled_in_every_path_and_once(rule, dtype):
         "predictor": lambda x: learner.predictor(x[:6], y[:6]).predict(x[6:]),
         "expert": lambda x: learner.adapt(x[:6], y[:6]).predict(x[6:], verbose=0),
         "predict": lambda x: learner.predict((x[None, :6], y[None, :6], x[None, 6:]), verbose=0)[0],
+        "call": lambda x: learner((tf.constant(x[None, :6]), tf.constant(y[None, :6]), tf.constant(x[None, 6:])))[0],
         "test": lambda x: learner.test_on_batch((x[None, :6], y[None, :6], x[None, 6:]), y[None, 6:]),
     }
     for path in paths.values():
@@ -78,6 +79,9 @@ def test_float_images_from_0_to_255_are_rejected():
         learner.adapt(floats, y)
     with pytest.raises(ValueError, match="queries are float images"):
         learner.predictor(x, y)(floats)
+    for use in (learner.predict, lambda task: learner.train_on_batch(task, y[None])):
+        with pytest.raises(ValueError, match="queries are float images"):
+            use((x[None], y[None], floats[None]))
 
 
 def test_predicting_makes_no_model_and_traces_once(monkeypatch):
@@ -108,6 +112,18 @@ def test_a_changed_setting_of_the_rule_is_seen():
     one = learner.predictor(x, x)(x)
     learner.rule.evaluation_steps = 5
     assert not np.allclose(learner.predictor(x, x)(x), one)
+
+
+def test_a_changed_update_and_a_frozen_layer_are_seen():
+    learner = MetaLearner(network=networks.mlp(1, hidden=(4,)), rule=GradientDescent(0.05))
+    x = np.linspace(-1, 1, 5, dtype="float32")[:, None]
+    answers = [learner.predictor(x, x).predict(x)]
+    learner.rule.transform.learning_rate = 1e-9
+    answers.append(learner.predictor(x, x).predict(x))
+    learner.rule.transform.learning_rate = 0.05
+    learner.network.layers[-1].trainable = False
+    answers.append(learner.predictor(x, x).predict(x))
+    assert not any(np.allclose(answers[i], answers[j]) for i in range(3) for j in range(i))
 
 
 @pytest.mark.parametrize("x", [np.zeros((2, 3)), 3.0, "x", None, [[1.0], [2.0, 3.0]]])

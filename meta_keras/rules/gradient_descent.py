@@ -10,7 +10,7 @@ from meta_keras.checks import at_least, flag, names
 from meta_keras.functional import Outcome, PureModel, Weights
 from meta_keras.internals import all_layers, parameters_of
 from meta_keras.rules.base import Adaptation, Context
-from meta_keras.rules.descent import Descent, Gradients, support_gradients
+from meta_keras.rules.inner_loop import Descent, Gradients, support_gradients
 from meta_keras.rules.updates import Update
 
 # So many steps are unrolled in evaluation, too: a loop only pays for more.
