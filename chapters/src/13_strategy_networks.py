@@ -49,15 +49,15 @@ boxes = {
     "fresh": (0.12, 0.2, "fresh start\nrandom weights"),
     "strategy": (0.42, 0.75, "strategy\nhow much of each layer"),
     "start": (0.42, 0.2, "blended start"),
-    "predictors": (0.7, 0.2, "adapted\nto the support set"),
+    "adapted": (0.7, 0.2, "adapted\nto the support set"),
     "loss": (0.9, 0.75, "loss\non the queries"),
 }
 arrows = [
     ("source", "strategy", ""),
     ("strategy", "start", ""),
     ("fresh", "start", ""),
-    ("start", "predictors", "steps"),
-    ("predictors", "loss", ""),
+    ("start", "adapted", "steps"),
+    ("adapted", "loss", ""),
     ("loss", "strategy", "gradient"),
 ]
 figure = mk.report.diagram(boxes, arrows, marked=["strategy"], size=(8, 2.6))
@@ -583,9 +583,9 @@ assert near_less_far.mean > near_less_far.interval
 # %%
 patient = learner_with(20)
 TO_TRY = {
-    0.0: (0.1, 0.2, 0.4, 0.8),
-    0.5: (0.02, 0.05, 0.1, 0.2, 0.4),
-    1.0: (0.005, 0.01, 0.02, 0.05, 0.1),
+    0.0: (0.05, 0.1, 0.2, 0.4, 0.8),
+    0.5: (0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
+    1.0: (0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
 }
 
 # %%
