@@ -63,7 +63,7 @@ class MetaLearner(TaskModel):
         rule = GradientDescent(0.1) if rule is None else rule
         if not isinstance(rule, Rule):
             raise TypeError(f"rule must be a rule, such as meta_keras.rules.GradientDescent(0.01); got {rule!r}.")
-        if rule.built and rule.trainable_variables:
+        if rule.built and rule.trainable_variables and not rule.reusable:
             raise ValueError("The rule has weights that belong to another learner already. Make a new rule.")
         checks.one_of(PARALLEL, parallel=parallel)
         checks.built_model(network=network)

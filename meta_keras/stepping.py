@@ -59,7 +59,7 @@ class StepModel(keras.Model):
         """One step of meta-training. A step that is not finite is not taken, and `fit` ends by it."""
         inputs, query_y = _parts(data)
         if not self.trainable_variables:
-            raise ValueError("Nothing can be trained: the network is frozen, and the rule learns nothing.")
+            raise ValueError("Nothing can be trained: the network is frozen or left as it is, and the rule is fixed.")
         self._build_optimizer()
         answers, states, (loss, gradients) = self.meta_gradients(inputs, query_y)
         finite = tf.math.is_finite(loss)

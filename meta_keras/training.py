@@ -88,15 +88,13 @@ class TaskModel(StepModel):
 
     def train_on_batch(self, x: Any, y: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`, on `(support_x, support_y, query_x)` and the labels of the queries."""
-        checks.examples(y=y)
-        results = super().train_on_batch(*self._one_batch(x, y), **kwargs)
+        results = super().train_on_batch(*self._one_batch(x, y=y), **kwargs)
         raise_fault(self)
         return results
 
     def test_on_batch(self, x: Any, y: Any, **kwargs: Any) -> Any:
         """As `keras.Model.test_on_batch`, on `(support_x, support_y, query_x)` and the labels of the queries."""
-        checks.examples(y=y)
-        return super().test_on_batch(*self._one_batch(x, y), **kwargs)
+        return super().test_on_batch(*self._one_batch(x, y=y), **kwargs)
 
     def export(self, *args: Any, **kwargs: Any) -> None:
         """An adapted model can be exported, and not the learner, whose inputs are tasks."""
@@ -130,13 +128,15 @@ class TaskModel(StepModel):
             setattr(self, f"{use}_function", None)
         return inspected
 
-    def _one_batch(self, x: Any, y: Any = None) -> tuple[Inputs, tf.Tensor | None]:
-        """One batch of tasks in the form that this model is called on, once it is checked."""
+    def _one_batch(self, x: Any, **given: Any) -> tuple[Inputs, tf.Tensor | None]:
+        """One batch of tasks as this model is called on it, once it is checked. given: `y`, if it is needed."""
         if not isinstance(x, list | tuple) or len(x) not in (3, 4):
             raise ValueError(
                 "Inputs are tasks: a dataset of episodes, or (support_x, support_y, query_x) with one row per task; "
                 f"got {checks.shown(x)}. For inputs without a support set use learner.network."
             )
+        checks.examples(**given)
+        y = given.get("y")
         support_x, support_y, query_x = map(as_tensor, ("support_x", "support_y", "query_x"), x[:3])
         # Without labels, the shape of the queries is all there is to check; any label of the support set will do.
         labels = tf.gather(support_y, tf.zeros(tf.shape(query_x)[1], tf.int32), axis=1) if y is None else y

@@ -124,10 +124,10 @@ def test_prototypes_need_one_integer_per_example(labels):
     [3, None, "x", X, [X, Y], {"support_x": X}, (X, Y, X, Y, Y)],
     ids=["3", "None", "x", "array", "two", "dict", "five"],
 )
-@pytest.mark.parametrize("method", ["predict", "train_on_batch"])
-def test_inputs_without_a_support_set_are_not_answered(method, x):
+@pytest.mark.parametrize("more", [{"method": "predict"}, {"method": "train_on_batch", "y": Y}])
+def test_inputs_without_a_support_set_are_not_answered(more, x):
     with pytest.raises(ValueError, match="Inputs are tasks: a dataset of episodes, or .*use learner.network"):
-        getattr(learner_of(), method)(x)
+        getattr(learner_of(), more["method"])(x, **{name: value for name, value in more.items() if name == "y"})
 
 
 def test_a_learner_is_not_called_on_plain_inputs():

@@ -170,5 +170,5 @@ def test_a_fixed_network_keeps_to_its_coefficients_and_cannot_learn():
     rule = strategy(learn=False, coefficient=1)
     learner = learner_of(network(3, 2), rule, LOGITS, run_eagerly=True)
     assert set(rule.coefficients(SAMPLE, np.arange(7)).values()) == {1.0}
-    with pytest.raises(ValueError, match="nothing to learn"):
+    with pytest.raises(ValueError, match="Nothing can be trained"):
         learner.fit(endless(in_float32(classification())), steps_per_epoch=1, verbose=0)

@@ -399,6 +399,10 @@ class Watch(keras.callbacks.Callback):
         print(f"epoch {epoch + 1}:", ", ".join(names))
 
 
+# %% [markdown]
+# Six epochs are enough for three layers:
+
+# %%
 top = ["conv2", "hidden", "head"]
 history = transfer.unfreeze_gradually(
     target, (x, y), train=top, epochs_per_layer=2, callbacks=[Watch()], verbose=0
@@ -730,9 +734,8 @@ for name, marker in zip(curves, "os", strict=True):
     plt.errorbar(coefficients, means, halves, marker=marker, capsize=3, label=name)
 plt.axhline(1 / classes, color="0.45", linewidth=1, linestyle=":")
 plt.annotate("chance", (0.02, 1 / classes), (0, 4), textcoords="offset points", color="0.35")
-plt.gca().set(
-    xlabel="mixing coefficient of the source", ylabel="accuracy, not trained further", ylim=(0, 1)
-)
+plt.gca().set(xlabel="mixing coefficient of the source", ylabel="accuracy, not trained further")
+plt.ylim(0, 1)
 plt.legend(loc="lower left")
 plt.show()
 

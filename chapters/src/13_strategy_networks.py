@@ -453,9 +453,7 @@ def accuracy(learner, coefficients, rate, start, episode):
 
 def on_practice(learner, coefficients, rate, kind, starts=5):
     episodes = enumerate(to_choose[kind][:starts])
-    return np.mean(
-        [accuracy(learner, coefficients, rate, start, episode) for start, episode in episodes]
-    )
+    return np.mean([accuracy(learner, coefficients, rate, start, each) for start, each in episodes])
 
 
 # %% [markdown]
@@ -595,6 +593,8 @@ for kind, of_kind in patient_rate.items():
         found = [on_practice(patient, coefficient, rate, kind, starts=3) for rate in rates]
         of_kind[coefficient] = rates[np.argmax(found)]
         assert of_kind[coefficient] not in (rates[0], rates[-1])
+
+# %%
 rows = [
     {"20 steps": kind, **{f"coefficient {a}": rates[a] for a in TO_TRY}}
     for kind, rates in patient_rate.items()

@@ -62,6 +62,8 @@ class Rule(keras.layers.Layer):
 
     # Whether the labels of a support set must name every class that its queries ask for.
     needs_every_class = False
+    # Whether a rule that has learned may go on in another learner.
+    reusable = False
 
     def __init__(self, *, batch_statistics: str = "moving", **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -179,13 +179,14 @@ def repeat(
         for number in range(steps):
             carried = step(number, *carried)
         return carried
-    running = running_state(layer)
+    running, added_losses = running_state(layer), []
     values = [(variable, tf.convert_to_tensor(variable)) for variable in layer.variables]  # outside of the loop
 
     def body(number: tf.Tensor, carried: Any, states: Any, added: tf.Tensor) -> tuple[tf.Tensor, Any, Any, tf.Tensor]:
         # A scope does not see the values of the scope around it.
         with carrying([*values, *zip(running, states, strict=True)]) as scope:
             moved = tf.nest.pack_sequence_as(carried, tf.nest.flatten(step(number, *carried)))
+            added_losses.extend(scope.losses)
             losses = tf.add_n([added, *(tf.cast(tf.reduce_sum(loss), added.dtype) for loss in scope.losses)])
             return number + 1, moved, tuple(scope.get_current_value(variable) for variable in running), losses
 
@@ -194,5 +195,6 @@ def repeat(
     _, carried, states, losses = tf.while_loop(lambda number, *_: number < steps, body, loop, maximum_iterations=steps)
     for variable, value in zip(running, states, strict=True):
         variable.assign(value)  # the learner calls rules within a scope that keeps it apart
-    layer.add_loss(losses)
+    if added_losses:
+        layer.add_loss(tf.stop_gradient(losses))  # a loop is not differentiated
     return carried

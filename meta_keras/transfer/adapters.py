@@ -78,7 +78,9 @@ def with_low_rank(
     """
     checks.built_model(source=source)
     checks.at_least(1, rank=rank)
-    whole = select_weighted(source, train, argument="train") if train is not None and len(train) else []
+    if train is not None and not (isinstance(train, list | tuple) and not train):
+        checks.names(train=train)
+    whole = select_weighted(source, train, argument="train") if train else []
     named = weighted_layers(source)
     able = [name for name, layer in named.items() if _can_have_residual(layer) and name not in whole]
     names = able if layers is None else select_weighted(source, layers)

@@ -79,7 +79,9 @@ def extract_features(model: keras.Model, data: Any, *, batch_size: int = 256) ->
     check_inputs(model, data, "data")
     features = None
     for start in range(0, len(data), batch_size):
-        found = model.predict_on_batch(np.asarray(data[start : start + batch_size]))
+        batch = np.asarray(data[start : start + batch_size])
+        checks.finite_numbers(data=batch)
+        found = model.predict_on_batch(batch)
         if features is None:
             features = keras.tree.map_structure(lambda one: np.empty((len(data), *one.shape[1:]), one.dtype), found)
         for every, part in zip(keras.tree.flatten(features), keras.tree.flatten(found), strict=True):

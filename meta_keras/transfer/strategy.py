@@ -46,6 +46,8 @@ class Strategy(GradientDescent):
     [0.5, 0.5, 0.5]
     """
 
+    reusable = True  # for another fresh initialization
+
     def __init__(
         self,
         source: keras.Model,
@@ -127,13 +129,6 @@ class Strategy(GradientDescent):
             for variable, after in zip(network.state, answer.weights.state, strict=True)
         )
         return answer._replace(weights=answer.weights._replace(state=state))
-
-    def judge(
-        self, network: PureModel, adapted: Adaptation, x: tf.Tensor, y: tf.Tensor, context: Context
-    ) -> tuple[tf.Tensor, Outcome]:
-        if context.step is not None and not self.trainable_variables:
-            raise ValueError("A strategy with learn=False has nothing to learn. Evaluate it, or use learn=True.")
-        return super().judge(network, adapted, x, y, context)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {

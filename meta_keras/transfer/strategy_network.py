@@ -10,6 +10,7 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.inputs import as_inputs
 from meta_keras.rules.updates import Update
+from meta_keras.tasks.inspection import check_support
 from meta_keras.transfer.features import feature_extractor
 from meta_keras.transfer.freezing import Frozen
 from meta_keras.transfer.layers import check_graph
@@ -74,7 +75,7 @@ class StrategyNetwork(Strategy):
         """The mixing coefficient of each source layer for the task with this support set."""
         if support_x is None or support_y is None:
             raise ValueError("Mixing coefficients depend on the task; pass its support set: (support_x, support_y).")
-        return super().coefficients(as_inputs(tf.convert_to_tensor(support_x)), tf.convert_to_tensor(support_y))
+        return super().coefficients(*check_support(support_x, support_y))
 
     def coefficients_for(self, support_x: tf.Tensor, support_y: tf.Tensor) -> tf.Tensor:
         """(layers,) the mixing coefficients for this task, as a tensor that can be differentiated."""
