@@ -501,11 +501,8 @@ best_rate = {}
 for kind, grid in grids.items():
     best_rate[kind] = {a: RATES[row] for a, row in zip(COEFFICIENTS, grid.argmax(axis=0), strict=True)}
     assert grid.max() == grid[:, COEFFICIENTS.index(0.5)].max()
-rows = [
-    {"targets": kind, **{f"coefficient {a}": rates[a] for a in COEFFICIENTS}}
-    for kind, rates in best_rate.items()
-]
-mk.report.Table(rows)
+cells = {kind: {f"coefficient {a}": r for a, r in rates.items()} for kind, rates in best_rate.items()}
+mk.report.Table([{"targets": kind, **of_kind} for kind, of_kind in cells.items()])
 
 # %% [markdown]
 # The darkest cell stands above one half on both sides: of all that we tried, D2's half at its own best rate is the
@@ -593,8 +590,6 @@ for kind, of_kind in patient_rate.items():
         found = [on_practice(patient, coefficient, rate, kind, starts=3) for rate in rates]
         of_kind[coefficient] = rates[np.argmax(found)]
         assert of_kind[coefficient] not in (rates[0], rates[-1])
-
-# %%
 rows = [
     {"20 steps": kind, **{f"coefficient {a}": rates[a] for a in TO_TRY}}
     for kind, rates in patient_rate.items()
