@@ -466,3 +466,40 @@ class Decorated(layers.Layer):
 def test_a_call_wrapped_in_tf_function_is_refused(model):
     with pytest.raises(ValueError, match=r"'wrapped' is wrapped in tf\.function"):
         PureModel(model())
+
+
+class Noise(layers.Layer):
+    """Adds noise, by default without a seed, which Keras would draw from a generator of the whole process."""
+
+    def __init__(self, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.seed = seed
+
+    def call(self, inputs):
+        return inputs + keras.random.normal(keras.ops.shape(inputs), seed=self.seed)
+
+
+def test_draws_without_a_seed_would_be_the_same_in_every_task_so_they_are_refused():
+    pure = PureModel(keras.Sequential([keras.Input((2,)), Noise()]))
+    for call in (pure, tf.function(pure, autograph=False)):
+        with pytest.raises(ValueError, match="draws random numbers without a seed.*SeedGenerator"):
+            call(pure.weights(), tf.zeros((3, 2)))
+
+
+def test_draws_from_a_generator_of_the_layer_differ_from_task_to_task():
+    pure = PureModel(keras.Sequential([keras.Input((2,)), Noise(keras.random.SeedGenerator(1))]))
+    start, x = pure.weights(), tf.zeros((3, 2))
+    answers = [pure(pure.fork(start, task), x).outputs.numpy() for task in range(3)]
+    assert not any(np.allclose(answers[i], answers[j]) for i in range(3) for j in range(i))
+
+
+@pytest.mark.parametrize("weights", [None, (), ((), ()), [1, 2], "weights", 3])
+def test_weights_must_be_weights(weights):
+    pure = PureModel(keras.Sequential([keras.Input((2,)), layers.Dense(1)]))
+    for use in (
+        lambda: pure(weights, tf.zeros((1, 2))),
+        lambda: pure.fork(weights, 0),
+        lambda: pure.penalties(weights),
+    ):
+        with pytest.raises(TypeError, match="weights must be Weights, as PureModel.weights"):
+            use()

@@ -245,3 +245,15 @@ def test_a_pure_model_is_adapted_without_a_learner():
     rule.prepare(pure)
     (x, y, _), _ = points(1.5, 2.0, 0.0, 0.0)
     assert_same(adapted(rule, pure, (x[0], y[0])), [[[0.7 - RATE * 2 * 1.5 * (0.7 * 1.5 - 2.0)]]])
+
+
+def test_layers_of_one_name_have_learning_rates_of_their_own():
+    def nested():
+        inner = keras.Sequential([keras.Input((2,)), layers.Dense(2, "tanh", name="same")])
+        return keras.Sequential([keras.Input((2,)), inner, layers.Dense(1, name="same")])
+
+    (learner,) = pair({"steps": 2, "per": "layer"}, build=nested)
+    assert [tuple(rate.shape) for rate in learner.rule.transform.rates] == [(), ()]
+    gradients = meta(learner, regression())[1][-2:]
+    assert gradients[0] != gradients[1]
+    assert_slopes(learner, regression())
