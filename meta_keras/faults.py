@@ -18,6 +18,7 @@ def raise_fault(learner: keras.Model) -> None:
     fault = int(learner.fault)
     if fault >= 0:
         learner.fault.assign(-1)
+        learner.reset_metrics()  # which have seen the loss that was not finite
         raise FloatingPointError(
             f"The meta-loss or its gradient is not finite at step {fault} of meta-training. The weights are as they "
             "were before it. Lower the learning rates, or look for tasks with extreme values."

@@ -56,7 +56,11 @@ def dropout():
 
 def weight_decay():
     return keras.Sequential(
-        [keras.Input((3,)), layers.Dense(4, kernel_regularizer="l2"), layers.Dense(2, bias_regularizer="l1")]
+        [
+            keras.Input((3,)),
+            layers.Dense(4, kernel_regularizer="l2"),
+            layers.Dense(2, bias_regularizer=keras.regularizers.L1L2(l1=0.01)),
+        ]
     ), numbers(3)
 
 
