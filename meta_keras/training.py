@@ -102,12 +102,15 @@ class TaskModel(StepModel):
 
     def batches_of(self, tasks: tf.data.Dataset) -> Inspected:
         """Episodes as the batches `(inputs, query_y)` that this model is called on and trained on, each one checked."""
+        return self._batches(tasks)
+
+    def _batches(self, tasks: tf.data.Dataset, source: tf.data.Dataset | None = None) -> Inspected:
         check_episodes(tasks)
         first = first_of(tasks)
         ways = self.ways_of(first, tasks)
         check_batch(first, ways, self.needs_every_class)
         self._make_metrics(as_batch(first, ways))
-        return Inspected(tasks, ways, every_class=self.needs_every_class)
+        return Inspected(tasks, ways, every_class=self.needs_every_class, source=source)
 
     def _inspected(self, tasks: Any, steps: int | None, name: str, use: str) -> Inspected:
         """The batches to "train", "test" or "predict" on: after those that training has seen, or the first `steps`."""
@@ -116,10 +119,8 @@ class TaskModel(StepModel):
             raise ValueError(f"These tasks never end; say how many batches of them to use, such as {name}=100.")
         if steps is not None:
             checks.at_least(1, **{name: steps})
-        inspected = self.batches_of(tasks)
-        if use == "train":
-            inspected.batches = inspected.of(continued(tasks, self.batches_seen.value))
-        elif steps is not None:
+        inspected = self._batches(tasks, continued(tasks, self.batches_seen.value) if use == "train" else None)
+        if use != "train" and steps is not None:
             inspected.batches = inspected.batches.take(steps)
         # Keras would trace a known function for both shapes, and so with less knowledge of either.
         spec = inspected.batches.element_spec

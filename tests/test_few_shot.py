@@ -7,23 +7,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from draws import drawn, same, tagged
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from meta_keras import ClassPool, Episode, FewShot, Tasks
-
-
-def tagged(counts, **more):
-    """A pool of so many examples a class, in which every example is its own row number."""
-    labels = np.repeat(np.arange(len(counts)), counts)
-    return ClassPool(np.arange(len(labels), dtype=np.float32)[:, None], labels, **more)
-
-
-def drawn(tasks, batches):
-    """The rows and labels of many tasks: support rows, support labels, query rows, query labels."""
-    episodes = list(tasks.take(batches).as_numpy_iterator())
-    joined = [np.concatenate([episode[part] for episode in episodes]) for part in range(4)]
-    return [part[..., 0].astype(int) if part.ndim == 3 else part for part in joined]
 
 
 def likelihood(counts, expected=None):
@@ -32,10 +20,6 @@ def likelihood(counts, expected=None):
     expected = counts.mean() if expected is None else expected
     statistic = np.sum((counts - expected) ** 2 / expected)
     return float(tf.math.igammac(np.float64((len(counts) - 1) / 2), statistic / 2))
-
-
-def same(one, other):
-    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.generate])  # shrinking is slow here

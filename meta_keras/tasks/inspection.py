@@ -136,17 +136,18 @@ class Inspected:
     classes there are before a task is seen; a regression has none.
     """
 
-    def __init__(self, tasks: tf.data.Dataset, ways: int | None, *, every_class: bool) -> None:
-        """ways: None for a regression. every_class: whether queries may only ask for labels of the support set."""
+    def __init__(
+        self, tasks: tf.data.Dataset, ways: int | None, *, every_class: bool, source: tf.data.Dataset | None = None
+    ) -> None:
+        """ways: None for a regression. every_class: whether queries may only ask for labels of the support set.
+
+        source: where the batches come from, such as the same tasks from a later batch on; by default the tasks.
+        """
         self.ways, self.every_class = ways, every_class
         # What the library itself draws needs no check.
         self.sound = type(tasks).__module__.startswith("meta_keras.") and not isinstance(tasks, MappedTasks)
         self.found: list[ValueError] = []
-        self.batches = self.of(tasks)
-
-    def of(self, tasks: tf.data.Dataset) -> tf.data.Dataset:
-        """The batches of another dataset of the same tasks."""
-        return tasks.map(self._batch)
+        self.batches = (tasks if source is None else source).map(self._batch)
 
     def _batch(self, episode: Episode) -> tuple[Inputs, tf.Tensor]:
         checks = [] if self.sound else [self._checked(episode)]
