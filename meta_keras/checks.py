@@ -16,6 +16,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 LONGEST_SHOWN = 80
 LARGEST = float(np.finfo(np.float32).max)
@@ -41,8 +42,14 @@ def finite(**numbers: Any) -> None:
 
 def fraction(**numbers: Any) -> None:
     """Numbers from 0 to 1, such as probabilities and mixing coefficients."""
+    between(0, 1, **numbers)
+
+
+def between(lowest: float, highest: float, **numbers: Any) -> None:
+    """Numbers from `lowest` to `highest`, such as temperatures."""
     for name, number in numbers.items():
-        _require(_is_finite(number) and 0 <= number <= 1, name, "a number from 0 to 1", number)
+        holds = _is_finite(number) and lowest <= number <= highest
+        _require(holds, name, f"a number from {lowest} to {highest}", number)
 
 
 def at_least(lowest: int, **numbers: Any) -> None:
@@ -74,7 +81,7 @@ def one_of(choices: Iterable[Any], **values: Any) -> None:
 def interval(**values: Any) -> None:
     """Two finite numbers in ascending order, such as a range to draw from."""
     for name, value in values.items():
-        pair = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) and len(value) == 2
+        pair = is_sequence(value) and len(value) == 2
         _require(
             pair and all(map(_is_finite, value)) and value[0] <= value[1], name, "two finite numbers, low first", value
         )
@@ -132,9 +139,9 @@ def names(**values: Any) -> None:
 
 
 def examples(**values: Any) -> None:
-    """Arrays, tensors or lists with one row per example, and at least one row."""
+    """Arrays, tensors or lists with one row per example, and at least one row; all rows of one shape."""
     for name, value in values.items():
-        shape = _shape_of(value)
+        shape = None if isinstance(value, tf.RaggedTensor | tf.SparseTensor | keras.KerasTensor) else _shape_of(value)
         _require(bool(shape) and shape[0] != 0, name, "an array with one row per example, and at least one", value)
 
 
@@ -170,6 +177,13 @@ def fittable_model(**models: Any) -> None:
             raise TypeError(f"{name} must be a Keras model, not a layer; got {shown(model)}.")
 
 
+def one_input(**models: Any) -> None:
+    """Models with a single input, if they say how many they have."""
+    for name, model in models.items():
+        if (inputs := len(getattr(model, "inputs", None) or [None])) > 1:
+            raise ValueError(f"{name} must have one input; {model.name!r} has {inputs}.")
+
+
 def one_device(model: keras.Model) -> None:
     """Models with a training step of their own, which several replicas would take once each."""
     replicas = model.distribute_strategy.num_replicas_in_sync
@@ -183,6 +197,11 @@ def one_device(model: keras.Model) -> None:
 def is_integer(value: Any) -> bool:
     """Whether a value is an integer in Python's or NumPy's sense; True and False are not."""
     return isinstance(value, Integral) and not isinstance(value, bool | np.bool_)
+
+
+def is_sequence(value: Any) -> bool:
+    """Whether a value is a list, a tuple or an array with one axis; a string is not."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes) or getattr(value, "ndim", 0) == 1
 
 
 def shown(value: Any) -> str:

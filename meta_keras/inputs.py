@@ -7,8 +7,11 @@ looks up, so they stay as they are.
 
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
+
+from meta_keras import checks
 
 BRIGHTEST = 255
 CHANNELS = (1, 3, 4)
@@ -74,6 +77,30 @@ def check_pixels(examples: np.ndarray, what: str = "The examples", *, leading: i
             f"expect them from 0 to 1. Divide pixels by {BRIGHTEST} or pass them as uint8; otherwise divide by the "
             "largest value, or subtract the mean."
         )
+
+
+def check_inputs(model: keras.Model, x: Any, name: str = "x") -> None:
+    """Raise a ValueError unless x are examples that fit the model, as far as the model says what fits.
+
+    What a model with several inputs is given must be as many arrays; they are not looked at further.
+    """
+    inputs = getattr(model, "inputs", None) or []
+    if len(inputs) > 1:
+        given = len(x) if isinstance(x, list | tuple | dict) else 1
+        if given != len(inputs):
+            raise ValueError(f"{name} must be {len(inputs)} arrays, the inputs of {model.name!r}; got {given}.")
+        return
+    checks.examples(**{name: x})
+    dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+    kind = getattr(dtype, "name", dtype)
+    is_text = kind.startswith(("str", "bytes", "object"))
+    for expected in inputs:
+        fitting = tf.TensorShape(np.shape(x)).is_compatible_with(expected.shape)
+        if not fitting or is_text != (expected.dtype == "string"):
+            raise ValueError(
+                f"{name} must have the shape {tuple(expected.shape)} and a type like {expected.dtype}, as the inputs "
+                f"of {model.name!r}; got {kind} of shape {np.shape(x)}."
+            )
 
 
 def _are_float_pixels(examples: np.ndarray, leading: int) -> bool:

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.functional import PureModel
-from meta_keras.inputs import as_inputs, is_pixels
+from meta_keras.inputs import as_inputs, check_inputs, is_pixels
 from meta_keras.networks import d3
 from meta_keras.outputs import as_loss, check_second_derivatives
 from meta_keras.parallel import PARALLEL, best_for, gradients_over_tasks, over_tasks
@@ -67,8 +67,7 @@ class MetaLearner(TaskModel):
             raise ValueError("The rule has weights that belong to another learner already. Make a new rule.")
         checks.one_of(PARALLEL, parallel=parallel)
         checks.built_model(network=network)
-        if (inputs := len(getattr(network, "inputs", None) or [None])) > 1:
-            raise ValueError(f"The network must have one input; {network.name!r} has {inputs}.")
+        checks.one_input(network=network)
         if rule.second_order:
             check_second_derivatives(network)
         self.network, self.rule, self.needs_every_class = network, rule, rule.needs_every_class
@@ -234,6 +233,7 @@ class MetaLearner(TaskModel):
 
     def _support(self, support_x: Any, support_y: Any) -> tuple[tf.Tensor, tf.Tensor, int | None]:
         x, y = check_support(support_x, support_y)
+        check_inputs(self.network, x, "support_x")
         ways = self.ways_of(Episode(*(part[None] for part in (x, y, x, y))))
         if ways is not None:
             check_labels("support_y", y.numpy(), ways)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from meta_keras.checks import at_least, positive
+from meta_keras.checks import at_least, one_input, positive
 from meta_keras.functional import PureModel, Weights
 from meta_keras.outputs import as_loss, final_activation
 from meta_keras.rules.base import Loss, check_answers, total
@@ -22,6 +22,7 @@ def maml_loop(
     check_episodes(tasks)
     at_least(1, steps=steps, iterations=iterations)
     positive(learning_rate=learning_rate)
+    one_input(network=network)
     pure, loss, optimizer = PureModel(network), loss_between(loss, network), keras.optimizers.get(optimizer)
     optimizer.build(network.trainable_variables)
 

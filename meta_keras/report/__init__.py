@@ -2,6 +2,7 @@
 
 from meta_keras.report.diagrams import diagram
 from meta_keras.report.figures import PALETTE, learning_curves, show_episode, style
+from meta_keras.report.measured import measured
 from meta_keras.report.progress import Lines
 from meta_keras.report.scores import Score, evaluate, mean_and_interval
 from meta_keras.report.tables import Table
@@ -15,6 +16,7 @@ __all__ = [
     "evaluate",
     "learning_curves",
     "mean_and_interval",
+    "measured",
     "show_episode",
     "style",
 ]

@@ -52,13 +52,13 @@ def load(name: str, *, data_dir: str | Path | None = None) -> ClassPool:
     if data_dir is not None:
         checks.path(data_dir=data_dir)
     if name in EMBEDDED:
-        return _load_embedded(name, _embedded_folder() if data_dir is None else Path(data_dir))
+        return _load_embedded(name, embedded_folder() if data_dir is None else Path(data_dir))
     if name in SOURCES:
         return _load_prepared(name, data_dir)
     raise ValueError(f"There is no data set {name!r}; there are {', '.join([*EMBEDDED, *SOURCES])}.")
 
 
-def _embedded_folder() -> Path:
+def embedded_folder() -> Path:
     """`meta_keras/data` in an installed package, `data` beside the package in a clone."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "data"

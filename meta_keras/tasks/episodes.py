@@ -43,6 +43,8 @@ class Tasks(Repeatable, tf.data.Dataset):
         """The same batches from batch `number` on. A variable is read whenever an iteration begins."""
         if not isinstance(number, tf.Tensor | tf.Variable):
             at_least(0, number=number)
+        elif number.shape.rank != 0 or not number.dtype.is_integer:
+            raise ValueError(f"number must be one integer; got a {number.dtype.name} tensor of shape {number.shape}.")
         batches = endless_from(tf.data.Dataset.counter, number).map(
             lambda number: self.draw(tf.stack([tf.cast(self.seed, tf.int64), number])),
             num_parallel_calls=tf.data.AUTOTUNE,

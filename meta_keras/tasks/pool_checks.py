@@ -1,6 +1,6 @@
 """What a pool accepts: examples, labels, and what is known about each row or class."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,17 @@ def checked_rows(examples: Any, labels: Any) -> tuple[np.ndarray | ImageFiles, n
     else:
         check_examples(examples)
     return examples, labels
+
+
+def applied(function: Callable[[np.ndarray], Any], examples: np.ndarray) -> Any:
+    """What a function makes of all examples; a ValueError if it fails."""
+    try:
+        return function(examples)
+    except Exception as error:
+        raise ValueError(
+            f"The function given to map failed with {type(error).__name__}: {error} It is called once, with all "
+            f"examples as one array of shape {examples.shape}."
+        ) from error
 
 
 def check_examples(examples: np.ndarray) -> None:
@@ -119,6 +130,6 @@ def _array(**arrays: Any) -> np.ndarray:
 
 def _listed(values: Any, what: str) -> tuple[str, ...]:
     ordered = isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping | set)
-    if not ordered:
+    if not ordered or getattr(values, "shape", None) == ():
         raise ValueError(f"{what} must be a list with one entry per class; got {checks.shown(values)}.")
     return tuple(map(str, values))

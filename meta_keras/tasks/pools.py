@@ -177,7 +177,7 @@ class ClassPool:
                 "The images of this pool are on disk, so they cannot be mapped. Read them with in_memory=True, change "
                 "the tasks with FewShot(...).map, or augment them with FewShot(..., augment=layer)."
             )
-        examples, labels = pool_checks.checked_rows(function(self.examples), self.labels)
+        examples, labels = pool_checks.checked_rows(pool_checks.applied(function, self.examples), self.labels)
         return self._copy(examples=examples, labels=labels)
 
     def rotated(self) -> "ClassPool":

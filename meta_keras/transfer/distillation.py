@@ -9,6 +9,7 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.outputs import default_loss, final_activation
 from meta_keras.transfer.distillation_losses import (
+    TEMPERATURES,
     check_class_outputs,
     feature_loss,
     in_single,
@@ -58,7 +59,7 @@ class Distiller(keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        checks.positive(temperature=temperature)
+        checks.between(*TEMPERATURES, temperature=temperature)
         checks.fraction(soft=soft)
         checks.nonnegative(feature_weight=feature_weight)
         _check_pair(student, teacher)

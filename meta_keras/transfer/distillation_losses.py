@@ -11,8 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
+from meta_keras.inputs import check_inputs
 from meta_keras.outputs import final_activation
-from meta_keras.transfer.layers import check_inputs
+
+# Beyond these, logits divided by T overflow, or differences between probabilities vanish in single precision.
+TEMPERATURES = (0.01, 1000)
 
 
 def soft_labels(network: keras.Model, x: Any, temperature: float = 1.0) -> tf.Tensor:
@@ -27,7 +30,7 @@ def soft_labels(network: keras.Model, x: Any, temperature: float = 1.0) -> tf.Te
     array([[0.12, 0.88]], dtype=float32)
     """
     checks.built_model(network=network)
-    checks.positive(temperature=temperature)
+    checks.between(*TEMPERATURES, temperature=temperature)
     check_inputs(network, x)
     checks.finite_numbers(x=x)
     check_class_outputs(network)
@@ -49,7 +52,7 @@ def soft_loss(*, student: tf.Tensor, teacher: tf.Tensor, temperature: float) -> 
     >>> soft_loss(student=tf.constant([[4.0, 0.0]]), teacher=tf.constant([[0.0, 4.0]]), temperature=2).numpy()
     array([6.09], dtype=float32)
     """
-    checks.positive(temperature=temperature)
+    checks.between(*TEMPERATURES, temperature=temperature)
     _check_pair(student, teacher)
     log_p, log_q = tf.nn.log_softmax(teacher / temperature), tf.nn.log_softmax(student / temperature)
     return temperature**2 * tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1)
@@ -94,7 +97,8 @@ def in_single(numbers: tf.Tensor) -> tf.Tensor:
 
 def _check_pair(student: tf.Tensor, teacher: tf.Tensor) -> None:
     for name, value in (("student", student), ("teacher", teacher)):
-        if not tf.is_tensor(value) or not value.dtype.is_floating or value.shape.rank in (0, 1):
+        dense = isinstance(value, tf.Tensor | tf.Variable)
+        if not dense or not value.dtype.is_floating or value.shape.rank in (0, 1):
             raise ValueError(f"{name} must be a tensor of floats, of shape (rows, ...); got {checks.shown(value)}.")
     if not student.shape.is_compatible_with(teacher.shape) or student.dtype != teacher.dtype:
         raise ValueError(

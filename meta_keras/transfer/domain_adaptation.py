@@ -185,6 +185,7 @@ def pair_domains(
     checks.at_least(1, batch_size=batch_size)
     checks.integer(seed=seed)
     checks.examples(source_x=source_x, source_y=source_y, target_x=target_x)
+    checks.finite_numbers(source_x=source_x, source_y=source_y, target_x=target_x)
     source_x, source_y, target_x = (np.asarray(array) for array in (source_x, source_y, target_x))
     if len(source_x) != len(source_y):
         raise ValueError(f"source_y must have one label per example; got {len(source_y)} for {len(source_x)} examples.")

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.transfer.layers import calls, check_graph, check_inputs, output_of
+from meta_keras.inputs import check_inputs
+from meta_keras.transfer.layers import calls, check_graph, output_of
 
 
 def feature_extractor(
@@ -76,6 +77,8 @@ def extract_features(model: keras.Model, data: Any, *, batch_size: int = 256) ->
     checks.at_least(1, batch_size=batch_size)
     if isinstance(data, tf.data.Dataset):
         return _features_of_dataset(model, data)
+    if len(getattr(model, "inputs", None) or ()) > 1:
+        raise ValueError(f"{model.name!r} has several inputs; pass them as a batched tf.data.Dataset.")
     check_inputs(model, data, "data")
     features = None
     for start in range(0, len(data), batch_size):
@@ -95,7 +98,7 @@ class Take(keras.layers.Layer):
 
     def __init__(self, units: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(units, str) or not isinstance(units, Sequence | np.ndarray) or not len(units):
+        if not checks.is_sequence(units) or not len(units):
             raise ValueError(f"units must be a list of indices of features; got {checks.shown(units)}.")
         checks.at_least(0, **{f"units[{place}]": unit for place, unit in enumerate(units)})
         self.units = [int(unit) for unit in units]

@@ -38,6 +38,8 @@ class LayerwiseLearningRates(keras.optimizers.Optimizer):
         checks.fraction(decay=decay)
         if name is not None:
             checks.text(name=name)
+            if "/" in name:  # Keras separates the parts of a path by it
+                raise ValueError(f"name must not contain '/'; got {name!r}.")
         settings = _settings_of(optimizer)
         rate = settings["learning_rate"]
         super().__init__(

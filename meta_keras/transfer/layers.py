@@ -142,24 +142,6 @@ def output_of(model: keras.Model, name: str, *, argument: str = "layer") -> kera
     return found[0][0]
 
 
-def check_inputs(model: keras.Model, x: Any, name: str = "x") -> None:
-    """Raise a ValueError unless x are examples that fit a model with one input, as far as the model says what fits."""
-    inputs = getattr(model, "inputs", None) or []
-    if len(inputs) > 1:
-        return
-    checks.examples(**{name: x})
-    dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
-    kind = getattr(dtype, "name", dtype)
-    is_text = kind.startswith(("str", "bytes", "object"))
-    for expected in inputs:
-        fitting = tf.TensorShape(np.shape(x)).is_compatible_with(expected.shape)
-        if not fitting or is_text != (expected.dtype == "string"):
-            raise ValueError(
-                f"{name} must have the shape {tuple(expected.shape)} and a type like {expected.dtype}, as the inputs "
-                f"of {model.name!r}; got {kind} of shape {np.shape(x)}."
-            )
-
-
 def fits(given: Shape, taken: Shape) -> bool:
     """Whether outputs of one shape can be the inputs of another, where None is any number."""
     same_rank = len(given) == len(taken)

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import as_inputs
+from meta_keras.inputs import as_inputs, check_inputs, check_pixels
 from meta_keras.rules.updates import Update
 from meta_keras.tasks.inspection import check_support
 from meta_keras.transfer.features import feature_extractor
@@ -56,7 +57,9 @@ class StrategyNetwork(Strategy):
         check_graph(source, name="source")
         checks.at_least(1, hidden=hidden)
         if source_x is not None:  # None if it is loaded: then its statistics are in the file
-            checks.examples(source_x=source_x)
+            check_inputs(source, source_x, "source_x")
+            checks.finite_numbers(source_x=source_x)
+            check_pixels(np.asarray(source_x), "The examples in source_x")
             if len(source_x) < 2:
                 raise ValueError(f"source_x must be at least two examples of source data; got {len(source_x)}.")
         self.hidden = hidden
@@ -75,7 +78,9 @@ class StrategyNetwork(Strategy):
         """The mixing coefficient of each source layer for the task with this support set."""
         if support_x is None or support_y is None:
             raise ValueError("Mixing coefficients depend on the task; pass its support set: (support_x, support_y).")
-        return super().coefficients(*check_support(support_x, support_y))
+        support_x, support_y = check_support(support_x, support_y)
+        check_inputs(self.source.model, support_x, "support_x")
+        return super().coefficients(support_x, support_y)
 
     def coefficients_for(self, support_x: tf.Tensor, support_y: tf.Tensor) -> tf.Tensor:
         """(layers,) the mixing coefficients for this task, as a tensor that can be differentiated."""
@@ -86,7 +91,7 @@ class StrategyNetwork(Strategy):
         """(layers, 3) how each layer's outputs for the support set compare with those for the source sample.
 
         The distance of their means, divided by the spread of the source; the logarithm of the ratio of the spreads;
-        and the fraction of the spread that is between classes, 0 for targets that are not classes. The spread is the
+        and the fraction of the spread that is between classes, 0 unless each example has one class. The spread is the
         root of the mean squared distance from the mean (Formula 13.6).
         """
         rows = []
@@ -132,7 +137,7 @@ def _moments(outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _between_classes(outputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """The fraction of the squared spread that the means of the classes have; the rest is within classes."""
-    if not labels.dtype.is_integer:
+    if not labels.dtype.is_integer or labels.shape.rank != 1:
         return tf.zeros((), outputs.dtype)
     same = tf.cast(labels[:, None] == labels[None, :], outputs.dtype)
     means = same @ outputs / tf.reduce_sum(same, axis=1, keepdims=True)

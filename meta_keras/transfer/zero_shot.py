@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
+from meta_keras.inputs import check_inputs
 from meta_keras.transfer.classifier import Classifier
-from meta_keras.transfer.layers import check_inputs
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
@@ -101,7 +101,7 @@ def calibrated(scores: np.ndarray, seen: Sequence[int], penalty: float) -> np.nd
     """
     scores = _matrix("scores", scores).astype(float)
     checks.finite(penalty=penalty)
-    if isinstance(seen, str) or not isinstance(seen, Sequence | np.ndarray):
+    if not checks.is_sequence(seen):
         raise ValueError(f"seen must be a list of columns; got {checks.shown(seen)}.")
     wrong = [column for column in seen if not checks.is_integer(column) or not 0 <= column < scores.shape[1]]
     if wrong:

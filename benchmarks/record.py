@@ -1,0 +1,65 @@
+"""A record of measurements that take longer than a chapter may: stopped at any time, continued where it was.
+
+    record = Record("chapter_01")
+    accuracy = record.measure("prototypes, 1000 steps, seed 0", lambda: train_and_evaluate(0))
+
+Each measurement is stored as soon as it is made, in data/results/chapter_01.json, with the commit and the versions it
+was made with. A measurement that is there is not made again; `--again` discards the record. Chapters read the results
+with `mk.report.measured("chapter_01")`.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "data" / "results"
+PACKAGES = ("keras", "tensorflow", "numpy")
+
+
+class Record:
+    """The measurements of benchmarks/<name>.py.
+
+    again: discard what was measured before.
+    """
+
+    def __init__(self, name: str, *, again: bool = False, folder: Path = RESULTS) -> None:
+        self.name, self.path = name, folder / f"{name}.json"
+        if again:
+            self.path.unlink(missing_ok=True)
+        stored = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+        self.results: dict[str, Any] = stored.get("results", {})
+
+    def measure(self, key: str, function: Callable[[], Any]) -> Any:
+        """The result of this name: as it is stored, or what the function returns, as JSON can hold it."""
+        if key not in self.results:
+            began = time.monotonic()
+            self.results[key] = function()
+            self._store()
+            print(f"{key}: {self.results[key]} ({time.monotonic() - began:.0f} s)", flush=True)
+        return self.results[key]
+
+    def _store(self) -> None:
+        content = {
+            "script": f"benchmarks/{self.name}.py",
+            "commit": _commit(),
+            "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+            "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+            "results": self.results,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_suffix(".tmp")  # renamed when it is whole, so that a stop loses one measurement
+        unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        unfinished.replace(self.path)
+
+
+def _commit() -> str:
+    """The commit of the code, with "-dirty" if files have been changed since."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
