@@ -102,7 +102,7 @@ def test_formula_1_7_the_interval_of_a_mean(values, half):
     assert found == pytest.approx(half, rel=1e-4)
 
 
-def test_formula_2_1_standardisation():
+def test_formula_2_1_standardization():
     train, standard = mk.classical.preprocess_data(np.uint8([[0, 51], [102, 255]]))
     scaled = np.array([[0.0, 0.2], [0.4, 1.0]])
     np.testing.assert_allclose(train, (scaled - 0.4) / np.sqrt(0.14), rtol=1e-5)
@@ -168,6 +168,12 @@ def test_formula_2_8_step_decay(step, rate):
 def test_formula_2_9_exponential_decay(step):
     schedule = keras.optimizers.schedules.ExponentialDecay(0.5, decay_steps=40, decay_rate=0.4)
     assert float(schedule(step)) == pytest.approx(0.5 * 0.4 ** (step / 40), rel=1e-5)
+
+
+@pytest.mark.parametrize(("step", "rate"), [(0, 0.5), (60, 0.25 * (1 + np.cos(0.3 * np.pi))), (100, 0.25), (200, 0.0)])
+def test_formula_2_10_cosine_decay(step, rate):
+    schedule = keras.optimizers.schedules.CosineDecay(0.5, decay_steps=200)
+    assert float(schedule(step)) == pytest.approx(rate, abs=1e-6)
 
 
 # Chapter 10: one weight with the answer theta * x at x = 1, and a linear network of two weights
