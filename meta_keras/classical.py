@@ -31,8 +31,8 @@ class Standard(NamedTuple):
 def preprocess_data(images: np.ndarray, standard: Standard | None = None) -> tuple[np.ndarray, Standard]:
     """Pixels scaled to 0 ... 1 and standardized (Formula 2.1), and the mean and deviation that were used.
 
-    Call it on the training images first, and pass the result on to the call for the test images. The document
-    standardizes the test images by their own mean, which a single new image does not have.
+    Call it on the training images first, and pass the mean and deviation that it returns to the calls for validation
+    and test images, because these are standardized like the training images.
 
     >>> train, standard = preprocess_data(np.array([[0, 255]], np.uint8))
     >>> train
@@ -50,7 +50,7 @@ def preprocess_data(images: np.ndarray, standard: Standard | None = None) -> tup
 
 
 def create_model(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10) -> keras.Model:
-    """Two dense layers of 64 units and a softmax over the classes, after the Flatten that the document left out.
+    """A classifier with two dense layers of 64 units and a softmax over the classes.
 
     >>> create_model().output_shape
     (None, 10)
@@ -78,7 +78,7 @@ def train_model(
     validation_data: tuple[np.ndarray, np.ndarray] | None = None,
     verbose: int = 0,
 ) -> keras.callbacks.History:
-    """Compile the model and fit it on one-hot labels. Returns the history of Keras; the model itself is trained."""
+    """Compile the model, and train it on one-hot labels. Returns the history of `model.fit`."""
     checks.built_model(model=model)
     checks.at_least(1, epochs=epochs)
     _check_examples(model, x_train, y_train)
@@ -89,7 +89,7 @@ def train_model(
 
 
 def main(dataset: str = "fashion", *, epochs: int = 10, data_dir: str | None = None, seed: int = 0) -> float:
-    """The whole project, from images to test accuracy. "mnist" is the document's data; "fashion" needs no download."""
+    """Load a data set, train the classifier, and return its test accuracy. Only "fashion" needs no download."""
     checks.at_least(1, epochs=epochs)
     checks.at_least(0, seed=seed)
     if seed > LARGEST_SEED:

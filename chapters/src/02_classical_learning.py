@@ -1,12 +1,11 @@
 # %% [markdown]
 # # Classical learning
 #
-# **Goals.** After this chapter you can take one classification problem from raw images to a test accuracy with an
-# interval, select hyperparameters on validation data, derive gradient descent, momentum, Adagrad and Adam, choose a
-# learning rate and a schedule for it, and say how the accuracy depends on the number of labeled images.
+# **Goals.** After this chapter you can take a classification problem from raw images to a test accuracy with an interval,
+# select hyperparameters on validation data, explain gradient descent, momentum, Adagrad and Adam, and compare optimizers
+# and learning-rate schedules fairly.
 #
-# **Prerequisites.** Python, NumPy, and a basic idea of neural networks. Chapter
-# 01 introduces confidence intervals.
+# **Prerequisites.** Python, NumPy, and a basic idea of neural networks. Chapter 01 introduces confidence intervals.
 #
 # **Time.** About 75 minutes to read and try out, or one lecture of 90 minutes. The notebook runs in about one minute on
 # two CPU cores.
@@ -243,6 +242,7 @@ def accuracy_of_k(k):
 
 
 best_k = max((1, 3, 5, 7, 9, 15, 25), key=accuracy_of_k)
+assert 1 < best_k < 25
 class_means = np.stack([x_all[labels == label].mean(axis=0) for label in range(10)])
 means_chosen = nearest_neighbors(class_means, np.arange(10), x_test, 1)
 correct["nearest class mean"] = means_chosen[None] == y_test
@@ -304,26 +304,28 @@ plt.grid(False)
 plt.show()
 
 # %% [markdown]
-# Shirts and coats are classified correctly least often, and most of the errors are pullovers or T-shirts. The accuracy
-# alone would not show this.
+# Shirts and coats are classified correctly least often, and most of these errors are confusions with pullovers and
+# T-shirts. The accuracy alone would not show this.
 
 # %%
 lowest = confusion.diagonal().argsort()[:2]
 assert {pool.names[label] for label in lowest} == {"Shirt", "Coat"}
+assert (confusion[lowest][:, [0, 2]].sum(axis=1) > (100 - confusion[lowest, lowest]) / 2).all()
 again = mk.classical.main(DATASET, epochs=epochs["network"], seed=10)
 assert np.isclose(again, correct["network"][0].mean()), "main() does the same"
 
 # %% [markdown]
 # ## Gradient descent
 #
-# What does an optimizer do? From here on, $x$ denotes the weights and $f(x)$ their loss. The **gradient** (梯度) $\nabla f(x)$ is the direction in which $f$ increases fastest. Gradient descent therefore takes steps
-# in the opposite direction, whose length is controlled by the **learning rate** (学习率) $\alpha$:
+# What does an optimizer do? From here on, $x$ denotes the weights and $f(x)$ their loss. The **gradient** (梯度)
+# $\nabla f(x)$ is the direction in which $f$ increases fastest. Gradient descent therefore takes steps in the opposite
+# direction, whose length is controlled by the **learning rate** (学习率) $\alpha$:
 #
 # $$x_{t+1} = x_t - \alpha \, \nabla f(x_t) \qquad \text{(Formula 2.4)}$$
 #
 # For example, $f(x) = x^2$ has the gradient $2x$. From $x_0 = 1$ with $\alpha = 0.1$ we get
-# $x_1 = 1 - 0.1 \cdot 2 = 0.8$ and $x_2 = 0.8 - 0.1 \cdot 1.6 = 0.64$, so that every step reduces $x$ by a fifth. In TensorFlow,
-# a `GradientTape` computes the gradient:
+# $x_1 = 1 - 0.1 \cdot 2 = 0.8$ and $x_2 = 0.8 - 0.1 \cdot 1.6 = 0.64$, so that every step reduces $x$ by a fifth. In
+# TensorFlow, a `GradientTape` computes the gradient:
 
 # %%
 x = tf.Variable(1.0)
@@ -456,9 +458,10 @@ assert np.allclose(by_hand, by_keras, atol=1e-4)
 # %% [markdown]
 # ### A fair comparison in the valley
 #
-# A comparison of optimizers is fair only if every learning rate is tuned with the same effort. For every optimizer and both valleys we try 13 learning rates on 20 random starting
-# points with loss 2, and select the rate with the lowest mean loss after 40 steps. The results are those of 20 *other*
-# starting points. Other settings have fixed values: $\beta = 0.8$ for momentum, and the defaults of Keras for the rest.
+# A comparison of optimizers is fair only if every learning rate is tuned with the same effort. For every optimizer and both
+# valleys, we try 13 learning rates on 20 random starting points with loss 2, and select the one with the lowest mean loss
+# after 40 steps. The results are for 20 *other* starting points. All other settings are fixed: $\beta = 0.8$ for momentum,
+# and the defaults of Keras otherwise.
 
 
 # %%
@@ -520,11 +523,11 @@ for axis in axes[1]:
 plt.show()
 
 # %% [markdown]
-# Gradient descent and momentum give the same result in both valleys, because they treat all directions alike, and
-# momentum reaches a far lower loss. Adagrad is unbeatable in the valley that is parallel to the axes: a learning rate per
-# coordinate can compensate for different curvatures exactly there. In the rotated valley, both coordinates see the same
-# mixture of curvatures, and Adagrad's interval overlaps that of gradient descent. Adam reaches the highest loss in both
-# valleys. A toy problem thus shows how optimizers work, but it does not tell which one to use for a network.
+# Gradient descent and momentum do not depend on the rotation, because their formulas treat all directions alike, and
+# momentum reaches a much lower loss. In the valley parallel to the axes, Adagrad has the lowest loss by far: there, one
+# learning rate per coordinate is one per curvature. In the rotated valley, each coordinate mixes both curvatures, and
+# Adagrad's interval overlaps that of gradient descent. Adam has the highest loss in both valleys. Such a toy problem shows
+# how optimizers work, but not which one to use for a network.
 
 # %%
 best = 2 / CURVATURES.sum()
@@ -552,8 +555,8 @@ for scores in (aligned, rotated):
 # For the network, the loss of a batch changes from step to step, and gradient descent becomes **stochastic gradient
 # descent** (SGD). The script `benchmarks/chapter_02.py` trained the network with every optimizer at nine learning rates
 # for 468 steps with 32 images each (10 epochs) and with five seeds, and selected the learning rate with the highest mean
-# *validation* accuracy. It used $\beta = 0.9$ for momentum. The network has no batch normalization. We repeat a small part
-# of this live: Adam, one seed.
+# *validation* accuracy, which was never at the edge of the grid. For momentum, $\beta = 0.9$. The network has no batch
+# normalization. Here we repeat three of these runs with Adam.
 
 
 # %%
@@ -578,9 +581,9 @@ plt.gcf().legend(loc="outside right center", title="stored results")
 plt.show()
 
 # %% [markdown]
-# Each optimizer has a range of good learning rates, and these ranges are far apart: the best learning rate of gradient
-# descent would be useless for Adam. The table gives the test accuracy at the selected learning rates, with intervals over
-# ten other seeds, and the paired differences from gradient descent with the same initializations and batches.
+# Good learning rates differ by orders of magnitude between optimizers. The table gives the test accuracy at the selected
+# learning rates, with intervals over ten other seeds, and the paired differences from gradient descent with the same
+# initializations and batches.
 
 
 # %%
@@ -608,8 +611,8 @@ compared("optimizer", OPTIMIZERS, "gradient descent")
 # ## Learning-rate schedules
 #
 # The gradient of a batch is a noisy estimate of the gradient of the whole training set. With a constant learning rate,
-# the weights therefore keep fluctuating around a minimum, more widely for larger rates. A **schedule** (学习率调度) starts
-# with a large learning rate for fast progress and reduces it in the course of training. **Step decay** (阶梯衰减)
+# the weights therefore keep fluctuating around a minimum. A **schedule** (学习率调度) starts with a larger learning rate for
+# fast progress and reduces it during training. **Step decay** (阶梯衰减)
 # multiplies the rate by $\gamma$ after every $T$ steps, and **exponential decay** (指数衰减) does the same smoothly. **Cosine
 # decay** (余弦衰减; Loshchilov and Hutter, 2017) falls to zero along half a cosine wave that ends at step $N$:
 
@@ -689,8 +692,8 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # All three schedules end closer to the minimum than the best constant learning rate, and their own intervals overlap. The
-# right panel shows a second effect: with a constant learning rate, the final distance depends strongly on the choice of
-# $\alpha_0$, whereas the schedules tolerate a wide range.
+# right panel shows a second effect: if $\alpha_0$ is too large, a constant learning rate does much more harm than a
+# schedule. If it is too small, the schedules are worse, because they reduce it further.
 
 # %%
 constant = ends.pop("constant")
@@ -699,6 +702,7 @@ assert not any(below(first, second) for first in ends.values() for second in end
 assert all(0 < distances.argmin() < 14 for distances in tuning.values())
 large = initial_rates > 0.3
 assert all((tuning[name] < tuning["constant"] / 2)[large].all() for name in ends)
+assert all(tuning[name][0] > tuning["constant"][0] for name in ends)
 
 # %% [markdown]
 # Does this matter for the network? The script also trained it by gradient descent with each schedule, at nine initial
@@ -713,11 +717,10 @@ compared("schedule", SCHEDULES, "constant")
 # %% [markdown]
 # ## How much data does it need?
 #
-# Ordinary learning starts from a random initialization and has to learn everything from the training set. How does the
-# accuracy depend on the number of labeled images? The script trained the network and the linear classifier on 1, 5, 15,
-# 50 and 150 images per class, with Adam and always for 468 steps; small training sets are repeated. For each size, the
-# learning rate was selected on the validation set. That favors both slightly at small sizes, where no one would have 50
-# validation images per class. Each of the ten test seeds draws other images, except at 150 per class: these are all
+# How does the accuracy depend on the number of labeled images? The script trained the network and the linear classifier
+# with 1, 5, 15, 50 and 150 images per class, with Adam and always for 468 steps; small training sets are repeated. For each
+# size, the learning rate was selected on the validation set, which is optimistic for small sizes, where nobody would have
+# 50 validation images per class. Each of the ten test seeds draws its own images, except that 150 per class are *all*
 # training images, so that only initialization and batch order vary. The live run uses one draw per size.
 
 
@@ -769,15 +772,14 @@ mk.report.Table(rows)
 # %% [markdown]
 # RESULT_SIZES
 #
-# A learner without prior knowledge needs many labeled images, and it needs them again for every new task. How knowledge
-# from other tasks reduces this need is the subject of the other chapters.
+# A learner that starts from a random initialization needs these labels again for every new task. The other chapters use
+# knowledge from other tasks to reduce this need.
 
 # %% [markdown]
 # ## Summary
 #
-# - Fit on training data, select hyperparameters on validation data, and report results on test data. Preprocessing is
-#   part of the model, and its parameters come from the training data.
-# - Report intervals and simple baselines. Variation over seeds and over test images are different things.
+# - Fit weights and preprocessing on training data, select hyperparameters on validation data, and report test results.
+# - Report simple baselines, and intervals over seeds and over test images.
 # - The largest curvature limits the learning rate of gradient descent, and the condition number its speed. Momentum
 #   accumulates gradients, Adagrad adapts a learning rate per weight, and Adam does both with moving averages.
 # - Compare optimizers only at tuned learning rates and equal budgets.
@@ -867,8 +869,8 @@ def check_select(select):
 #   ICLR 2017.
 # - B. Polyak, [Some methods of speeding up the convergence of iteration
 #   methods](https://doi.org/10.1016/0041-5553(64)90137-5), 1964.
-# - R. Schmidt, F. Schneider, P. Hennig, [Descending through a Crowded Valley](https://arxiv.org/abs/2007.01547), ICML 2021,
-#   a fair comparison of 15 optimizers on eight problems.
+# - R. Schmidt, F. Schneider, P. Hennig, [Descending through a Crowded Valley: Benchmarking Deep Learning
+#   Optimizers](https://arxiv.org/abs/2007.01547), ICML 2021.
 # - H. Xiao, K. Rasul, R. Vollgraf, [Fashion-MNIST](https://arxiv.org/abs/1708.07747), 2017.
 #
 # Previous: [Learning to learn](01_learning_to_learn.ipynb). Next: [Transfer](03_transfer.ipynb).
