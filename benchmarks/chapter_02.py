@@ -1,6 +1,6 @@
 """Optimizers, learning-rate schedules and training-set sizes on Fashion-MNIST, each with a selected learning rate.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_02.py          (about 5 minutes on two cores)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_02.py          (about 2 minutes on two cores)
 
 Of the 200 training images per class, 150 train the networks and 50 are the validation set. Every training run takes 468
 steps with 32 images each, which is 10 epochs of 1,500 images; smaller training sets are repeated. A method's learning

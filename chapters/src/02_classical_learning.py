@@ -20,6 +20,7 @@
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
 
 import inspect
+import itertools
 
 import keras
 import matplotlib.pyplot as plt
@@ -587,25 +588,30 @@ plt.show()
 
 
 # %%
+def difference(first, second):
+    return mk.report.mean_and_interval(np.subtract(stored[f"{first}, test"], stored[f"{second}, test"]))
+
+
 def compared(kind, names, baseline):
-    reference = np.array(stored[f"{kind}: {baseline}, test"])
     rows = []
-    for name in names:
-        accuracies = np.array(stored[f"{kind}: {name}, test"])
-        mean, half_width = mk.report.mean_and_interval(accuracies - reference)
-        shown = "" if name == baseline else f"{mean:+.3f} ± {half_width:.3f}"
-        if name != baseline and abs(mean) > half_width:
-            shown += " (significant)"
-        rate = f"{stored[f'{kind}: {name}, selected']:g}"
-        score = mk.Score.of(accuracies)
-        rows.append({kind: name, "rate": rate, "test accuracy": score, f"minus {baseline}": shown})
+    for name in (f"{kind}: {name}" for name in names):
+        mean, half_width = difference(name, f"{kind}: {baseline}")
+        row = {
+            kind: name.removeprefix(f"{kind}: "),
+            "learning rate": f"{stored[f'{name}, selected']:g}",
+        }
+        row["test accuracy"] = mk.Score.of(stored[f"{name}, test"])
+        rows.append({**row, f"minus {baseline}": f"{mean:+.3f} ± {half_width:.3f}"})
     return mk.report.Table(rows)
 
 
 compared("optimizer", OPTIMIZERS, "gradient descent")
 
 # %% [markdown]
-# RESULT_OPTIMIZERS
+# At tuned learning rates, none of the three differs significantly from gradient descent. Of all six pairs of optimizers,
+# only the interval of Adam minus momentum excludes zero, by less than 0.001, and one such exception among six 95 %
+# intervals is not surprising. In contrast, the learning rate matters: for every optimizer, the worst value of the grid
+# reduces the validation accuracy to less than 0.7.
 
 # %% [markdown]
 # ## Learning-rate schedules
@@ -709,10 +715,19 @@ assert all(tuning[name][0] > tuning["constant"][0] for name in ends)
 # learning rates each, with the same number of steps and selection on validation data as above:
 
 # %%
+for kind, names in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+    pairs = [(f"{kind}: {a}", f"{kind}: {b}") for a, b in itertools.combinations(names, 2)]
+    decided = [pair for pair in pairs if abs(difference(*pair)[0]) > difference(*pair)[1]]
+    print("intervals that exclude zero:", *decided)
+    assert len(decided) == 1 and list(names)[0] not in str(decided)
+    trials = [stored[f"{kind}: {name}, validation"].values() for name in names]
+    assert all(min(np.mean(list(values), axis=1)) < 0.7 for values in trials)
 compared("schedule", SCHEDULES, "constant")
 
 # %% [markdown]
-# RESULT_SCHEDULES
+# No schedule differs significantly from the constant learning rate. Among the six pairs, only cosine minus exponential
+# decay excludes zero, again barely. The advantage in the model problem is thus not visible in the accuracy of this network
+# at this budget, so it is worth measuring, and not assuming, the effect of a schedule.
 
 # %% [markdown]
 # ## How much data does it need?
@@ -767,10 +782,20 @@ rows = [
     {"classifier": name, **{column: scores[name][n] for column, n in columns.items()}}
     for name in learners
 ]
+for size in SIZES:
+    for name in learners[1:]:
+        mean, half_width = difference(
+            f"size: network, {size} per class", f"size: {name}, {size} per class"
+        )
+        better = size > 1 if name == "nearest class mean" else size == 150
+        assert (mean > half_width) == better and mean > -half_width
+assert scores["network"][0].mean < 0.5 and scores["network"][-1].mean > 0.8
 mk.report.Table(rows)
 
 # %% [markdown]
-# RESULT_SIZES
+# With one image per class, the three methods cannot be distinguished. From 5 images per class on, the network is
+# significantly better than the nearest class mean, and at 150 per class also better than the linear classifier, by paired
+# differences. Over this range, its mean accuracy rises from less than 0.5 to more than 0.8.
 #
 # A learner that starts from a random initialization needs these labels again for every new task. The other chapters use
 # knowledge from other tasks to reduce this need.
