@@ -362,7 +362,7 @@ def loss_at(hessian, x):
 
 
 # %% [markdown]
-# The next function applies any Keras optimizer to such a valley, from one or more starting points, and records the paths.
+# `descend` applies any Keras optimizer to such a valley, from one or more starting points, and records the paths.
 
 
 # %%
@@ -522,8 +522,7 @@ plt.show()
 # Gradient descent and momentum do not depend on the rotation, because their formulas treat all directions alike, and
 # momentum reaches a much lower loss. In the valley parallel to the axes, Adagrad has the lowest loss by far: there, one
 # learning rate per coordinate is one per curvature. In the rotated valley, each coordinate mixes both curvatures, and
-# Adagrad's interval overlaps that of gradient descent. Adam has the highest loss in both valleys. Such a toy problem shows
-# how optimizers work, but not which one to use for a network.
+# Adagrad's interval overlaps that of gradient descent. Adam has the highest loss in both valleys.
 
 # %%
 best = 2 / CURVATURES.sum()
