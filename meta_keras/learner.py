@@ -190,8 +190,8 @@ class MetaLearner(TaskModel):
 
     def ways_of(self, episode: Episode, tasks: Any = None) -> int | None:
         if episode.support_y.dtype.is_integer:
-            labels = [int(tf.reduce_max(y)) + 1 for y in (episode.support_y, episode.query_y)]
-            ways = self.ways or getattr(tasks, "ways", None) or max(labels)
+            highest = max(int(y.numpy().max()) for y in (episode.support_y, episode.query_y))
+            ways = self.ways or getattr(tasks, "ways", None) or highest + 1
             self.rule.check_ways(self.pure, ways)
             return self.answer_width(ways)
         if isinstance(self.loss, keras.losses.SparseCategoricalCrossentropy):
@@ -234,7 +234,7 @@ class MetaLearner(TaskModel):
     def _support(self, support_x: Any, support_y: Any) -> tuple[tf.Tensor, tf.Tensor, int | None]:
         x, y = check_support(support_x, support_y)
         check_inputs(self.network, x, "support_x")
-        ways = self.ways_of(Episode(*(part[None] for part in (x, y, x, y))))
+        ways = self.ways_of(Episode(*2 * (x[None], y[None])))
         if ways is not None:
             check_labels("support_y", y.numpy(), ways)
         return x, y, ways

@@ -6,6 +6,9 @@ import sys
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# The programs of tests run a few steps: XLA would take longer to optimize them than that saves. `chapters` and
+# `benchmarks` compile as users do.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several processes share the cores. TensorFlow reads this when it is imported, which is after this file.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")

@@ -31,8 +31,8 @@ RULES = {
     "all at once": lambda: GradientDescent(
         LearnedRates(0.1, "layer-step"), 2, multi_step=5, batch_statistics="support"
     ),
-    "reptile": lambda: Reptile(0.1, 3, batch_size=2),
-    "implicit": lambda: ImplicitGradient(0.1, 3, conjugate_steps=2),
+    "reptile": lambda: Reptile(0.1, 2, batch_size=2),
+    "implicit": lambda: ImplicitGradient(0.1, 2, conjugate_steps=2),
 }
 
 
@@ -41,7 +41,7 @@ def found(way, kind, rule, floats, training=True):
     keras.utils.set_random_seed(0)
     build, tasks, loss = NETWORKS[kind]
     inputs, query_y = tf.nest.map_structure(
-        lambda part: tf.cast(part, floats) if part.dtype.is_floating else part, tasks(tasks=3)
+        lambda part: tf.cast(part, floats) if part.dtype.is_floating else part, tasks(tasks=2)
     )
     learner = learner_of(build(), RULES[rule](), loss, parallel=way)
     results = tf.function(learner.meta_gradients)(inputs, query_y, training=training)

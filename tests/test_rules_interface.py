@@ -160,7 +160,7 @@ def curves(**more):
 @pytest.mark.parametrize("kind", REGRESSIONS)
 def test_a_regression_rule_learns_and_trains_all_that_it_should(kind):
     learner = MetaLearner(network=networks.mlp(1, hidden=(16,), activation="tanh"), rule=REGRESSIONS[kind]())
-    learner.compile(keras.optimizers.Adam(0.01), "mse")
+    learner.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=kind == "momentum")  # compiling takes longest
     before = [v.numpy() for v in learner.trainable_variables]
     error = learner.evaluate(curves(seed=1), steps=8, verbose=0)
     learner.fit(curves(), steps_per_epoch=120, verbose=0)

@@ -42,7 +42,7 @@ SOURCES = {
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_second_fit_sees_the_next_batches_of_any_endless_dataset(source):
-    whole, parts = learner_of(), learner_of()
+    whole, parts = (learner_of(jit_compile=source == "tasks") for _ in range(2))
     whole.fit(SOURCES[source](), steps_per_epoch=5, verbose=0)
     for steps in (2, 3):
         parts.fit(SOURCES[source](), steps_per_epoch=steps, verbose=0)
@@ -51,11 +51,11 @@ def test_a_second_fit_sees_the_next_batches_of_any_endless_dataset(source):
 
 
 def test_compiling_again_does_not_start_over():
-    whole, parts = learner_of(), learner_of()
+    whole, parts = (learner_of(jit_compile=False) for _ in range(2))
     whole.fit(curves(), steps_per_epoch=4, verbose=0)
     for _ in range(2):
         parts.fit(curves(), steps_per_epoch=2, verbose=0)
-        parts.compile("sgd", "mse")
+        parts.compile("sgd", "mse", jit_compile=False)
     same(whole, parts)
 
 
@@ -129,7 +129,7 @@ class EveryBatch(Count):
         self.ends.append(batch)
 
 
-@pytest.mark.parametrize("steps", [1, 7, 50, 53, 100])
+@pytest.mark.parametrize("steps", [1, 50, 53])
 def test_by_default_an_epoch_has_exactly_as_many_steps_as_asked_for(steps):
     fast, slow = learner_of(metrics=["mae"]), learner_of(metrics=["mae"], steps_per_execution=1)
     histories = [each.fit(curves(), steps_per_epoch=steps, epochs=2, verbose=0).history for each in (fast, slow)]

@@ -115,9 +115,9 @@ def check_support(x: Any, y: Any) -> tuple[tf.Tensor, tf.Tensor]:
         )
     y = tf.cast(y, tf.int32 if y.dtype.is_integer else tf.float32)
     x = as_inputs(x)
-    check_batch(Episode(*(part[None] for part in (x, y, x, y))), None, every_class=False)
-    if y.dtype.is_integer and int(tf.reduce_min(y)) < 0:
-        check_labels("support_y", y.numpy(), int(tf.reduce_max(y)) + 1)
+    check_batch(Episode(x, y, x, y), None, every_class=False)
+    if y.dtype.is_integer and np.min(y) < 0:
+        check_labels("support_y", y.numpy(), int(np.max(y)) + 1)
     return x, y
 
 

@@ -6,11 +6,8 @@ Connections are read from the model itself, since a layer may belong to several 
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.internals import Node, call_of, direct_sublayers
