@@ -9,8 +9,7 @@ from meta_keras import checks
 from meta_keras.execution import Steps, best_steps, in_one_program
 from meta_keras.faults import StopAtFault, check_callbacks
 from meta_keras.internals import is_seed
-
-Inputs = tuple[tf.Tensor, ...]
+from meta_keras.tasks.inspection import Inputs
 
 
 class StepModel(keras.Model):

@@ -471,7 +471,7 @@ def test_formula_5_3_its_slope_is_the_difference_of_soft_labels_times_the_temper
         wanted = temperature * (softmax(STUDENT_Z / temperature) - softmax(TEACHER_Z / temperature))
         np.testing.assert_allclose(soft_slopes(temperature), wanted, rtol=1e-9, atol=1e-12)
     centred = [scores - scores.mean(axis=1, keepdims=True) for scores in (STUDENT_Z, TEACHER_Z)]
-    np.testing.assert_allclose(soft_slopes(1e4), (centred[0] - centred[1]) / 2, rtol=1e-3)
+    np.testing.assert_allclose(soft_slopes(1e3), (centred[0] - centred[1]) / 2, rtol=1e-2)
 
 
 def linear_pair():
