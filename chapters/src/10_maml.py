@@ -659,7 +659,7 @@ assert changes["episode"] > 0.01 > max(changes["support"], changes["moving"])
 # %% [markdown]
 # To see what this means for accuracy, this network was trained by MAML with each policy (stored results: 400 batches of
 # four 5-way 1-shot tasks, one inner step, the inner learning rate selected among five values on validation alphabets, and
-# five new seeds, each tested on 600 tasks from unseen alphabets). The learner with `"episode"` was tested with all 25
+# five new seeds, each tested on 300 tasks from unseen alphabets). The learner with `"episode"` was tested with all 25
 # queries of a task together, with each query alone, and with the five queries of one class at a time:
 
 # %%
