@@ -362,7 +362,7 @@ plt.show()
 # %% [markdown]
 # Intervals are 95 % intervals over test tasks, for one training run per method. One step from MAML's initialization
 # gives a lower error than ten steps from either of the others. *Before* adaptation, MAML is not better than
-# pretraining: what it has learned is how to adapt. Its error continues to fall beyond the single step that it was
+# pretraining, so the benefit appears only through adaptation. Its error continues to fall beyond the single step that it was
 # trained for.
 
 # %%
