@@ -133,10 +133,9 @@ for first_order, by_hand in ((False, -4.16), (True, -5.2)):
 
 # %% [markdown]
 # With $\alpha = 0.1$, one step shrinks the distance to the minimum by the factor $1 - 0.1 \cdot 2 = 0.8$ in the flat
-# parabola and by $1 - 0.1 \cdot 8 = 0.2$ in the steep one, whatever the initialization, because the gradient of a
-# parabola is proportional to that distance. Adaptation removes most of the steep task's error on its own, so a good
-# initialization should be closer to the minimum of the flat task. In our network these losses belong to the tasks
-# $x = 1, y = 0$ and $x = 2, y = 6$.
+# parabola and by $1 - 0.1 \cdot 8 = 0.2$ in the steep one, from any initialization, because the gradient of a parabola is
+# proportional to that distance. Adaptation removes most of the steep task's error, so a good initialization should be
+# closer to the minimum of the flat task. In our network these are the tasks $x = 1, y = 0$ and $x = 2, y = 6$.
 
 # %%
 curvatures, centers, factors = np.array([[1.0, 4.0], [0.0, 3.0], [0.8, 0.2]])
@@ -170,9 +169,9 @@ for name, rule in rules.items():
         paths[name].append(learner.network.get_weights()[0].item())
 
 # %% [markdown]
-# Each method converges to the point where its own gradient vanishes. With curvature $c_i$, minimum $m_i$ and shrinking
-# factor $r_i$ of task $i$, that point is the average of the $m_i$ with weights $c_i$ for pretraining, $c_i r_i$ for
-# first-order MAML and $c_i r_i^2$ for MAML:
+# Each method converges to where its own gradient vanishes. With curvature $c_i$, minimum $m_i$ and shrinking factor $r_i$
+# of task $i$, that is the average of the $m_i$ with weights $c_i$ for pretraining, $c_i r_i$ for first-order MAML and
+# $c_i r_i^2$ for MAML:
 
 # %%
 for power, (name, path) in enumerate(paths.items()):
@@ -285,8 +284,8 @@ assert not np.allclose(first_order, differences, rtol=0.1)
 # The first experiment of the MAML paper is few-shot regression on the curves $y = A \sin(x - \phi)$, where the amplitude
 # $A$ (0.1 to 5) and the phase $\phi$ (0 to $\pi$) distinguish one task from another. The network has two hidden layers
 # of 40 units. We use ten support points and ten queries per task, 25 tasks per batch, and 1,500 batches, which is
-# about 2 % of the paper's budget. Pretraining uses the same 20 points per task. The learning rates are those that did
-# best on validation tasks, as explained [below](#A-fair-comparison).
+# about 2 % of the paper's budget. Pretraining uses the same 20 points per task. The learning rates were selected on
+# validation tasks, as explained [below](#A-fair-comparison).
 
 # %%
 STEPS = 1500
@@ -478,8 +477,8 @@ assert relative_errors[16] < 1e-3 < 0.1 < relative_errors[1]
 # Every method was meta-trained on the same 1,500 batches of 25 tasks with 20 points per task. Reptile and pretraining use
 # all 20 points, the others split them into support and query set. First the outer learning rate (of Adam) was selected
 # among six values, then the inner learning rate among nine, both by the error on 500 validation tasks. For Meta-SGD and
-# MAML++ the latter is the initial value of the learned rates. These runs take too long for a notebook, so we load their
-# results and reproduce three of them here, MAML with one inner step and seed 0.
+# MAML++ the latter is the initial value of the learned rates. We load the results of these runs and reproduce three of
+# them here, MAML with one inner step and seed 0.
 
 # %%
 validation_tasks = next(iter(mk.Sinusoids(shots=10, queries=50, meta_batch=500, seed=10_001)))
@@ -524,7 +523,7 @@ plt.show()
 
 # %% [markdown]
 # For the test, every method was trained again with its selected learning rates and ten new seeds. The table shows the
-# error on 1,000 test tasks with 95 % intervals over seeds, and the time per meta-training step (compiled, two CPU cores).
+# error on 1,000 test tasks with 95 % intervals over seeds, and the time per meta-training step on two shared CPU cores.
 
 
 # %%
@@ -621,8 +620,7 @@ plt.show()
 
 # %% [markdown]
 # MAML's memory grows with every inner step, from 60 MB for one step to 268 MB for eight. First-order MAML needs less and
-# grows more slowly (18 to 62 MB), and iMAML's memory is constant at about 127 MB. In this setting, iMAML saves memory
-# compared with MAML from four steps upward, but never compared with the first-order gradient.
+# grows more slowly (18 to 62 MB), and iMAML's memory is constant at about 127 MB, less than MAML's from four steps upward.
 
 # %%
 at = {name: np.array(values) for name, values in megabytes.items()}
@@ -660,10 +658,10 @@ for policy in ("episode", "support", "moving"):
 assert changes["episode"] > 0.01 > max(changes["support"], changes["moving"])
 
 # %% [markdown]
-# To see what this means for accuracy, this network was trained by MAML with each policy (stored results: 400 batches of
-# four 5-way 1-shot tasks, one inner step, the inner learning rate selected among five values on validation alphabets, and
-# five new seeds, each tested on 300 tasks from unseen alphabets). The learner with `"episode"` was tested with all 25
-# queries of a task together, with each query alone, and with the five queries of one class at a time:
+# To measure the effect on accuracy, this network was trained by MAML with each policy (stored results: 400 batches of
+# four 5-way 1-shot tasks, one inner step, its learning rate selected among five values on validation alphabets, Adam at
+# 0.003, and five new seeds, each tested on 300 tasks from unseen alphabets). With `"episode"`, we tested all 25 queries of
+# a task together, each query alone, and the five queries of one class at a time:
 
 # %%
 tests = [("episode", "together"), ("episode", "one at a time"), ("episode", "one class at a time")]
@@ -673,10 +671,9 @@ mk.report.Table([{"policy": p, "queries": q, "accuracy": score} for (p, q), scor
 
 # %% [markdown]
 # The accuracy of 0.690 under `"episode"` requires that the queries arrive together and in balanced classes. One at a time
-# it is 0.407, and one class at a time 0.335, although neither the network nor the queries have changed. With the
-# statistics of the support set, which do not depend on the queries, accuracy is 0.657, and the interval of the difference
-# per seed just excludes zero. Moving averages reach 0.408 in this setting. A few-shot result is therefore incomplete
-# without its batch-normalization policy.
+# it is 0.407, and one class at a time 0.335, with the same network and queries. With the statistics of the support set,
+# which do not depend on the queries, accuracy is 0.657, and the interval of the difference per seed just excludes zero.
+# Moving averages reach 0.408 in this setting.
 
 # %%
 gap = mk.Score.of(accuracy["episode", "together"].values - accuracy["support", "together"].values)
@@ -736,8 +733,8 @@ print(f"outside: {outside:.2f}")
 assert missing is None and np.allclose([assigned, outside], -5.2)
 
 # %% [markdown]
-# Only the second mistake raises an error, and only if no other variable has a gradient. The other two train without
-# complaint, so compare your meta-gradient with central differences once, on a small network in double precision.
+# Only the second mistake raises an error, and only if no other variable has a gradient. The other two go unnoticed, so
+# compare your meta-gradient with central differences once, on a small network.
 
 # %% [markdown]
 # ## Summary
