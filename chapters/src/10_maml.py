@@ -210,10 +210,9 @@ Code(inspect.getsource(GradientDescent.adapt), language="python")
 Code(inspect.getsource(inner_loop.support_gradients), language="python")
 
 # %% [markdown]
-# To check that this is the second-order gradient, we compare it with **central differences**, which need no automatic
-# differentiation: increase and decrease one weight of the initialization slightly, adapt again, and divide the change of
-# the query loss by that of the weight. We use 19 weights, three inner steps, and double precision, because differences
-# of nearly equal numbers lose digits.
+# To check that this is the second-order gradient, we compare it with **central differences**: increase and decrease one
+# weight of the initialization slightly, adapt again, and divide the change of the query loss by that of the weight. We
+# use 19 weights, three inner steps, and double precision, because differences of nearly equal numbers lose digits.
 
 
 # %%
@@ -262,8 +261,8 @@ differences = central_differences(learner)
 set_precision("float32")
 
 # %% [markdown]
-# Each point below is one weight. A method computes the true meta-gradient if its points are on the diagonal, which
-# holds for MAML to six digits and does not hold for its first-order approximation.
+# Each point below is one weight. On the diagonal, the rule agrees with the differences. This holds for MAML to six digits
+# and does not hold for its first-order approximation.
 
 # %%
 axes = plt.figure(figsize=(4.4, 3.4)).add_subplot(aspect="equal")
@@ -378,8 +377,8 @@ assert scores["MAML"][0].mean > scores["pretrained"][0].mean
 assert high["MAML"][-1] < low["MAML"][1]
 
 # %% [markdown]
-# To use an adapted network, `learner.adapt` returns it as a plain Keras model, ready to save or serve. The last cell of
-# this section draws the opening figure of the chapter, the predictions for three test tasks over the whole input range.
+# `learner.adapt` returns the adapted network as a plain Keras model, ready to save or serve. The last cell of this section
+# draws the opening figure of the chapter.
 
 # %%
 x = np.linspace(-5, 5, 200, dtype="float32")[:, None]
@@ -469,7 +468,7 @@ assert relative_errors[16] < 1e-3 < 0.1 < relative_errors[1]
 
 # %% [markdown]
 # The implicit gradient is accurate only once adaptation has converged. We therefore leave iMAML out of the following
-# comparison, where adaptation takes one or five steps, and return to it when we measure memory.
+# comparison, where adaptation takes one or five steps.
 
 # %% [markdown]
 # ## A fair comparison
@@ -741,11 +740,10 @@ assert missing is None and np.allclose([assigned, outside], -5.2)
 #
 # - MAML learns one initialization, shared by all tasks, from which a few steps on a support set lead to a low loss on
 #   the queries. Before adaptation it is not a better predictor than pretraining.
-# - Its gradient passes through the inner steps and contains second derivatives. First-order MAML drops them and ends at a
-#   higher loss on the parabolas and the sine curves.
+# - Its gradient passes through the inner steps and contains second derivatives. Dropping them led to a higher loss here.
 # - With tuned learning rates, Meta-SGD reduced MAML's error after one step by 37 %.
 # - MAML's memory grows with the inner steps. The implicit gradient's does not, but it requires convergence.
-# - Report the batch-normalization policy, and verify meta-gradients with central differences.
+# - Report the batch-normalization policy, and verify meta-gradients.
 
 # %% [markdown]
 # ## Exercises
@@ -822,5 +820,4 @@ def check_proximal(proximal):
 # - A. Nichol, J. Achiam, J. Schulman, [On First-Order Meta-Learning Algorithms](https://arxiv.org/abs/1803.02999), 2018.
 # - A. Rajeswaran, C. Finn, S. Kakade, S. Levine, [Meta-Learning with Implicit
 #   Gradients](https://arxiv.org/abs/1909.04630), 2019.
-# - J. Bronskill et al., [TaskNorm: Rethinking Batch Normalization for
-#   Meta-Learning](https://arxiv.org/abs/2003.03284), 2020.
+# - J. Bronskill et al., [TaskNorm](https://arxiv.org/abs/2003.03284), 2020.
