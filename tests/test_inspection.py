@@ -29,7 +29,7 @@ def batches(*changes):
 
 def learner_of(rule=None, units=3):
     learner = MetaLearner(network=networks.mlp(units, input_shape=(2,), hidden=(4,)), rule=rule or Prototypes())
-    learner.compile("sgd")
+    learner.compile("sgd", jit_compile=False)
     return learner
 
 

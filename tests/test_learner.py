@@ -26,7 +26,7 @@ def network(*inner, inputs=16, units=8):
 
 def learner_of(model, **compiled):
     learner = MetaLearner(network=model, rule=Prototypes())
-    learner.compile(**compiled)
+    learner.compile(**({"jit_compile": False} | compiled))
     return learner
 
 
