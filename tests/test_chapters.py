@@ -175,7 +175,7 @@ def stream(name):
         ([ran("x = 1\n" * 41)], "41 lines"),
         ([ran("x = 1\n" * 9)], "have a median of"),
         ([ran(), new_markdown_cell("# Another")], "first-level headings"),
-        ([ran(count=n + 1) for n in range(5)], "5 of code"),
+        ([ran(count=n + 1) for n in range(5)], "5 code cells"),
         ([new_markdown_cell("word") for _ in range(130)], "cells; at most"),
     ],
 )
