@@ -6,7 +6,7 @@ import sys
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-# The programs of tests run a few steps: XLA would take longer to optimize them than that saves. `chapters` and
+# The programs of tests run only a few steps, so optimizing them would take longer than it saves. `chapters` and
 # `benchmarks` compile as users do.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.fixture(autouse=True)
 def fresh_start():
-    keras = sys.modules.get("keras")  # tests/test_run.py does not import it, and so starts immediately
+    keras = sys.modules.get("keras")  # tests/test_run.py does not import it and therefore starts immediately
     if keras is not None:
         keras.utils.set_random_seed(0)
     yield

@@ -1,4 +1,4 @@
-"""Checks of arguments accept what they say, in Python's and NumPy's forms, and name what they reject."""
+"""Checks of arguments accept what they document, as Python or NumPy values, and name what they reject."""
 
 import keras
 import numpy as np

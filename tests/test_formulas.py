@@ -1,4 +1,4 @@
-"""Every formula of the chapters, against numbers worked out without the library. A name carries its number."""
+"""Every formula of the chapters, against numbers computed without the library. Test names contain formula numbers."""
 
 import keras
 import numpy as np
@@ -170,7 +170,7 @@ def test_formula_2_9_exponential_decay(step):
     assert float(schedule(step)) == pytest.approx(0.5 * 0.4 ** (step / 40), rel=1e-5)
 
 
-# Chapter 10: one weight with the answer theta * x at x = 1, and a linear network of two weights
+# Chapter 10: one weight with the prediction theta * x at x = 1, and a linear network of two weights
 
 
 def learner_of_weights(rule, *weights):
@@ -346,7 +346,7 @@ def test_formula_10_7_reptile_pulls_the_start_towards_where_it_ends():
 
 
 def leashed_minimum(strength):
-    """Where the slope of the support loss and the pull of the leash cancel; for a linear network, one system."""
+    """Where the gradients of the support loss and the proximal term cancel; for a linear network, one system."""
     x, y = LINEAR_SUPPORT
     pull = strength * np.eye(2)
     return np.linalg.solve(linear_hessian(x) + pull, 2 * x.T @ y.ravel() / len(x) + strength * LINEAR_START)
@@ -552,7 +552,7 @@ def sigmoid(omega):
 
 
 def strategy_learner(kind=mk.transfer.Strategy, *sample, fresh=LINEAR_START, **settings):
-    """A learner in float64, and how it answers `(omega) -> the query loss after adapting`."""
+    """A learner in float64, and the function `omega -> query loss after adapting`."""
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     networks = [
@@ -573,7 +573,7 @@ def linear_batch():
 
 
 def strategy_loss(coefficient, steps=1):
-    """The query loss after so many steps from the blend, by hand."""
+    """The query loss after this many steps from the blend, by hand."""
     theta = coefficient * SOURCE + (1 - coefficient) * LINEAR_START
     for _ in range(steps):
         theta = theta - 0.1 * linear_slope(theta, *LINEAR_SUPPORT)

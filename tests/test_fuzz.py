@@ -21,7 +21,7 @@ CASES = collections.defaultdict(list)
 for case in fuzz.cases_of(CALLS, SEED):
     CASES[case.target].append(case)
 
-# What a run of ten thousand calls found, before it was mended.
+# What a run of ten thousand calls found before it was fixed.
 FOUND = [
     ("ClassPool", "names", "tensor ()"),
     ("ClassPool.map", "function", "a class"),

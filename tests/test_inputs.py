@@ -1,4 +1,4 @@
-"""Inputs: pixels are scaled in one place, tokens are left alone, and images that look wrong are refused."""
+"""Inputs: pixels are scaled in one place, tokens are not changed, and images with implausible values are rejected."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""The record of long measurements: nothing is measured twice, and a stop loses nothing that is finished."""
+"""The record of long measurements: nothing is measured twice, and an interruption loses no finished result."""
 
 import json
 

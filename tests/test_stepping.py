@@ -1,4 +1,4 @@
-"""Steps are counted over fits, files and compilations, several run per call, and a fault is never passed over."""
+"""Steps are counted over fits, files and compilations, several run per call, and a fault is never ignored."""
 
 import keras
 import numpy as np
@@ -108,7 +108,7 @@ def test_train_on_batch_says_that_a_step_was_not_taken_and_then_learns_again():
 def test_evaluating_on_an_infinite_loss_is_an_error_and_not_an_accuracy():
     learner = learner_of()
     bad = curves().map(lambda e: e._replace(query_y=1e30 * tf.ones_like(e.query_y)))
-    with pytest.raises(FloatingPointError, match="loss of these tasks is inf, so the metrics beside it mean nothing"):
+    with pytest.raises(FloatingPointError, match="loss of these tasks is inf, so its metrics are meaningless"):
         learner.evaluate(bad, steps=1, verbose=0)
 
 

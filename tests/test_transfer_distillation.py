@@ -1,4 +1,4 @@
-"""Distillation: the loss is the sum that it says, the student learns by it, and the teacher stays as it is."""
+"""Distillation: the loss is the documented sum, the student learns from it, and the teacher does not change."""
 
 import keras
 import numpy as np
@@ -319,7 +319,7 @@ def test_a_distiller_is_saved_and_goes_on_where_it_was(features, tmp_path):
     np.testing.assert_allclose(again(x), distiller(x), rtol=1e-5, atol=1e-6)
 
 
-# What is refused
+# What is rejected
 
 
 @pytest.mark.parametrize(
@@ -436,7 +436,7 @@ def test_a_student_and_a_teacher_that_do_not_fit_are_refused(wrong):
 
 
 def test_what_is_measured_comes_as_numbers_and_without_metrics_that_have_seen_no_labels():
-    """Keras 3.13 makes numbers of its metrics in `get_metrics_result`, and Keras 3.15 does so elsewhere."""
+    """Keras 3.13 converts its metrics to numbers in `get_metrics_result`, and Keras 3.15 does so elsewhere."""
     x, y = data()
     distiller = Distiller(network(5), network(6), soft=1.0)
     distiller.compile(metrics=["accuracy"], jit_compile=False)

@@ -1,4 +1,4 @@
-"""The layers of a model by name: those with weights, which are moved, blended and frozen, and how they are connected.
+"""The layers of a model by name: those with weights, which are copied, blended and frozen, and how they are connected.
 
 Connections are read from the model itself, since a layer may belong to several models.
 """
