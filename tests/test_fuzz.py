@@ -60,6 +60,7 @@ FOUND = [
     ("transfer.pair_domains", "source_y", "array of infinity"),
     ("transfer.pair_domains", "source_y", "keras.Input"),
     ("transfer.pair_domains", "target_x", "keras.Input"),
+    ("transfer.soft_labels", "network", "a model with two outputs"),
     ("transfer.soft_loss", "student", "ragged tensor"),
     ("transfer.soft_loss", "teacher", "ragged tensor"),
     ("transfer.soft_loss", "temperature", "1e30"),
