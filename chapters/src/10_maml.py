@@ -29,6 +29,7 @@ from IPython.display import Code
 from meta_keras.rules import GradientDescent, ImplicitGradient, inner_loop
 
 mk.report.style()
+tf.get_logger().setLevel("ERROR")  # no warning for each function that is traced again
 stored = mk.report.measured("chapter_10")  # long measurements, made by benchmarks/chapter_10.py
 
 # %% [markdown]
