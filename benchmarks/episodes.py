@@ -1,4 +1,4 @@
-"""How many episodes a second are drawn: 5-way 1-shot, 15 queries, 28x28, on the embedded letters.
+"""How many episodes are drawn per second: 5-way 1-shot, 15 queries, 28x28, on the embedded letters.
 
     PYTHONPATH=. .venv/bin/python benchmarks/episodes.py
 
@@ -22,7 +22,7 @@ META_BATCHES, RUNS, SECONDS = (1, 4, 16, 32), 5, 2.0
 
 
 def episodes_a_second(tasks: mk.FewShot) -> float:
-    """Draw for a while and count. The first batch is left out: it builds the graph."""
+    """Draw for a while and count. The first batch is excluded because it builds the graph."""
     batches = iter(tasks)
     next(batches)
     began, drawn = time.perf_counter(), 0
@@ -33,13 +33,13 @@ def episodes_a_second(tasks: mk.FewShot) -> float:
 
 
 def measure(pool: mk.ClassPool, **options: object) -> dict[str, dict[str, int]]:
-    """The median, the least and the most over the runs, for each meta-batch."""
+    """The median, minimum and maximum over the runs, for each meta-batch."""
     rates = {}
     for meta_batch in META_BATCHES:
         runs = [episodes_a_second(mk.FewShot(pool, meta_batch=meta_batch, seed=run, **options)) for run in range(RUNS)]
         median = round(statistics.median(runs))
         rates[str(meta_batch)] = {"median": median, "least": round(min(runs)), "most": round(max(runs))}
-        print(f"  meta-batch {meta_batch:>3}: {median:8,} episodes a second", flush=True)
+        print(f"  meta-batch {meta_batch:>3}: {median:8,} episodes per second", flush=True)
     return rates
 
 

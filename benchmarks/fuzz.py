@@ -1,4 +1,4 @@
-"""How the library answers bad and unusual arguments: 10,000 calls of its public functions, each with one
+"""How the library responds to invalid and unusual arguments: 10,000 calls of its public functions, each with one
 argument replaced.
 
     python benchmarks/fuzz.py --calls 10000 --seed 0            (several minutes on two cores)
@@ -7,7 +7,7 @@ argument replaced.
 
 Each call takes valid arguments (fuzz_arguments.py) and replaces one of them by a value from fuzz_values.py. When an
 error counts as clear is defined in fuzz_verdict.py. The cases iterate over the functions in turn, in an order that the
-seed determines, and run in a process of their own, which is replaced when it crashes or a call takes too long.
+seed determines, and run in a separate process, which is replaced when it crashes or a call takes too long.
 
 Every call is a line of benchmarks/results/fuzz.jsonl; the counts and everything that is not clear are in fuzz.json.
 """
@@ -43,7 +43,7 @@ class Case(NamedTuple):
 
 
 def cases_of(calls: int, seed: int, only: str = "") -> list[Case]:
-    """At most `calls` cases, one function after the other and around again."""
+    """At most `calls` cases, iterating over the functions repeatedly."""
     import meta_keras  # noqa: F401  (before TensorFlow, so that it starts without its log)
 
     # isort: split
@@ -81,7 +81,7 @@ def work(cases: list[Case]) -> None:
 
 
 def supervise(cases: list[Case], arguments: list[str]) -> None:
-    """Let processes work on what the record lacks, and show the progress."""
+    """Let processes run the cases that are not in the record, and show the progress."""
     while (done := len(outcomes())) < len(cases):
         worker = subprocess.Popen([sys.executable, __file__, *arguments, "--worker"], stdout=subprocess.DEVNULL)
         fault = None
@@ -109,7 +109,7 @@ def outcomes() -> list[str]:
 
 
 def discard_half_a_line() -> None:
-    """Remove what a process that was stopped may have left at the end of the record."""
+    """Remove the incomplete line that a stopped process may have left at the end of the record."""
     RECORD.write_text("".join(f"{line}\n" for line in outcomes()), encoding="utf-8")
 
 
@@ -121,7 +121,7 @@ def check_same_calls(cases: list[Case]) -> None:
 
 
 def summary(seed: int, seconds: float) -> dict[str, Any]:
-    """The counts, overall and for each function, and everything that is not as it should be."""
+    """The counts, overall and for each function, and all findings."""
     lines = [json.loads(line) for line in outcomes()]
     by_function: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for line in lines:

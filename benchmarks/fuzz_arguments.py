@@ -1,7 +1,7 @@
 """Valid arguments for every public function of `meta_keras`, cheap to make, for benchmarks/fuzz_targets.py.
 
-`ARGUMENTS` goes by the name of the parameter, since a name means the same all over the library. `SPECIAL` has what a
-single function needs beyond or instead of that, and `RECEIVERS` what methods are called on.
+`ARGUMENTS` has one entry per parameter name, since a name has the same meaning throughout the library. `SPECIAL` has
+what a single function needs in addition or instead, and `RECEIVERS` has the objects that methods are called on.
 """
 
 import tempfile
@@ -28,7 +28,7 @@ def inputs() -> np.ndarray:
 
 
 def network(units: int = 2) -> keras.Model:
-    """A network so small that it is built in milliseconds, with a layer of each kind that matters."""
+    """A network that is built in milliseconds, with every relevant type of layer."""
     layers = keras.layers
     hidden, norm = layers.Dense(3, name="hidden"), layers.BatchNormalization(name="norm")
     return keras.Sequential([keras.Input((1,)), hidden, norm, layers.Dense(units, name="head")])
@@ -57,7 +57,7 @@ def pool_of_images() -> mk.ClassPool:
 
 @lru_cache
 def tasks() -> tf.data.Dataset:
-    """The same batch again and again, since drawing tasks takes longer than what is done with them."""
+    """The same batch repeated, since drawing tasks takes longer than using them."""
     drawn = mk.FewShot(pool(), ways=2, shots=2, queries=2, meta_batch=2)
     return tf.data.Dataset.from_tensors(next(iter(drawn))).repeat()
 
@@ -192,6 +192,7 @@ SPECIAL: dict[str, Factories] = {
     "classical.train_model": {"epochs": lambda: 1, "model": lambda: mk.classical.create_model((1,), 2)},
     "evaluate": {"episodes": lambda: 2},
     "load": {"name": lambda: "languages"},
+    "report.measured": {"name": lambda: "chapter_10"},
     "maml_loop": {"iterations": lambda: 1},
     "restart": {"model": lambda: compiled(network(), loss="mse"), "weights": lambda: network().get_weights()},
     "transfer.Distiller.distil": as_tensors(),

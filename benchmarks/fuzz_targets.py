@@ -1,6 +1,6 @@
 """What benchmarks/fuzz.py calls: every public function, class and method of `meta_keras`, found by inspection.
 
-A new function is called as soon as it is public. Left out are records (named tuples), which hold what they are given,
+A new function is called as soon as it is public. Excluded are records (named tuples), which only hold their arguments,
 and the interfaces for extensions: methods that Keras or a MetaLearner calls, and users only override.
 """
 
@@ -30,7 +30,7 @@ INTERFACES: dict[type, set[str]] = {
     mk.rules.Update: set(),
     keras.optimizers.Optimizer: set(),
 }
-# Arguments that go to Keras as they are.
+# Arguments that are passed to Keras unchanged.
 KERAS_OWN = {
     "optimizer", "loss", "metrics", "callbacks", "verbose", "validation_data", "validation_steps", "epochs",
     "steps_per_epoch", "initial_epoch", "jit_compile", "steps", UNKNOWN,
@@ -52,7 +52,7 @@ class Target(NamedTuple):
         return (*self.needed, *self.optional, UNKNOWN)
 
     def call(self, replaced: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The result with some arguments replaced, once it was put to use, and all arguments."""
+        """The result with some arguments replaced, after using it, and all arguments."""
         arguments = {name: make() for name, make in self.needed.items() if name not in replaced} | replaced
         named = dict(arguments)
         several = () if self.positional is None else (named.pop(self.positional),)
@@ -63,7 +63,7 @@ class Target(NamedTuple):
 
 
 def used(result: Any) -> None:
-    """Use what was made, as some arguments only matter then."""
+    """Use the result, because some arguments take effect only then."""
     if isinstance(result, mk.rules.Rule) and type(result) is not mk.rules.Rule:
         learner(result).adapt(inputs(), labels())
 
@@ -97,7 +97,7 @@ def public(module: ModuleType) -> dict[str, Any]:
 
 def _methods(prefix: str, owner: type) -> Iterator[Target]:
     allowed = next((names for base, names in INTERFACES.items() if issubclass(owner, base)), None)
-    # Of a learner also those of the classes that it is built on, which are not public themselves.
+    # For a learner, also the methods of its base classes, which are not public themselves.
     bases = reversed(owner.__mro__) if owner is mk.MetaLearner else [owner]
     ours = [base for base in bases if base.__module__.startswith("meta_keras")]
     methods = {name: value for base in ours for name, value in vars(base).items()}

@@ -1,14 +1,15 @@
-"""What became of one call: rejected clearly, rejected cryptically, rejected by Keras, or accepted.
+"""The outcome of one call: rejected clearly, rejected cryptically, rejected by Keras, or accepted.
 
-Clear is an error that somebody who wrote `meta_keras` meant to raise, since only that can say what was expected:
+An error is clear if the authors of `meta_keras` raised it deliberately, since only such an error can say what was
+expected:
 
 - its type is ValueError, TypeError, OSError, ImportError or NotImplementedError,
 - its message is a sentence of at least 20 characters, and
 - it was raised by a `raise` statement in a file of `meta_keras`. An error that Python, NumPy, TensorFlow or Keras
-  raises on the way is not, even if a line of `meta_keras` caused it, such as `len(None)` or `rate < "x"`.
+  raises on the way is not clear, even if a line of `meta_keras` caused it, such as `len(None)` or `rate < "x"`.
 
-TensorFlow raises an error again that occurs while a function is traced, and adds where; such an error is clear if the
-one that it repeats is. Clear are also Python's own TypeErrors for a missing, unknown or superfluous argument.
+TensorFlow raises errors that occur while a function is traced a second time, with the location added. Such an error is
+clear if the original one is. Python's own TypeErrors for missing, unknown or superfluous arguments are clear, too.
 
 An error that Keras raises for an argument that our function documents as Keras' own, such as `optimizer`, counts as
 rejected by Keras. Everything else is cryptic.
@@ -45,7 +46,7 @@ DEEPEST = 4
 
 
 def outcome_of(target: Target, argument: str, value: str) -> dict[str, str]:
-    """Call a function with one argument replaced, and tell what became of it."""
+    """Call a function with one argument replaced, and return its outcome."""
     keras.utils.set_random_seed(0)
     try:
         with warnings.catch_warnings(), _whole_tracebacks():
@@ -53,7 +54,7 @@ def outcome_of(target: Target, argument: str, value: str) -> dict[str, str]:
             result, arguments = target.call({argument: VALUES[value]()})
             others = [other for name, other in arguments.items() if name != argument]
             return {"verdict": ACCEPTED if is_finite(result) and is_finite(others) else NOT_FINITE}
-    except Exception as error:  # of whatever kind: the kind is what is recorded
+    except Exception as error:  # of any type, because the type is what is recorded
         verdict = verdict_of(error, handed_on=argument in KERAS_OWN)
         return {"verdict": verdict, "error": type(error).__name__, "message": str(error)[:300]}
     finally:
@@ -61,7 +62,7 @@ def outcome_of(target: Target, argument: str, value: str) -> dict[str, str]:
 
 
 def verdict_of(error: BaseException, *, handed_on: bool) -> str:
-    """How an error counts. handed_on: whether the argument goes to Keras as it is."""
+    """How an error counts. handed_on: whether the argument is passed to Keras unchanged."""
     if isinstance(error, TYPES) and any(map(_meant, _repeated(error))):
         return CLEAR
     if isinstance(error, TypeError) and SIGNATURE.search(str(error)):
@@ -125,7 +126,7 @@ def _repeated(error: BaseException) -> Iterator[BaseException]:
 
 
 def _meant(error: BaseException) -> bool:
-    """Whether a `raise` statement of ours raised this error, with a message that says something."""
+    """Whether a `raise` statement of ours raised this error, with an informative message."""
     last = _innermost(error.__traceback__)
     if last is None or not last.tb_frame.f_code.co_filename.startswith(ROOM):
         return False

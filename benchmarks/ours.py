@@ -1,7 +1,7 @@
-"""Our side of benchmarks/speed.py, which starts it: one line of JSON for each job it is given.
+"""Our side of benchmarks/speed.py, which starts it: one line of JSON per job.
 
-Timed is `learner.fit`, as it is used. The seconds of an iteration are those of an epoch over its steps, so they have
-the data, the metrics and the callbacks in them; the first of them has the start of `fit` too.
+We time `learner.fit` as users call it. The seconds of an iteration are those of an epoch divided by its steps, so they
+include the data, the metrics and the callbacks; the first one also includes the start of `fit`.
 """
 
 import json

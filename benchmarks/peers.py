@@ -1,13 +1,13 @@
-"""The peers of benchmarks/speed.py: second-order MAML in PyTorch and in JAX. Runs in an environment of its own.
+"""The peers of benchmarks/speed.py: second-order MAML in PyTorch and in JAX. Runs in a separate environment.
 
     peers/bin/python benchmarks/peers.py '[{"way": "torch loop", "threads": 2, ...}]'
 
 The jobs come from benchmarks/speed.py, as JSON. Each is answered by one line: the seconds of each iteration, that is,
-of one meta-gradient with its Adam update. A first call, which compiles, is left out.
+of one meta-gradient with its Adam update. The first call, which compiles, is excluded.
 
     torch loop        learn2learn's way: a loop over tasks, torch.autograd.grad(create_graph=True) within
     torch vmap        torch.func: vmap over tasks, grad of grad
-    jax vmap          jit of vmap over tasks; with "together", so many steps a call by lax.scan
+    jax vmap          jit of vmap over tasks; with "together", that many steps per call by lax.scan
     jax map           jit of lax.map over tasks, which takes the gradient of each task within
 """
 
@@ -24,7 +24,7 @@ FILTERS, ADAM = 64, 1e-3
 
 
 def episodes(work: dict[str, Any]) -> list[np.ndarray]:
-    """Prepared tasks: support_x, support_y, query_x, query_y. Pictures have their channel last."""
+    """Prepared tasks: support_x, support_y, query_x, query_y. Images have their channels last."""
     rng, parts = np.random.default_rng(0), []
     for examples in (work["support"], work["queries"]):
         if work["network"] == "mlp":
@@ -136,7 +136,7 @@ def jax_step(job: dict[str, Any]) -> Callable[[], object]:
 
     if together == 1:
         call, data = jax.jit(update), tasks
-    else:  # a batch for each step, as a training has them
+    else:  # one batch per step, as in training
         call = jax.jit(lambda state, batches: jax.lax.scan(update, state, batches))
         data = [jnp.tile(part, (together, *[1] * part.ndim)) for part in tasks]
     zeros = jax.tree.map(jnp.zeros_like, weights)

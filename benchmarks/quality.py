@@ -1,10 +1,10 @@
-"""How well MAML learns to learn: sine curves by the paper's settings, and letters of unseen alphabets.
+"""The quality of MAML: sine curves by the paper's settings, and letters of unseen alphabets.
 
     PYTHONPATH=. .venv/bin/python benchmarks/quality.py          (about half an hour on two cores)
     PYTHONPATH=. .venv/bin/python benchmarks/quality.py --only sines
 
-Every score is a mean over 1,000 tasks with its 95 % interval, in benchmarks/results/quality.json. A training that is
-stopped goes on where it was: the states are kept in benchmarks/results/backup until it is done.
+Every score is a mean over 1,000 tasks with its 95 % interval, in benchmarks/results/quality.json. A stopped
+training run continues where it was: its states are kept in benchmarks/results/backup until it is finished.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SINE_STEPS, LETTER_STEPS = 70_000, {1: 2000, 5: 800}
 def train(
     name: str, learner: mk.MetaLearner, tasks: mk.Tasks, steps: int, epochs: int = 20, **compiled: object
 ) -> None:
-    """`steps` steps of meta-training with Adam at 0.001, kept at the end of each epoch."""
+    """`steps` steps of meta-training with Adam at 0.001, saved at the end of each epoch."""
     learner.compile(optimizer=keras.optimizers.Adam(0.001), **compiled)
     backup = keras.callbacks.BackupAndRestore(str(RESULTS / "backup" / name))
     print(f"{name}: {learner.parallel}", flush=True)
@@ -36,18 +36,18 @@ def train(
 
 
 def adapted(network: keras.Model, rate: float, steps: int, exam: mk.Tasks, tasks: int = TASKS) -> mk.Score:
-    """The score of a network after so many steps of plain gradient descent on each support set."""
+    """The score of a network after `steps` steps of plain gradient descent on each support set."""
     rule = mk.rules.GradientDescent(rate, evaluation_steps=steps)
     return mk.evaluate(mk.MetaLearner(network=network, rule=rule), exam, tasks)
 
 
 def best_rate(network: keras.Model, rates: Sequence[float], steps: int, practice: mk.Tasks, sign: int) -> float:
-    """The inner rate that a baseline does best with, on tasks that are not those of the exam."""
+    """The best inner learning rate of a baseline, on tasks other than the test tasks."""
     return max(rates, key=lambda rate: sign * adapted(network, rate, steps, practice, CHOICE_TASKS).mean)
 
 
 def sines() -> dict[str, str]:
-    """MAML's first example: 10 shots and one inner step of 0.01 in training, 5 shots in the exam."""
+    """MAML's first example: 10 shots and one inner step of 0.01 in training, 5 shots in the test."""
     exam = mk.Sinusoids(shots=5, queries=100, seed=1000)
     choice = mk.Sinusoids(shots=5, queries=100, seed=2000)
     keras.utils.set_random_seed(0)

@@ -1,10 +1,10 @@
-"""A record of measurements that take longer than a chapter may: stopped at any time, continued where it was.
+"""A record of measurements that take longer than a chapter may: they can be stopped at any time and continued.
 
     record = Record("chapter_01")
     accuracy = record.measure("prototypes, 1000 steps, seed 0", lambda: train_and_evaluate(0))
 
-Each measurement is stored as soon as it is made, in data/results/chapter_01.json, with the commit and the versions it
-was made with. A measurement that is there is not made again; `--again` discards the record. Chapters read the results
+Each measurement is stored as soon as it is finished, in data/results/chapter_01.json, with its commit and the versions
+of the packages. A stored measurement is not repeated; `--again` discards the record. Chapters read the results
 with `mk.report.measured("chapter_01")`.
 """
 
@@ -37,7 +37,7 @@ class Record:
         self.results: dict[str, Any] = stored.get("results", {})
 
     def measure(self, key: str, function: Callable[[], Any]) -> Any:
-        """The result of this name: as it is stored, or what the function returns, as JSON can hold it."""
+        """The stored result of this name, or the result of the function, in a form that JSON can represent."""
         if key not in self.results:
             began = time.monotonic()
             self.results[key] = function()
@@ -54,7 +54,9 @@ class Record:
             "results": self.results,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_suffix(".tmp")  # renamed when it is whole, so that a stop loses one measurement
+        unfinished = self.path.with_suffix(
+            ".tmp"
+        )  # renamed when it is complete, so that an interruption loses one measurement at most
         unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         unfinished.replace(self.path)
 

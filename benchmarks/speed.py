@@ -1,16 +1,16 @@
-"""How fast meta-training is, beside PyTorch and JAX at the same work, all measured side by side in one run.
+"""How fast meta-training is, compared with PyTorch and JAX on the same work, all measured in one run.
 
     python3 -m venv peers
     peers/bin/pip install torch==2.13.0 jax==0.10.2
     PYTHONPATH=. .venv/bin/python benchmarks/speed.py --peers peers/bin/python
 
-Prints the medians and the goals, and stores them in benchmarks/results/speed.json and speed_scaling.png. A run that
-was stopped goes on where it stopped; `--fresh` measures anew what is stored, and `--only S,O` takes these parts alone.
-`--quick` tries everything with few iterations of two tasks, and stores nothing. All of it takes about half an hour, in
-which nothing else should run.
+Prints the medians and the goals, and stores them in benchmarks/results/speed.json and speed_scaling.png. A
+stopped run continues where it stopped; `--fresh` repeats stored measurements, and `--only S,O` selects these parts.
+`--quick` tries everything with few iterations of two tasks and stores nothing. A full run takes about half an hour,
+during which nothing else should run.
 
-Ours is timed as it is used: `learner.fit`, with data, metrics and callbacks. Only what comes before a first fit has
-ended, compiling, is left out. Every contestant has a process of its own, and they take turns, round by round.
+Our library is timed as it is used: `learner.fit`, with data, metrics and callbacks. Only the first fit, which compiles,
+is excluded. Every contestant has its own process, and they take turns, round by round.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from typing import Any
 
 from speed_report import draw, goals, say, summary
 
-# Neither TensorFlow nor meta_keras is imported up here: a child's peak of memory begins with its parent's size.
+# Neither TensorFlow nor meta_keras is imported here: the peak memory of a child includes the size of its parent.
 HERE = Path(__file__).resolve().parent
 RESULTS, OURS, PEERS = HERE / "results", HERE / "ours.py", HERE / "peers.py"
 CONV = {"support": 5, "rate": 0.4}
@@ -40,15 +40,15 @@ WORKLOADS = {
     "C": CONV | {"network": "pool", "queries": 75, "tasks": 4, "steps": 5},
 }
 PARTS = (*WORKLOADS, "ways", "memory", "dense", "scaling S", "scaling C")
-SLOW = 2.0  # a peer that takes so many seconds an iteration is not the best one, and is measured in one round only
-TOGETHER = 50  # steps in one call, where a step is so short that the call counts
+SLOW = 2.0  # a peer that needs more seconds per iteration is not the best one and is measured in one round only
+TOGETHER = 50  # steps per call, where a step is so short that the call matters
 JOB = {"way": "auto", "threads": None, "together": 1, "iterations": 10, "limit": 6.0, "epoch": 1}
 META_BATCHES, INNER_STEPS = (1, 2, 4, 8, 16, 32), (1, 2, 3, 5, 8)
 WIDTHS, DENSE_TASKS, WAYS, PATIENCE = (64, 128, 256, 512, 1024), 16, ("vectorized", "map", "unrolled"), 45.0
 
 
 def contestants(name: str) -> dict[str, dict[str, Any]]:
-    """What is to be compared on a workload. Where threads matter, every library has them both ways."""
+    """The contestants for a workload. Where threads matter, every library is measured with both settings."""
     if WORKLOADS[name]["network"] == "mlp":
         ours = {"epoch": 5 * TOGETHER}
         compared = {way: {"way": way, "threads": os.cpu_count()} for way in ("torch loop", "torch vmap")}
@@ -82,7 +82,7 @@ def compare(name: str, run: "Runner") -> dict[str, Any]:
 
 
 def ways(run: "Runner") -> dict[str, Any]:
-    """The ways through a batch of tasks, whichever "auto" would choose."""
+    """All methods of processing a batch of tasks, whichever "auto" would choose."""
     found: dict[str, Any] = {}
     for name in ("S", "O", "C"):
         own = {"epoch": 5 * TOGETHER, "together": TOGETHER} if name == "S" else {}
@@ -95,7 +95,7 @@ def ways(run: "Runner") -> dict[str, Any]:
 
 
 def memory(run: "Runner") -> dict[str, int]:
-    """The peak of C, in megabytes, with few tasks in a batch and with many."""
+    """The peak memory of C in megabytes, with a small and with a large meta-batch."""
     found = {}
     for tasks in (4, 32):
         (answer,) = run([{"work": WORKLOADS["C"] | {"tasks": tasks}, "iterations": 2}])
@@ -105,7 +105,7 @@ def memory(run: "Runner") -> dict[str, int]:
 
 
 def dense(run: "Runner") -> dict[str, Any]:
-    """Up to how many weights a dense network is faster vectorized, as `parallel.SMALL` has it."""
+    """Up to how many weights vectorizing is faster for a dense network, which determines `parallel.SMALL`."""
     found = {}
     for width in WIDTHS[: run.rounds(len(WIDTHS))]:
         work = CONV | {"network": "dense", "width": width, "queries": 25, "tasks": DENSE_TASKS, "steps": 1}
@@ -118,7 +118,7 @@ def dense(run: "Runner") -> dict[str, Any]:
 
 
 def scaling(name: str, run: "Runner") -> dict[str, dict[str, float]]:
-    """Milliseconds an iteration against the meta-batch, and against the inner steps."""
+    """Milliseconds per iteration against the meta-batch, and against the inner steps."""
     own = {"epoch": 5 * TOGETHER, "together": TOGETHER} if name == "S" else {"iterations": 4}
     found = {}
     for kind, field, values in (("meta-batch", "tasks", META_BATCHES), ("inner steps", "steps", INNER_STEPS)):
@@ -140,7 +140,7 @@ class Runner:
         return 1 if self.quick else wanted
 
     def __call__(self, jobs: list[dict[str, Any]], patience: float | None = None) -> list[dict[str, Any]]:
-        """One answer a job; none at all if it takes longer than `patience`."""
+        """One answer per job; none if it takes longer than `patience`."""
         jobs = [JOB | job for job in jobs]
         if self.quick:
             short = {"iterations": 2, "limit": 1.0}
@@ -148,7 +148,7 @@ class Runner:
         theirs = jobs[0]["way"].startswith(("torch", "jax"))
         command = [self.peers, str(PEERS)] if theirs else [sys.executable, str(OURS)]
         threads = {}
-        if jobs[0]["threads"] == 1:  # PyTorch is told by the job itself
+        if jobs[0]["threads"] == 1:  # PyTorch reads it from the job
             threads = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"} if theirs else {"TF_NUM_INTRAOP_THREADS": "1"}
         try:
             done = subprocess.run(
@@ -165,7 +165,7 @@ class Runner:
 
 
 def identity(run: Runner) -> dict[str, Any]:
-    """Of what machine and programs the numbers are. Parts of another machine are not mixed with these."""
+    """The machine and the versions. Parts from another machine are not mixed with these."""
     versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
     if run.peers:
         asked = subprocess.run([run.peers, str(PEERS), "versions"], capture_output=True, text=True, check=True)
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="few iterations of two tasks, to try it; nothing is stored"
     )
-    parser.add_argument("--fresh", action="store_true", help="measure the wanted parts anew, if they are stored")
+    parser.add_argument("--fresh", action="store_true", help="repeat the selected parts if they are stored")
     options = parser.parse_args()
     wanted = options.only.split(",")
     if unknown := set(wanted) - set(PARTS):
@@ -196,11 +196,11 @@ def main() -> None:
         folder = Path(trial) if options.quick else RESULTS
         measure(wanted, run, folder, fresh=options.fresh)
     if options.quick:
-        print("This was a trial: its numbers and goals say nothing.")
+        print("This was a trial: its numbers and goals are meaningless.")
 
 
 def measure(wanted: list[str], run: Runner, folder: Path, *, fresh: bool) -> None:
-    """Measure the parts that are wanted and not yet stored; store each with its commit as soon as it is done."""
+    """Measure the selected parts that are not yet stored; store each with its commit as soon as it is done."""
     stored = folder / "speed.json"
     record = identity(run) | {"commits": {}, "parts": {}}
     if stored.exists():

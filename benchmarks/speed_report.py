@@ -1,4 +1,4 @@
-"""What benchmarks/speed.py makes of its measurements: medians, goals, and pictures."""
+"""How benchmarks/speed.py reports its measurements: medians, goals, and figures."""
 
 import statistics
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def summary(answers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Milliseconds of an iteration over all rounds; of ours also the seconds of the first fit, compiling included."""
+    """Milliseconds per iteration over all rounds; for ours also the seconds of the first fit, including compilation."""
     times = [1e3 * second for answer in answers for second in answer["seconds"]]
     found = {"median": statistics.median(times), "least": min(times), "most": max(times), "samples": len(times)}
     if "first" in answers[0]:
@@ -45,7 +45,7 @@ def goals(parts: dict[str, Any], together: int) -> dict[str, dict[str, Any]]:
 
 
 def draw(curves: dict[str, Any], path: Path) -> None:
-    """A dot for each measurement, and the straight line that fits them best."""
+    """One dot per measurement, and the straight line with the best fit."""
     import matplotlib.pyplot as plt
     import numpy as np
 
@@ -59,7 +59,7 @@ def draw(curves: dict[str, Any], path: Path) -> None:
                 slope, start = np.polyfit(x, y, 1)
                 axes.plot(x, y, "o", color=PALETTE[1])
                 axes.plot(x, start + slope * x, "-", color=PALETTE[0], label=f"{start:.2g} + {slope:.2g} n")
-                axes.set(title=f"Workload {name}", xlabel=f"{kind}, n", ylabel="ms an iteration", ylim=(0, None))
+                axes.set(title=f"Workload {name}", xlabel=f"{kind}, n", ylabel="ms per iteration", ylim=(0, None))
                 axes.legend()
         figure.savefig(path)
         plt.close(figure)

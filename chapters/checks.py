@@ -1,6 +1,6 @@
-"""What is asked of the chapters and their tables. Every function returns the problems that it finds, as sentences.
+"""Checks of the chapters and of the tables in the guide. Every function returns the problems that it finds.
 
-python chapters/checks.py     look over what is stored; runs nothing
+python chapters/checks.py     check the stored files without running anything
 """
 
 import ast
@@ -28,7 +28,7 @@ NAME = re.compile(r"`([^`]+)`")
 
 
 def all_problems() -> list[str]:
-    """Everything that `run.py check` looks at."""
+    """All problems that `run.py check` reports."""
     problems = [problem for source in press.sources() for problem in chapter_problems(source)]
     for page in pages_with_links():
         problems += broken_links(page)
@@ -36,36 +36,36 @@ def all_problems() -> list[str]:
 
 
 def chapter_problems(source: Path, folder: Path = CHAPTERS) -> list[str]:
-    """A stored chapter must be the source's own, executed in order, quiet, and of a readable size."""
+    """A stored chapter must match its source, be executed in order, write no errors, and have a readable size."""
     problems = []
     for language, fresh in press.editions(press.load(source)).items():
         file = press.stored_at(source, language, folder)
         if not file.exists():
-            problems.append(f"{file.name} is not there; make it with `run.py build {source.stem[:2]}`")
+            problems.append(f"{file.name} is missing; create it with `run.py build {source.stem[:2]}`")
             continue
         stored = nbformat.read(file, 4)
         found = [*stale(fresh, stored), *execution(stored), *press.printed_errors(stored), *proportions(stored)]
         if file.stat().st_size > MOST_BYTES:
-            found.append(f"{file.stat().st_size / 1e6:.1f} MB, and {MOST_BYTES / 1e6:.0f} MB is the most")
+            found.append(f"{file.stat().st_size / 1e6:.1f} MB, but at most {MOST_BYTES / 1e6:.0f} MB are allowed")
         for name, png in press.pictures(stored).items():
             if (folder / f"{name}.png").read_bytes() != png:
-                found.append(f"{name}.png is not the picture of the chapter; build it anew")
+                found.append(f"{name}.png is not the figure of the chapter; build the chapter again")
         problems += [f"{file.name}: {problem}" for problem in found]
     return problems
 
 
 def stale(fresh: NotebookNode, stored: NotebookNode) -> list[str]:
-    """Whether the stored notebook holds the very cells of its source."""
+    """Whether the stored notebook has exactly the cells of its source."""
     mine, theirs = ([(cell.id, cell.cell_type, cell.source) for cell in book.cells] for book in (fresh, stored))
     if mine == theirs:
         return []
     pairs = zip(mine, theirs, strict=False)
     first = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(mine), len(theirs)))
-    return [f"stale: cell {first} is not that of the source; build it anew"]
+    return [f"stale: cell {first} differs from the source; build the chapter again"]
 
 
 def execution(stored: NotebookNode) -> list[str]:
-    """Whether every code cell ran, from top to bottom, without an error, and shows what another run would."""
+    """Whether every code cell ran, from top to bottom, without an error, and has repeatable output."""
     code = [cell for cell in stored.cells if cell.cell_type == "code"]
     problems = []
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
@@ -75,7 +75,7 @@ def execution(stored: NotebookNode) -> list[str]:
     return [
         *problems,
         *(f"cell {cell} ended in an error" for cell in errors),
-        *(f"cell {cell} shows an address in memory, which no second build repeats" for cell in addresses),
+        *(f"cell {cell} shows a memory address, which is different in every build" for cell in addresses),
     ]
 
 
@@ -85,19 +85,21 @@ def proportions(stored: NotebookNode) -> list[str]:
     prose = [cell for cell in stored.cells if cell.cell_type == "markdown"]
     lines = [len(cell.source.splitlines()) for cell in code]
     problems = [
-        f"cell {cell.id} has {count} lines; {LONGEST_CELL} is the most"
+        f"cell {cell.id} has {count} lines; at most {LONGEST_CELL} are allowed"
         for cell, count in zip(code, lines, strict=True)
         if count > LONGEST_CELL
     ]
     if lines and median(lines) > MEDIAN_CELL:
-        problems.append(f"its code cells have {median(lines)} lines in the median; {MEDIAN_CELL} is the most")
+        problems.append(f"its code cells have a median of {median(lines)} lines; at most {MEDIAN_CELL} are allowed")
     if len(stored.cells) > MOST_CELLS:
-        problems.append(f"{len(stored.cells)} cells, and {MOST_CELLS} is the most")
+        problems.append(f"{len(stored.cells)} cells; at most {MOST_CELLS} are allowed")
     if code and not MARKDOWN_TO_CODE[0] <= len(prose) / len(code) <= MARKDOWN_TO_CODE[1]:
-        problems.append(f"{len(prose)} cells of prose to {len(code)} of code; {MARKDOWN_TO_CODE} times is the range")
+        problems.append(
+            f"{len(prose)} Markdown cells and {len(code)} code cells; the ratio must be in {MARKDOWN_TO_CODE}"
+        )
     headings = [line for cell in prose for line in cell.source.splitlines() if line.startswith("# ")]
     if len(headings) != 1:
-        problems.append(f"{len(headings)} headings of the first order; one is needed")
+        problems.append(f"{len(headings)} first-level headings; exactly one is needed")
     return problems
 
 
@@ -108,7 +110,7 @@ def pages_with_links() -> list[Path]:
 
 
 def broken_links(page: Path) -> list[str]:
-    """Links to files and headings of the project that are not there. Addresses of the web are left alone."""
+    """Links to files and headings of the project that do not exist. Web addresses are not checked."""
     problems = []
     for target in LINK.findall(_prose(page)):
         if re.match(r"https?:|mailto:|attachment:", target):
@@ -116,9 +118,9 @@ def broken_links(page: Path) -> list[str]:
         name, _, anchor = target.partition("#")
         file = (page.parent / name).resolve() if name else page
         if not file.exists():
-            problems.append(f"{page.relative_to(ROOT)}: the link {target!r} leads to nothing")
+            problems.append(f"{page.relative_to(ROOT)}: the target of the link {target!r} does not exist")
         elif anchor and file.suffix in (".md", ".ipynb") and anchor not in _anchors(file):
-            problems.append(f"{page.relative_to(ROOT)}: the link {target!r} names a heading that is not there")
+            problems.append(f"{page.relative_to(ROOT)}: the link {target!r} names a heading that does not exist")
     return problems
 
 
@@ -136,7 +138,7 @@ def _anchors(file: Path) -> set[str]:
 
 
 def tables(page: Path = GUIDE) -> Iterator[tuple[str, dict[str, str]]]:
-    """Every row of every table of a page, with the heading that the table stands under."""
+    """Every row of every table of a page, with the heading of its section."""
     heading, columns = "", []
     for line in page.read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
@@ -168,7 +170,7 @@ def table_problems(page: Path = GUIDE) -> list[str]:
 
 
 def missing_sections(cell: str) -> list[str]:
-    """Sections such as "D4 5.2" that no document has."""
+    """Sections such as "D4 5.2" that do not exist in any document."""
     documents = json.loads((CHAPTERS / "documents.json").read_text(encoding="utf-8"))
     named = re.findall(r"(D\d)((?: \d+(?:\.\d+)*,?)+)", cell)
     if not named:
@@ -195,7 +197,7 @@ def _resolves(name: str) -> bool:
 
 
 def missing_tests(cell: str) -> list[str]:
-    """Tests in backticks, `test_file.py::test_name`, that are not there. The beginning of a name will do."""
+    """Tests in backticks, `test_file.py::test_name`, that do not exist. The first words of a name are enough."""
     return [f"no test {name!r}" for name in NAME.findall(cell) if not _is_test(name)] or (
         [] if NAME.search(cell) else [f"{cell!r} names no test"]
     )
@@ -230,8 +232,8 @@ def formula_problems() -> list[str]:
     listed = {row["formula"] for _, row in tables() if "formula" in row}
     return [
         *(f"Formula {n} of the chapters has no test in tests/test_formulas.py" for n in sorted(in_chapters - tested)),
-        *(f"Formula {n} has a test and stands in no chapter" for n in sorted(tested - in_chapters)),
-        *(f"Formula {n} stands in a docstring and in no chapter" for n in sorted(in_code - in_chapters)),
+        *(f"Formula {n} has a test but is in no chapter" for n in sorted(tested - in_chapters)),
+        *(f"Formula {n} is in a docstring but in no chapter" for n in sorted(in_code - in_chapters)),
         *(f"Formula {n} is not in the list of formulas" for n in sorted(in_chapters - listed)),
     ]
 

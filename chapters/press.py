@@ -1,11 +1,11 @@
-"""The press: chapters/src/NN_name.py (py:percent) -> executed notebooks, and pages for a browser.
+"""Builds the book: chapters/src/NN_name.py (py:percent) -> executed notebooks, and pages for a browser.
 
-    python chapters/press.py run [01 ...]     execute chapters, write a page of each to chapters/pages
+    python chapters/press.py run [01 ...]     execute chapters, write a page for each to chapters/pages
     python chapters/press.py build [01 ...]   execute chapters, store them as chapters/NN_name.ipynb
     python chapters/press.py verify [01 ...]  execute chapters, compare their results with the stored ones
 
 The sources are the only form that is edited by hand. Markdown cells marked `lang="zh"` (or another language) go
-to an edition of their own, chapters/zh/NN_name.ipynb, from the same execution; unmarked cells go to every edition.
+to a separate edition, chapters/zh/NN_name.ipynb, from the same execution; unmarked cells go to every edition.
 """
 
 import argparse
@@ -40,7 +40,7 @@ KERNEL = {
 
 
 class Report(NamedTuple):
-    """What became of a chapter: how long it took, and what is wrong with it (nothing, if all went well)."""
+    """The outcome for a chapter: how long it took, and its problems, if any."""
 
     name: str
     title: str
@@ -76,7 +76,7 @@ def title(notebook: NotebookNode) -> str:
 
 
 def execute(notebook: NotebookNode) -> NotebookNode:
-    """Run all cells in a fresh kernel, in the chapters' folder, with nothing left to chance or to the clock."""
+    """Run all cells in a fresh kernel, in the folder of the chapters, on the CPU and with a fixed hash seed."""
     client = NotebookClient(
         notebook,
         timeout=SECONDS_A_CELL,
@@ -94,7 +94,7 @@ def execute(notebook: NotebookNode) -> NotebookNode:
 
 
 def editions(notebook: NotebookNode) -> dict[str, NotebookNode]:
-    """The notebook in each of its languages; the first language is always there."""
+    """The notebook in each of its languages, always including the first."""
     marked = dict.fromkeys(cell.metadata.get("lang", FIRST_LANGUAGE) for cell in notebook.cells)
     return {language: _edition(notebook, language) for language in {FIRST_LANGUAGE: None, **marked}}
 
@@ -108,7 +108,7 @@ def _edition(notebook: NotebookNode, language: str) -> NotebookNode:
 
 
 def stored_at(source: Path, language: str, folder: Path = CHAPTERS) -> Path:
-    """Where the executed notebook of a chapter lies."""
+    """The path of the executed notebook of a chapter."""
     return (folder if language == FIRST_LANGUAGE else folder / language) / f"{source.stem}.ipynb"
 
 
@@ -123,10 +123,10 @@ def printed_errors(notebook: NotebookNode) -> list[str]:
 
 
 def drift(stored: NotebookNode, fresh: NotebookNode) -> list[str]:
-    """Where two executions disagree: results `a ± b` whose intervals, at twice their width, lie apart."""
+    """Where two executions disagree: results `a ± b` whose intervals do not overlap even at twice their width."""
     old, new = _results(stored), _results(fresh)
     if old.keys() != new.keys():
-        return ["the two executions do not print the same number of results; build the chapter anew"]
+        return ["the two executions do not print the same number of results; build the chapter again"]
     return [
         f"{place}: {new[place][0]} ± {new[place][1]} now, {old[place][0]} ± {old[place][1]} stored"
         for place in old
@@ -146,7 +146,7 @@ def _results(notebook: NotebookNode) -> dict[str, tuple[float, float]]:
 
 
 def write_page(source: Path, notebook: NotebookNode) -> Path:
-    """A page for the browser, pictures inside, with links that hold from the folder of pages."""
+    """A page for the browser, including its images, with links relative to the folder of pages."""
     page = copy.deepcopy(_edition(notebook, FIRST_LANGUAGE))
     for cell in page.cells:
         if cell.cell_type == "markdown":
@@ -160,7 +160,7 @@ def write_page(source: Path, notebook: NotebookNode) -> Path:
 
 
 def process(source: Path, after: Callable[[Path, NotebookNode], list[str]]) -> Report:
-    """Execute one chapter and hand it to `after`, which says what is wrong with it."""
+    """Execute one chapter and pass it to `after`, which returns its problems."""
     began = time.monotonic()
     notebook = load(source)
     try:
@@ -201,12 +201,12 @@ def pictures(notebook: NotebookNode) -> dict[str, bytes]:
 def verify(source: Path, notebook: NotebookNode) -> list[str]:
     stored = stored_at(source, FIRST_LANGUAGE)
     if not stored.exists():
-        return [f"{stored.name} is not there; make it with `run.py build {source.stem[:2]}`"]
+        return [f"{stored.name} is missing; create it with `run.py build {source.stem[:2]}`"]
     return drift(nbformat.read(stored, 4), notebook)
 
 
 def press(job: Callable[[Path, NotebookNode], list[str]], chosen: Sequence[Path]) -> int:
-    """Process chapters, a line for each as it is done, and a summary. Returns the exit code."""
+    """Process chapters and print one line per finished chapter and a summary. Returns the exit code."""
     print(f"{job.__name__}: {len(chosen)} chapters, at most {AT_A_TIME} at a time", flush=True)
     began, failed = time.monotonic(), 0
     with ThreadPoolExecutor(AT_A_TIME) as pool:
@@ -216,14 +216,16 @@ def press(job: Callable[[Path, NotebookNode], list[str]], chosen: Sequence[Path]
             for problem in report.problems:
                 print(problem, flush=True)
             failed += bool(report.problems)
-    print(f"{len(chosen) - failed} of {len(chosen)} chapters ran well, in {time.monotonic() - began:.0f} s.")
+    print(
+        f"{len(chosen) - failed} of {len(chosen)} chapters ran without problems, in {time.monotonic() - began:.0f} s."
+    )
     if job is run and failed < len(chosen):
         print(f"Open {write_index()} in a browser, or read and change the chapters with `run.py lab`.")
     return 1 if failed else 0
 
 
 def write_index() -> Path:
-    """One page that leads to the others."""
+    """An index page with links to the others."""
     pages = [source for source in sources() if (PAGES / f"{source.stem}.html").exists()]
     items = "\n".join(f'<li><a href="{s.stem}.html">{s.stem[:2]} {title(load(s))}</a></li>' for s in pages)
     index = PAGES / "index.html"

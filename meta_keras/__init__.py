@@ -1,12 +1,12 @@
 """meta_keras: learn, teach and use learning to learn (元学习) in Keras.
 
-Document D2 describes meta-learning by three functions, and they are the rooms of this library:
+Document D2 describes meta-learning by three functions, and they correspond to the parts of this library:
 
     f(x) = phi(x; theta)   meta-knowledge, what is learned          meta_keras.networks
     g(x) = psi(x; omega)   meta-policy, how it adapts to a task     meta_keras.rules
     h(x) = rho(x; xi)      meta-task, where tasks come from         meta_keras.tasks
 
-`MetaLearner` joins them.
+`MetaLearner` combines them.
 """
 
 from meta_keras.startup import start_tensorflow

@@ -1,11 +1,11 @@
-"""The one switch for what batch normalization computes with, and for moments with exact second derivatives.
+"""The only switch for the statistics of batch normalization, and for moments with exact second derivatives.
 
 Keras decides by `training` which statistics a batch-normalization layer uses, and `tf.nn.moments` stops the gradient
-at the mean within the variance. Meta-learning needs a choice and exact derivatives: first derivatives do not notice
-the stopped gradient, but those of a training step come out wrong by a percent or more.
+at the mean within the variance. Meta-learning needs a choice and exact derivatives: the stopped
+gradient does not affect first derivatives, but the derivatives of a training step are wrong by a percent or more.
 
 Both functions are replaced once, when this module is imported. They behave as before unless the calling thread is
-within `normalizing`; a context variable says so, which no other thread sees.
+within `normalizing`, which sets a context variable that no other thread sees.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _switch: ContextVar[tuple[str | None] | None] = ContextVar("meta_keras_normaliza
 
 @contextlib.contextmanager
 def normalizing(statistics: str | None) -> Iterator[None]:
-    """Within this block, and in this thread alone, batch normalization uses the statistics that are named.
+    """Within this block, and in this thread alone, batch normalization uses the named statistics.
 
     "batch": those of the batch. "moving": the moving averages. "keep": those of the batch, which also replace the
     moving averages. None leaves the choice to `training`, as in Keras.
@@ -64,7 +64,7 @@ def _install() -> None:
 
 
 def _with_momentum(layer: keras.layers.BatchNormalization, momentum: float) -> keras.layers.BatchNormalization:
-    """The layer with another momentum and the same variables. Its own momentum would be seen by other threads."""
+    """The layer with another momentum and the same variables. Changing its own momentum would affect other threads."""
     twin = object.__new__(type(layer))  # Keras would build a copy with variables of its own
     twin.__dict__.update(layer.__dict__ | {"momentum": momentum})
     return twin

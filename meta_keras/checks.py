@@ -110,7 +110,7 @@ def numbers(**values: Any) -> None:
 
 
 def finite_numbers(**values: Any) -> None:
-    """Arrays without NaN and infinity. What is no array of numbers, such as several inputs, is not looked at."""
+    """Arrays without NaN and infinity. Anything but an array of numbers, such as several inputs, is not checked."""
     for name, value in values.items():
         array = np.asarray(value) if _shape_of(value) is not None else np.zeros(0)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -178,7 +178,7 @@ def fittable_model(**models: Any) -> None:
 
 
 def one_input(**models: Any) -> None:
-    """Models with a single input, if they say how many they have."""
+    """Models with a single input, as far as the number of inputs is known."""
     for name, model in models.items():
         if (inputs := len(getattr(model, "inputs", None) or [None])) > 1:
             raise ValueError(f"{name} must have one input; {model.name!r} has {inputs}.")

@@ -26,11 +26,11 @@ def raise_fault(learner: keras.Model) -> None:
 
 
 def check_finite(learner: keras.Model) -> None:
-    """Raise a FloatingPointError if an evaluation has met a loss that is not finite, for its metrics mean nothing."""
+    """Raise a FloatingPointError if an evaluation had a non-finite loss, because its metrics are then meaningless."""
     loss = next(float(metric.result()) for metric in learner.metrics if metric.name == "loss")
     if not math.isfinite(loss):
         raise FloatingPointError(
-            f"The loss of these tasks is {loss}, so the metrics beside it mean nothing. Look for tasks with extreme "
+            f"The loss of these tasks is {loss}, so its metrics are meaningless. Look for tasks with extreme "
             "values, or for learning rates that are too high."
         )
 

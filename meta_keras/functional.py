@@ -1,4 +1,4 @@
-"""Run a Keras model with weights that are not its own; every rule builds on this.
+"""Run a Keras model with external weights; every rule builds on this.
 
 Meta-learning asks what a network *would* answer after a training step, and then differentiates that answer. So the
 weights after the step must be tensors that a gradient tape can follow, and the network's own variables must stay as
@@ -18,7 +18,7 @@ from meta_keras.internals import all_layers, global_seed_state, is_seed, paramet
 
 __all__ = ["Outcome", "PureModel", "Weights"]
 
-# How many random draws a model may make for one task before it meets the draws of the next task.
+# How many random draws a model may make for one task before they overlap with the draws of the next task.
 DRAWS_PER_TASK = 2**16
 
 
@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
 class PureModel:
     """A built Keras model as a pure function: weights and inputs in, outputs and new state out.
 
-    adaptable: frozen variables of the model that the inner loop may change all the same. They count as parameters.
+    adaptable: frozen variables of the model that the inner loop may change nevertheless. They count as parameters.
 
     The call goes through Keras' own `__call__`, so that mixed precision, masks and training arguments work as usual.
     (`keras.Model.stateless_call` skips it.)
@@ -78,7 +78,7 @@ class PureModel:
     def parameters(self) -> list[keras.Variable]:
         """What one of the two loops may change: the trainable variables, then the frozen ones that can be adapted.
 
-        Keras' `trainable` says what the outer loop trains, and is read again whenever it is needed.
+        Keras' `trainable` determines what the outer loop trains, and is read again whenever it is needed.
         """
         trainable = self.model.trainable_variables
         known = {id(variable) for variable in trainable}
@@ -103,7 +103,7 @@ class PureModel:
         """What the model answers with these weights. The model's own variables are neither used nor changed.
 
         statistics: what batch normalization uses: "batch", "moving", or "keep", which also lets the statistics of the
-            batch replace the moving averages. None leaves it to `training`, as Keras does.
+            batch replace the moving averages. None leaves the choice to `training`, as Keras does.
         """
         parameters, state = self.parameters, self.state
         check_weights(weights)
@@ -127,7 +127,7 @@ class PureModel:
         return running_state(self.model)
 
     def running_values(self, weights: Weights) -> tuple[tf.Tensor, ...]:
-        """What `running` has become in these weights."""
+        """The values of `running` in these weights."""
         values = {id(variable): value for variable, value in zip(self.state, weights.state, strict=True)}
         return tuple(values[id(variable)] for variable in self.running)
 
@@ -139,7 +139,7 @@ class PureModel:
         return weights._replace(state=forked(self.state, weights.state, task))
 
     def carry_on(self, values: Sequence[tf.Tensor]) -> None:
-        """Assign what `running_values` has become in many tasks, stacked along the first axis."""
+        """Assign the `running_values` of many tasks, stacked along the first axis."""
         carry_on(self.running, values)
 
     def _check(self, kind: str, given: Sequence[tf.Tensor], variables: Sequence[keras.Variable]) -> None:
@@ -165,8 +165,8 @@ def check_weights(weights: Any) -> None:
 def carrying(mapping: Sequence[tuple[keras.Variable, tf.Tensor]]) -> Iterator[keras.StatelessScope]:
     """A scope in which these variables have these values, and in which no variable is changed.
 
-    Random draws from Keras' global generator would be the same in every task and step, since nothing carries its
-    state on; they are an error.
+    Random draws from Keras' global generator would be the same in every task and step, since nothing carries
+    its state on. They are therefore an error.
     """
     with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
         yield scope
@@ -192,12 +192,12 @@ def forked(variables: Sequence[keras.Variable], values: Sequence[tf.Tensor], tas
 
 
 def carry_on(variables: Sequence[keras.Variable], states: Sequence[tf.Tensor]) -> None:
-    """Assign one state from those of many tasks, stacked along the first axis: the mean, for seeds the furthest."""
+    """Assign one state from those of many tasks, stacked along the first axis: their mean, or for seeds the maximum."""
     for variable, stacked in zip(variables, states, strict=True):
         if is_seed(variable):
             variable.assign(stacked[-1] + tf.constant([0, DRAWS_PER_TASK], stacked.dtype))
         elif stacked.dtype.is_floating:
-            # As a mean of differences, what all tasks agree on stays exactly as it is, even if it is infinite.
+            # With the mean of differences, values on which all tasks agree stay exactly the same, even infinite ones.
             apart = tf.where(stacked == stacked[0], tf.zeros_like(stacked), stacked - stacked[0])
             variable.assign(stacked[0] + tf.reduce_mean(apart, axis=0))
         else:

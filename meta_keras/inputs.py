@@ -1,8 +1,8 @@
-"""Examples as a network takes them: the one place where pixels are scaled. Tasks, `adapt` and `predict` all use it.
+"""Examples as a network takes them: the only place where pixels are scaled. Tasks, `adapt` and `predict` all use it.
 
 Integer images hold pixels from 0 to 255 and become floats from 0 to 1. Bytes (uint8) are always pixels, whatever their
-shape. Floats are taken as they are, Booleans become 0 and 1, and all other integers are tokens that an embedding layer
-looks up, so they stay as they are.
+shape. Floats are used unchanged, Booleans become 0 and 1, and all other integers are tokens that an embedding layer
+looks up, so they are not changed.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from meta_keras import checks
 
 BRIGHTEST = 255
 CHANNELS = (1, 3, 4)
-# Integer images that stay below this everywhere are hardly pixels from 0 to 255: masks, 4-bit images, class maps.
+# Integer images without larger values are probably not pixels from 0 to 255 but masks, 4-bit images or class maps.
 DIMMEST = 16
 
 
@@ -50,10 +50,10 @@ def is_image_shape(shape: Any) -> bool:
 
 
 def check_pixels(examples: np.ndarray, what: str = "The examples", *, leading: int = 1, whole: bool = False) -> None:
-    """Raise a ValueError if images are not in the range that `as_inputs` expects, which would go unnoticed.
+    """Raise a ValueError if images are not in the range that `as_inputs` expects; nothing else would notice.
 
-    whole: whether these are all examples that there are. Then a very small range is suspicious too; of a few images,
-        all may be dark.
+    whole: whether these are all examples of a data set. Then a very small range is suspicious too, whereas a few images
+        may all be dark.
     """
     examples = np.asarray(examples)
     image = _ends_in_image(examples.shape[leading:]) or _are_float_pixels(examples, leading)
@@ -68,7 +68,7 @@ def check_pixels(examples: np.ndarray, what: str = "The examples", *, leading: i
     if whole and examples.dtype.kind in "iu" and 0 < high <= DIMMEST:
         raise ValueError(
             f"{what} are integer images with values only up to {high}. Pixels go from 0 to {BRIGHTEST} and are divided "
-            f"by {BRIGHTEST}, which would leave almost nothing of these. Divide them by {high} yourself, as floats "
+            f"by {BRIGHTEST}, which would make these almost black. Divide them by {high} yourself, as floats "
             "(x.astype('float32')), or pass masks as x.astype(bool). Tokens are int32, not uint8."
         )
     if examples.dtype.kind == "f" and low >= 0 and high > 1.5:
@@ -80,9 +80,9 @@ def check_pixels(examples: np.ndarray, what: str = "The examples", *, leading: i
 
 
 def check_inputs(model: keras.Model, x: Any, name: str = "x") -> None:
-    """Raise a ValueError unless x are examples that fit the model, as far as the model says what fits.
+    """Raise a ValueError unless the examples x fit the model, as far as its inputs are known.
 
-    What a model with several inputs is given must be as many arrays; they are not looked at further.
+    A model with several inputs needs the same number of arrays; these are not checked further.
     """
     inputs = getattr(model, "inputs", None) or []
     if len(inputs) > 1:
@@ -112,5 +112,5 @@ def _are_float_pixels(examples: np.ndarray, leading: int) -> bool:
 
 
 def _ends_in_image(shape: Any) -> bool:
-    """Whether one example is an image, or a stack of images such as a video."""
+    """Whether each example is an image, or a stack of images such as a video."""
     return is_image_shape(shape[-3:])

@@ -1,7 +1,7 @@
 """Every private name of Keras and TensorFlow that the library uses, and every line that depends on a version.
 
 Each has no public alternative in the supported versions (see requirements.txt). `tests/test_internals.py` calls all
-of them, and so fails with the name of the one that an update has removed or changed.
+of them, so if an update removes or changes one, a test fails and shows its name.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
 
-# Whether `tf.io.decode_image` reads WebP, which it has learned only recently; the two came together.
+# Whether `tf.io.decode_image` reads WebP, which is supported only since a recent version; both were added together.
 READS_WEBP = hasattr(tf.io, "decode_webp")
 
 Node = Any  # one call of a layer in a functional model, as Keras records it
@@ -64,7 +64,7 @@ def input_structure(model: keras.Model) -> Any:
 
 
 def variant_tensor(dataset: tf.data.Dataset) -> tf.Tensor:
-    """What a subclass of `tf.data.Dataset` hands to its base class."""
+    """What a subclass of `tf.data.Dataset` passes to its base class."""
     return dataset._variant_tensor
 
 

@@ -26,13 +26,14 @@ class MetaLearner(TaskModel):
 
     network: any built Keras model with one input and one output, the meta-knowledge theta.
     rule: the meta-policy that adapts it to a task, by default one step of gradient descent.
-    num_classes: makes D3's model in place of a network, which alone also answers plain inputs, without adapting.
-    ways: the number of classes of a task. By default the tasks say it, or the labels of the first batch.
+    num_classes: creates D3's model instead of passing a network. Only this model also answers plain inputs, without
+        adapting.
+    ways: the number of classes of a task. By default it is taken from the tasks, or from the labels of the first batch.
     parallel: how the tasks of a batch are processed: "vectorized", "map" or "unrolled" (see `parallel.over_tasks`).
-        "auto" chooses by the network, and `learner.parallel` says what it chose.
+        "auto" chooses depending on the network, and `learner.parallel` is the choice.
 
     The loss of a network is the loss of its answers plus what its layers add: regularizers, `add_loss`. It is minimized
-    in adapting, and measured on the queries. The outer loop minimizes the mean of the query loss over tasks
+    during adaptation, and measured on the queries. The outer loop minimizes the mean of the query loss over tasks
     (Formula 1.4).
 
     >>> import meta_keras as mk
@@ -64,7 +65,7 @@ class MetaLearner(TaskModel):
         if not isinstance(rule, Rule):
             raise TypeError(f"rule must be a rule, such as meta_keras.rules.GradientDescent(0.01); got {rule!r}.")
         if rule.built and rule.trainable_variables and not rule.reusable:
-            raise ValueError("The rule has weights that belong to another learner already. Make a new rule.")
+            raise ValueError("The rule has weights that already belong to another learner. Create a new rule.")
         checks.one_of(PARALLEL, parallel=parallel)
         checks.built_model(network=network)
         checks.one_input(network=network)
@@ -80,7 +81,7 @@ class MetaLearner(TaskModel):
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
-        """What the outer loop trains: of the network, what its rule leaves to it, and what the rule itself learns."""
+        """What the outer loop trains: the network's variables, as far as its rule allows, and those of the rule."""
         return [*self.rule.meta_variables(self.pure), *self.rule.trainable_variables]
 
     trainable_weights = trainable_variables
@@ -177,7 +178,7 @@ class MetaLearner(TaskModel):
         return rescaled(expert, x.shape[1:]) if is_pixels(as_tensor("support_x", support_x)) else expert
 
     def predictor(self, support_x: Any, support_y: Any) -> Predictor:
-        """The learner adapted to one task, to predict with: much cheaper than `adapt`, which makes a model.
+        """The learner adapted to one task, to predict with: much cheaper than `adapt`, which creates a model.
 
         >>> import meta_keras as mk
         >>> learner = MetaLearner(network=mk.networks.mlp(8, input_shape=(2,)), rule=mk.rules.Prototypes())
@@ -190,8 +191,8 @@ class MetaLearner(TaskModel):
 
     def ways_of(self, episode: Episode, tasks: Any = None) -> int | None:
         if episode.support_y.dtype.is_integer:
-            labels = [int(tf.reduce_max(y)) + 1 for y in (episode.support_y, episode.query_y)]
-            ways = self.ways or getattr(tasks, "ways", None) or max(labels)
+            highest = max(int(y.numpy().max()) for y in (episode.support_y, episode.query_y))
+            ways = self.ways or getattr(tasks, "ways", None) or highest + 1
             self.rule.check_ways(self.pure, ways)
             return self.answer_width(ways)
         if isinstance(self.loss, keras.losses.SparseCategoricalCrossentropy):
@@ -234,7 +235,7 @@ class MetaLearner(TaskModel):
     def _support(self, support_x: Any, support_y: Any) -> tuple[tf.Tensor, tf.Tensor, int | None]:
         x, y = check_support(support_x, support_y)
         check_inputs(self.network, x, "support_x")
-        ways = self.ways_of(Episode(*(part[None] for part in (x, y, x, y))))
+        ways = self.ways_of(Episode(*2 * (x[None], y[None])))
         if ways is not None:
             check_labels("support_y", y.numpy(), ways)
         return x, y, ways

@@ -116,7 +116,7 @@ def _check_activation(activation: Any) -> None:
     """Raise a ValueError unless Keras knows the activation, or it is a function of a tensor."""
     try:
         if isinstance(activation, type | layers.Layer):
-            raise TypeError("A layer has a state and a shape of its own.")
+            raise TypeError("A layer has its own state and shape.")
         known = tf.is_tensor(keras.activations.get(activation)(tf.zeros((1, 1))))
     except (AttributeError, KeyError, TypeError, ValueError):
         known = False

@@ -12,7 +12,7 @@ from meta_keras.internals import all_layers, input_structure
 
 ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
 
-# Operations that hand on what they are given, so that the activation is the one before them.
+# Operations that return their inputs unchanged, so the activation is the one before them.
 PASS_ON = {"Identity", "Cast", "Reshape", "Squeeze", "ExpandDims", "EnsureShape", "StopGradient", "PreventGradient"}
 
 # Operations whose gradient TensorFlow declares constant, so that second derivatives vanish without an error.
@@ -20,7 +20,7 @@ WITHOUT_SECOND_DERIVATIVE = {"ResizeBilinear": "bilinear resizing"}
 
 
 class Traced(NamedTuple):
-    """What a network is seen to compute: the activation that it ends in, and the types of its operations."""
+    """What a trace shows that a network computes: the activation that it ends in, and the types of its operations."""
 
     activation: str | None
     operations: frozenset[str]
@@ -44,7 +44,7 @@ def final_activation(network: keras.Model) -> str | None:
 
 
 def check_second_derivatives(network: keras.Model) -> None:
-    """Raise a ValueError if second derivatives through the network would be wrong without notice."""
+    """Raise a ValueError if second derivatives through the network would be silently wrong."""
     found = [word for kind, word in WITHOUT_SECOND_DERIVATIVE.items() if kind in _traced(network).operations]
     if found:
         raise ValueError(
@@ -115,7 +115,7 @@ class FunctionLoss(keras.losses.Loss):
 
 
 def _traced(network: keras.Model) -> Traced:
-    """What was traced last, unless layers or activations were replaced since."""
+    """The last trace, unless layers or activations have been replaced since."""
     layers = tuple(id(part) for layer in all_layers(network) for part in (layer, getattr(layer, "activation", None)))
     if network not in _known or _known[network].layers != layers:
         _known[network] = _trace(network)._replace(layers=layers)
@@ -143,7 +143,7 @@ def _trace(network: keras.Model) -> Traced:
 
 
 def _input_specs(network: keras.Model) -> Any:
-    """What the network takes; None if it does not know it itself."""
+    """What the network takes; None if it is not known."""
     if getattr(network, "inputs", None):
         return keras.tree.map_structure(
             lambda one: tf.TensorSpec([None, *one.shape[1:]], one.dtype), input_structure(network)

@@ -21,10 +21,11 @@ from meta_keras.internals import (
 
 PARALLEL = ("auto", "vectorized", "map", "unrolled")
 
-# Tasks in flight at once in "map": one per core. Memory grows with it, and not with the meta-batch.
+# Tasks that "map" processes at the same time: one per core. Memory grows with this number, not with the meta-batch.
 IN_FLIGHT = max(2, min(8, os.cpu_count() or 2))
 
-# So many weights are copied for every task. Up to here it was measured (benchmarks/speed.py), and was always faster.
+# This many weights are copied for every task. Up to this limit, copying was measured to be faster in all cases
+# (benchmarks/speed.py).
 SMALL = 650_000
 
 
@@ -33,10 +34,10 @@ def over_tasks(
 ) -> tuple[Any, Any]:
     """`function(number, *task)` for every task: its first result stacked, and the mean of its second one.
 
-    each: the dtypes of the first result. mean: zeros in the form of the second one.
+    each: the dtypes of the first result. mean: zeros with the structure of the second one.
 
     "vectorized" computes all tasks in one batched operation: fast for small dense networks under XLA.
-    "map" processes them in a loop. What is averaged is summed up on the way, so memory stays flat.
+    "map" processes them in a loop. The average is accumulated on the way, so memory stays constant.
     "unrolled" writes them out in the graph: the slowest to compile.
     """
     if parallel == "vectorized":
@@ -68,7 +69,7 @@ def gradients_over_tasks(
 
     start = tf.zeros((), loss)
     if parallel == "vectorized" and not tf.executing_eagerly():
-        # What the tasks have in common is one large product, if the gradient is taken of their mean.
+        # Taking the gradient of the mean makes one large product of what the tasks have in common.
         before = len(operations_of_default_graph())
 
         def over_all() -> tuple[Any, tf.Tensor]:
@@ -82,12 +83,12 @@ def gradients_over_tasks(
         results, loss, gradients = taped(function, *task)
         return results, (loss, gradients())
 
-    # The gradient of each task within the map, so that memory stays flat.
+    # The gradient of each task within the map, so that memory stays constant.
     return over_tasks(one, tasks, parallel, each=each, mean=(start, [tf.zeros_like(source) for source in sources]))
 
 
 def best_for(network: keras.Model, rule: keras.layers.Layer) -> str:
-    """For small networks of dense layers "vectorized", for others "map": convolutions gain nothing together."""
+    """For small networks of dense layers "vectorized", for others "map": convolutions gain nothing from batching."""
     dense = (
         keras.layers.Dense,
         keras.layers.EinsumDense,
@@ -98,7 +99,7 @@ def best_for(network: keras.Model, rule: keras.layers.Layer) -> str:
     # A rule's own weights, such as learning rates, are used element by element.
     layers = [*all_layers(network)[1:], *(one for one in all_layers(rule)[1:] if not hasattr(one, "update"))]
     with_weights = [layer for layer in layers if layer.variables and not direct_sublayers(layer)]
-    by_chance = any(map(is_seed, [*network.variables, *rule.variables]))  # dropout cannot be drawn for all at once
+    by_chance = any(map(is_seed, [*network.variables, *rule.variables]))  # dropout masks cannot be batched
     size = sum(math.prod(variable.shape) for variable in [*network.variables, *rule.variables])
     fits = all(isinstance(layer, dense) for layer in with_weights) and size <= SMALL
     return "vectorized" if fits and not by_chance else "map"
@@ -115,7 +116,7 @@ def _vectorized(function: Callable[..., Any], tasks: tuple[tf.Tensor, ...]) -> t
 def _unmarked() -> Iterator[None]:
     """Let `vectorized_map` write its operations where it is called, although XLA compiles them.
 
-    It would put them into a function. A gradient through that makes XLA compile again whenever the weights change.
+    It would put them into a function, and a gradient through it makes XLA compile again whenever the weights change.
     """
     with contextlib.ExitStack() as stack:
         for graph in enclosing_graphs():
@@ -146,7 +147,7 @@ def _mapped(function: Callable[..., Any], tasks: tuple[tf.Tensor, ...], each: An
 def _unrolled(function: Callable[..., Any], tasks: tuple[tf.Tensor, ...]) -> tuple[Any, Any]:
     count = tasks[0].shape[0]
     if count is None:
-        raise ValueError('parallel="unrolled" needs to know the number of tasks in a batch; take "map".')
+        raise ValueError('parallel="unrolled" needs to know the number of tasks in a batch; use "map".')
     results = [function(number, *(part[number] for part in tasks)) for number in range(count)]
     each = tf.nest.map_structure(lambda *values: tf.stack(values), *[first for first, _ in results])
     return each, tf.nest.map_structure(lambda *values: tf.add_n(values) / count, *[second for _, second in results])

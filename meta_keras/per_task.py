@@ -1,4 +1,4 @@
-"""What happens within one task: adapting, answering and measuring the loss, with a state of its own."""
+"""What happens within one task: adapting, answering and measuring the loss, with separate state."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ class PerTask:
     """A rule applied to a network, one task at a time.
 
     The state of both (moving averages, random generators) is forked for every task, so that the tasks of a batch do
-    not depend on each other, and `carry_on` joins what has become of it.
+    not depend on each other, and `carry_on` joins the results.
 
     dtype: that of the answers.
     """
@@ -35,7 +35,7 @@ class PerTask:
         query_y: tf.Tensor | None = None,
         weights: Weights | None = None,
     ) -> tuple[Any, Any]:
-        """(answers, state of the network, state of the rule), and the loss if there are labels to compare with.
+        """(answers, state of the network, state of the rule), and the loss if there are labels.
 
         number: which task of the batch it is. weights: those of the network at the start, by default its own.
         """
@@ -55,11 +55,11 @@ class PerTask:
                 )
             after = tuple(scope.get_current_value(variable) for variable in running_state(self.rule))
         results = (tf.cast(answer.outputs, self.dtype), self.network.running_values(answer.weights), after)
-        # What no task has changed is a tensor from outside, which cannot be the result of a vectorized function.
+        # State that no task has changed is a tensor from outside, which cannot be the result of a vectorized function.
         return tf.nest.map_structure(tf.identity, results), loss
 
     def adapt(self, context: Context, x: tf.Tensor, y: tf.Tensor) -> Adaptation:
-        """What the rule makes of one support set."""
+        """The rule's adaptation to one support set."""
         with self._own_state(tf.constant(0)):
             start = self.network.fork(self.network.weights(), 0)
             return self.rule.adapt(self.network, start, x, y, context)
@@ -79,7 +79,7 @@ class PerTask:
         )
 
     def carry_on(self, states: Sequence[Sequence[tf.Tensor]]) -> None:
-        """Assign what has become of the states of network and rule in many tasks."""
+        """Assign the states of network and rule after many tasks."""
         of_network, of_rule = states
         self.network.carry_on(of_network)
         carry_on(running_state(self.rule), of_rule)

@@ -1,4 +1,4 @@
-"""What `MetaLearner` hands out after adapting: a cheap predictor, or a plain Keras model that scales its own images."""
+"""What `MetaLearner` returns after adapting: a cheap predictor, or a plain Keras model that scales its own images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ class Predictor:
     It holds the adapted weights and no model of its own, so that adapting to thousands of tasks is cheap. Unlike the
     model that `MetaLearner.adapt` returns it cannot be saved or trained.
 
-    adaptation: what the rule made of the support set.
+    adaptation: the rule's adaptation to the support set.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Training steps of a `MetaLearner`: how many run per call, how they are counted, and which are not taken."""
+"""Training steps of a `MetaLearner`: how many run per call, how they are counted, and which are not applied."""
 
 from typing import Any
 
@@ -9,15 +9,14 @@ from meta_keras import checks
 from meta_keras.execution import Steps, best_steps, in_one_program
 from meta_keras.faults import StopAtFault, check_callbacks
 from meta_keras.internals import is_seed
-
-Inputs = tuple[tf.Tensor, ...]
+from meta_keras.tasks.inspection import Inputs
 
 
 class StepModel(keras.Model):
     """A Keras model that trains on meta-gradients. A subclass defines `meta_gradients` and `carry_on`.
 
     batches_seen: how many batches it was trained on, also over several `fit` and in files.
-    fault: the number of a step that was not taken since its loss was not finite, or -1.
+    fault: the number of a step that was not applied because its loss was not finite, or -1.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -33,7 +32,7 @@ class StepModel(keras.Model):
         raise NotImplementedError
 
     def carry_on(self, states: Any) -> None:
-        """Assign what has become of the state of network and rule in the tasks of a batch."""
+        """Assign the states of network and rule after the tasks of a batch."""
         raise NotImplementedError
 
     def compile(self, *, jit_compile: bool, steps_per_execution: str | int = "auto", **kwargs: Any) -> None:
@@ -56,10 +55,12 @@ class StepModel(keras.Model):
         return config | {"steps_per_execution": "auto"} if config and self.auto_steps else config
 
     def train_step(self, data: tuple[Any, ...]) -> dict[str, tf.Tensor]:
-        """One step of meta-training. A step that is not finite is not taken, and `fit` ends by it."""
+        """One step of meta-training. A non-finite step is not applied, and `fit` ends with an error."""
         inputs, query_y = _parts(data)
         if not self.trainable_variables:
-            raise ValueError("Nothing can be trained: the network is frozen or left as it is, and the rule is fixed.")
+            raise ValueError(
+                "Nothing can be trained: neither the network nor the rule has weights that the outer loop trains."
+            )
         self._build_optimizer()
         answers, states, (loss, gradients) = self.meta_gradients(inputs, query_y)
         finite = tf.math.is_finite(loss)
@@ -99,7 +100,7 @@ class StepModel(keras.Model):
         super().load_own_variables(saved)
 
     def _prepare_steps(self, batches: tf.data.Dataset, arguments: dict[str, Any]) -> Steps:
-        """The callbacks of a training, once it is decided how many steps a call runs."""
+        """The callbacks of a training run, after the number of steps per call has been decided."""
         callbacks = arguments.get("callbacks") or []
         callbacks = getattr(callbacks, "callbacks", callbacks)  # of a CallbackList
         callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
@@ -147,7 +148,7 @@ def seeds_of(model: keras.Model) -> list[keras.Variable]:
 
 
 def _parts(data: tuple[Any, ...]) -> tuple[Inputs, tf.Tensor]:
-    """What is given and what is to be answered, as `fit` and `train_on_batch` pass them on."""
+    """The inputs and the labels of the queries, as `fit` and `train_on_batch` pass them on."""
     inputs, query_y, weight = keras.utils.unpack_x_y_sample_weight(data)
     if weight is not None:
         raise ValueError("A MetaLearner weighs all queries alike; leave sample_weight out.")

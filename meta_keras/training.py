@@ -45,8 +45,8 @@ class TaskModel(StepModel):
     def fit(self, x: tf.data.Dataset, **kwargs: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`, on an endless dataset of episodes: say how many with `steps_per_epoch`.
 
-        Step n of the training sees batch n of the tasks, so a training that is resumed, or goes on in a second `fit`,
-        continues where it stopped. A dataset that ends is begun again in every epoch.
+        Step n of the training sees batch n of the tasks, so training that is resumed, or continued by a second
+        `fit`, goes on where it stopped. A finite dataset starts again in every epoch.
         """
         for name in ("y", "batch_size", "class_weight", "sample_weight", "validation_split"):
             if kwargs.get(name) is not None:
@@ -97,7 +97,7 @@ class TaskModel(StepModel):
         return super().test_on_batch(*self._one_batch(x, y=y), **kwargs)
 
     def export(self, *args: Any, **kwargs: Any) -> None:
-        """An adapted model can be exported, and not the learner, whose inputs are tasks."""
+        """An adapted model can be exported, but not the learner, whose inputs are tasks."""
         raise ValueError("Export the model for a task: learner.adapt(support_x, support_y).export(path).")
 
     def batches_of(self, tasks: tf.data.Dataset) -> Inspected:
@@ -116,13 +116,13 @@ class TaskModel(StepModel):
         """The batches to "train", "test" or "predict" on: after those that training has seen, or the first `steps`."""
         check_episodes(tasks)
         if steps is None and is_endless(tasks):
-            raise ValueError(f"These tasks never end; say how many batches of them to use, such as {name}=100.")
+            raise ValueError(f"These tasks are endless; say how many batches of them to use, such as {name}=100.")
         if steps is not None:
             checks.at_least(1, **{name: steps})
         inspected = self._batches(tasks, continued(tasks, self.batches_seen.value) if use == "train" else None)
         if use != "train" and steps is not None:
             inspected.batches = inspected.batches.take(steps)
-        # Keras would trace a known function for both shapes, and so with less knowledge of either.
+        # Keras would trace a known function for both shapes, and therefore with less information about each.
         spec = inspected.batches.element_spec
         if self._specs.setdefault(use, spec) != spec:
             self._specs[use] = spec
@@ -139,7 +139,7 @@ class TaskModel(StepModel):
         checks.examples(**given)
         y = given.get("y")
         support_x, support_y, query_x = map(as_tensor, ("support_x", "support_y", "query_x"), x[:3])
-        # Without labels, the shape of the queries is all there is to check; any label of the support set will do.
+        # Without labels, only the shape of the queries can be checked, for which any label of the support set will do.
         labels = tf.gather(support_y, tf.zeros(tf.shape(query_x)[1], tf.int32), axis=1) if y is None else y
         episode = Episode(support_x, support_y, query_x, as_tensor("y", labels))
         check_shapes(episode)
@@ -151,7 +151,7 @@ class TaskModel(StepModel):
         return inputs, None if y is None else query_y
 
     def _make_metrics(self, batch: tuple[Inputs, tf.Tensor]) -> None:
-        """Let the metrics create their variables: within the first step, that would have it traced twice."""
+        """Let the metrics create their variables: if the first step did this, it would be traced twice."""
         if not self.compiled or self.metrics_made:
             return
         self.metrics_made = True

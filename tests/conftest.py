@@ -6,6 +6,9 @@ import sys
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# The programs of tests run only a few steps, so optimizing them would take longer than it saves. `chapters` and
+# `benchmarks` compile as users do.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several processes share the cores. TensorFlow reads this when it is imported, which is after this file.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
@@ -13,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.fixture(autouse=True)
 def fresh_start():
-    keras = sys.modules.get("keras")  # tests/test_run.py does not import it, and so starts immediately
+    keras = sys.modules.get("keras")  # tests/test_run.py does not import it and therefore starts immediately
     if keras is not None:
         keras.utils.set_random_seed(0)
     yield

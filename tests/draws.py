@@ -1,4 +1,4 @@
-"""What the tests of tasks share: pools whose examples say which row they are, and what is drawn from them."""
+"""Shared by the tests of tasks: pools whose examples are their row numbers, and what is drawn from them."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from meta_keras import ClassPool
 
 
 def tagged(counts, **more):
-    """A pool of so many examples a class, in which every example is its own row number."""
+    """A pool with these numbers of examples per class, in which every example is its own row number."""
     labels = np.repeat(np.arange(len(counts)), counts)
     return ClassPool(np.arange(len(labels), dtype=np.float32)[:, None], labels, **more)
 

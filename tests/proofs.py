@@ -1,4 +1,4 @@
-"""What the proofs of the rules share: small tasks in float64, meta-gradients, and slopes by differences."""
+"""Shared by the tests of the rules: small tasks in float64, meta-gradients, and gradients by finite differences."""
 
 import keras
 import numpy as np
@@ -38,7 +38,7 @@ def learner_of(network, rule, loss=keras.losses.mean_squared_error, parallel="ma
 
 
 def meta(learner, tasks, training=True, graph=False):
-    """The meta-loss and its gradients, as NumPy has them."""
+    """The meta-loss and its gradients, as NumPy arrays."""
     return _meta(tf.function(learner.meta_gradients) if graph else learner.meta_gradients, tasks, training)
 
 
@@ -80,7 +80,7 @@ def assert_slopes(learner, tasks, graph=False, tolerance=1e-8):
             variable.assign(value + by * ahead)
         return _meta(function, tasks)[0]
 
-    h = 1e-3  # the error of these four points is of the order of its fourth power
+    h = 1e-3  # the error of the four-point formula is of fourth order in the step size
     slope = (8 * (loss_at(h) - loss_at(-h)) - (loss_at(2 * h) - loss_at(-2 * h))) / (12 * h)
     np.testing.assert_allclose(along, slope, rtol=tolerance, atol=tolerance)
     assert abs(slope) > 1e-3

@@ -50,13 +50,8 @@ def inner_steps(theta, c, alpha, steps):
     return theta
 
 
-def best_start(curvatures, centres, alpha):
-    return np.average(centres, weights=curvatures * (1 - 2 * alpha * curvatures) ** 2)
-
-
-def reptile(theta, centres, alpha, steps, epsilon):
-    ends = [inner_steps(theta, c, alpha, steps) for c in centres]
-    return theta + epsilon * (np.mean(ends) - theta)
+def best_start(curvatures, centers, alpha):
+    return np.average(centers, weights=curvatures * (1 - 2 * alpha * curvatures) ** 2)
 
 
 def fading(source, target, names):
@@ -129,8 +124,7 @@ RIGHT = {
     "check_where_to_go_on": lambda tasks, done: tasks.from_batch(done),
     "check_inner_steps": inner_steps,
     "check_best_start": best_start,
-    "check_reptile": reptile,
-    "check_leash": lambda theta, c, strength: (2 * c + strength * theta) / (2 + strength),
+    "check_proximal": lambda theta, c, strength: (2 * c + strength * theta) / (2 + strength),
     "check_fading": fading,
     "check_count": count,
     "check_saving": lambda m, n, r: m * n / (r * (m + n)),
@@ -162,9 +156,8 @@ WRONG = {
     "check_only_the_head": lambda: mk.MetaLearner(5),
     "check_where_to_go_on": lambda tasks, done: tasks,
     "check_inner_steps": lambda theta, c, alpha, steps: theta - steps * alpha * 2 * (theta - c),
-    "check_best_start": lambda curvatures, centres, alpha: np.average(centres, weights=curvatures),
-    "check_reptile": lambda theta, centres, alpha, steps, epsilon: theta + epsilon * (centres.mean() - theta),
-    "check_leash": lambda theta, c, strength: (c + strength * theta) / (1 + strength),
+    "check_best_start": lambda curvatures, centers, alpha: np.average(centers, weights=curvatures),
+    "check_proximal": lambda theta, c, strength: (c + strength * theta) / (1 + strength),
     "check_fading": lambda source, target, names: mk.transfer.blend_weights(source, target, 0.5, names),
     "check_count": lambda model, train: model.count_params(),
     "check_saving": lambda m, n, r: m * n / r,

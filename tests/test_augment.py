@@ -1,4 +1,4 @@
-"""Augmentation: every example is changed by draws of its own, and every batch can be repeated."""
+"""Augmentation: every example gets its own random changes, and every batch can be repeated."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ from meta_keras import ClassPool, FewShot
 
 
 class Shift(keras.layers.Layer):
-    """Adds one random number per example, drawn as `draw` says."""
+    """Adds one random number per example, drawn by `draw`."""
 
     def __init__(self, draw=None):
         super().__init__()
@@ -21,7 +21,7 @@ class Shift(keras.layers.Layer):
 
 
 class Counting(keras.layers.Layer):
-    """Counts its calls, as a layer with moving averages would."""
+    """Counts its calls, like a layer with moving averages."""
 
     def build(self, shape):
         self.count = self.add_weight(shape=(), initializer="zeros", trainable=False)
@@ -32,7 +32,7 @@ class Counting(keras.layers.Layer):
 
 
 def same_images(rows=12, dtype=np.float32):
-    """Examples that are all alike, so that differences come from augmentation alone."""
+    """Identical examples, so that differences come from augmentation alone."""
     image = np.random.default_rng(0).random((6, 6, 3))
     image = image.astype(dtype) if dtype != np.uint8 else (255 * image).astype(np.uint8)
     return ClassPool(np.repeat(image[None], rows, axis=0), np.arange(rows) // 4)

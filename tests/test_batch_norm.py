@@ -1,4 +1,4 @@
-"""The switch of batch normalization belongs to one thread: other threads and plain models never notice it."""
+"""The switch of batch normalization belongs to one thread: other threads and plain models are not affected."""
 
 import threading
 
@@ -19,7 +19,7 @@ def normalizing_model():
 
 
 def in_threads(*functions):
-    """Run functions side by side and raise what any of them raised."""
+    """Run functions concurrently and raise any error that one of them raised."""
     errors = []
 
     def guarded(function):
@@ -38,7 +38,7 @@ def in_threads(*functions):
 
 
 def test_a_learner_and_a_plain_model_train_in_two_threads_as_they_do_alone():
-    """Both have batch norm; the plain one must end at the weights that it ends at on its own, moving averages too."""
+    """Both have batch norm; the plain one must reach the same weights as on its own, including the moving averages."""
     x = np.random.default_rng(0).normal(size=(64, 1)).astype("float32")
     start = None
 
@@ -47,7 +47,7 @@ def test_a_learner_and_a_plain_model_train_in_two_threads_as_they_do_alone():
         model = normalizing_model()
         start = start or model.get_weights()
         model.set_weights(start)
-        model.compile("sgd", "mse", run_eagerly=True)  # so that each step calls the layers anew
+        model.compile("sgd", "mse", run_eagerly=True)  # so that each step calls the layers again
         return model
 
     def learner():
@@ -154,7 +154,7 @@ def test_second_derivatives_are_exact_within_the_block_alone():
         exact = second(x)
     n = 3
     np.testing.assert_allclose(exact, 2 / n * (np.eye(n) - 1 / n), atol=1e-6)
-    assert not np.allclose(second(x), exact)  # if TensorFlow mends this, the switch can go
+    assert not np.allclose(second(x), exact)  # if TensorFlow fixes this, the switch can be removed
 
 
 def test_batch_renormalization_is_refused_where_it_would_ignore_the_choice():

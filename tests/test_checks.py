@@ -1,4 +1,4 @@
-"""Checks of arguments accept what they say, in Python's and NumPy's forms, and name what they reject."""
+"""Checks of arguments accept what they document, as Python or NumPy values, and name what they reject."""
 
 import keras
 import numpy as np
@@ -15,6 +15,7 @@ NUMBERS = {
     "nonnegative": (checks.nonnegative, lambda x: x >= 0),
     "finite": (checks.finite, lambda x: True),
     "fraction": (checks.fraction, lambda x: 0 <= x <= 1),
+    "between": (lambda given: checks.between(-2, 3, given=given), lambda x: -2 <= x <= 3),
 }
 
 
@@ -69,9 +70,38 @@ def test_names_texts_intervals_functions_and_mappings():
     assert not any(accepts(checks.names, value) for value in ([], [1], 3, None, ["a", None], {"a"}))
     assert accepts(checks.interval, (0, 1)) and accepts(checks.interval, np.array([0.0, 0.0]))
     assert not any(accepts(checks.interval, v) for v in ((1, 0), (0,), (0, np.nan), "01", None, 3, [0, "1"]))
+    assert not accepts(checks.interval, np.array(3.0)) and not accepts(checks.interval, np.ones((2, 2)))
     assert accepts(checks.function, print) and not accepts(checks.function, 3)
     assert accepts(checks.mapping, {}) and not accepts(checks.mapping, [])
     assert accepts(checks.text, "") and not accepts(checks.text, b"")
+
+
+@pytest.mark.parametrize(
+    ("value", "right"),
+    [
+        ([[1.0], [2.0]], True),
+        (np.zeros((1, 2)), True),
+        (tf.zeros(3), True),
+        (np.zeros((0, 2)), False),
+        (np.float32(1), False),
+        (tf.ragged.constant([[1], [1, 2]]), False),
+        (tf.sparse.from_dense([[0, 1]]), False),
+        (keras.Input((2,)), False),
+        ([[1], [1, 2]], False),
+        ("rows", False),
+        (None, False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_examples_are_dense_and_have_rows(value, right):
+    assert accepts(checks.examples, value) == right
+
+
+def test_a_model_with_two_inputs_is_named_with_their_number():
+    inputs = keras.Input((1,)), keras.Input((1,))
+    checks.one_input(network=keras.Model(inputs[0], keras.layers.Identity()(inputs[0])))
+    with pytest.raises(ValueError, match="network must have one input; 'two' has 2"):
+        checks.one_input(network=keras.Model(inputs, inputs[0] + inputs[1], name="two"))
 
 
 @pytest.mark.parametrize("thing", [None, 3, "model", keras.Sequential, keras.layers.Dense, object()])

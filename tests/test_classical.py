@@ -1,4 +1,4 @@
-"""Document D4's MNIST project, corrected: scaled and standardized, learned, evaluated on images that were not seen."""
+"""Document D4's MNIST project, corrected: scaling and standardization, training, evaluation on unseen images."""
 
 import keras
 import numpy as np
@@ -66,7 +66,7 @@ def test_the_optimizer_is_the_one_that_was_given():
 
 def test_the_whole_project_measures_on_the_test_part(monkeypatch):
     (x, y), (test_x, test_y) = images_of(), images_of(20, seed=1)
-    labels = np.concatenate([y.argmax(-1), 1 - test_y.argmax(-1)])  # the test part is labelled the wrong way round
+    labels = np.concatenate([y.argmax(-1), 1 - test_y.argmax(-1)])  # the labels of the test part are swapped
     pool = ClassPool(np.concatenate([x, test_x]), labels, splits=["train"] * 60 + ["test"] * 20)
     asked = []
     monkeypatch.setattr(classical, "load", lambda name, data_dir: asked.append((name, data_dir)) or pool)

@@ -1,4 +1,4 @@
-"""Sinusoids and Curves: regressions that are what they say, and can be learned from their support sets."""
+"""Sinusoids and Curves: the regression tasks match their settings, and can be learned from their support sets."""
 
 import copy
 import pickle
@@ -23,7 +23,7 @@ def one_batch(tasks):
 
 
 def likelihood(values, low, high, bins=10):
-    """The chance of values spread at least this unevenly over a range, by the chi-square test."""
+    """The probability of values spread at least this unevenly over a range, by the chi-square test."""
     counts, _ = np.histogram(values, bins, (low, high))
     assert counts.sum() == len(values)
     statistic = np.sum((counts - counts.mean()) ** 2) / counts.mean()

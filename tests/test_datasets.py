@@ -1,4 +1,4 @@
-"""load: the sets that come with the project are whole, and those that are fetched say what they need. No network."""
+"""load: the included data sets are intact, and errors about downloads say what is needed. No network is used."""
 
 import logging
 from pathlib import Path
@@ -22,7 +22,7 @@ def embedded():
 
 @pytest.fixture
 def offline(monkeypatch):
-    """Every source of downloads at an address where nobody answers."""
+    """Every source of downloads at an address where no server answers."""
     monkeypatch.setattr(
         datasets, "SOURCES", {name: source._replace(site=NOWHERE) for name, source in datasets.SOURCES.items()}
     )
@@ -30,14 +30,14 @@ def offline(monkeypatch):
 
 
 class Words:
-    """A feature whose numbers stand for words."""
+    """A feature whose numbers represent words."""
 
     def __init__(self, prefix):
         self.int2str = lambda number: f"{prefix} {number}"
 
 
 class Builder:
-    """As much of a tensorflow-datasets builder as `load` asks for, over a few rows."""
+    """The part of a tensorflow-datasets builder that `load` uses, for a few rows."""
 
     def __init__(self, folder, parts, features):
         self.data_dir, self.parts, self.downloads = str(folder), parts, 0
@@ -54,7 +54,7 @@ class Builder:
 
 @pytest.fixture
 def stands_in(tmp_path, monkeypatch):
-    """Let a builder with these rows stand in for the one that tensorflow-datasets would make."""
+    """Use a builder with these rows instead of the one that tensorflow-datasets would create."""
 
     def install(parts, *, groups=(), prepared=True):
         folder = tmp_path / "set" / "1.0.0"

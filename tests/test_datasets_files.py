@@ -13,7 +13,7 @@ DATA = Path(datasets.__file__).resolve().parents[2] / "data"
 
 @pytest.fixture
 def copied(tmp_path):
-    """A folder with the smallest embedded set, to be spoilt."""
+    """A folder with the smallest embedded set, to be damaged."""
     for name in ("languages.npz", "SHA256SUMS"):
         shutil.copy(DATA / name, tmp_path)
     return tmp_path

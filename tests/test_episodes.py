@@ -1,4 +1,4 @@
-"""Tasks: endless data sets of episodes that can be begun at any batch, and what is checked of an episode."""
+"""Tasks: endless datasets of episodes that can start at any batch, and the checks of an episode."""
 
 import numpy as np
 import pytest

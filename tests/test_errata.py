@@ -1,4 +1,4 @@
-"""The faults of the documents, each shown to be one, and the cure beside it. The rows stand in chapters/README.md."""
+"""The mistakes of the documents, each demonstrated together with its correction. The rows are in chapters/README.md."""
 
 import itertools
 import re
@@ -26,7 +26,7 @@ def test_transfer_comes_after_and_not_at_the_same_time():
         model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
     first.fit(x, y, epochs=20, verbose=0)
     learned, untouched = (model.evaluate(x, y, verbose=0) for model in (first, second))
-    assert untouched > 5 * learned, "while the first task was learned, nothing was carried to the second model"
+    assert untouched > 5 * learned, "training on the first task transferred nothing"
     second.set_weights(first.get_weights())
     assert second.evaluate(x, y, verbose=0) == pytest.approx(learned), "afterwards it can be"
 
@@ -58,7 +58,7 @@ def test_a_class_never_seen_must_be_described():
     untold = mk.networks.mlp(3, input_shape=(4,))(pictures_of_unseen).numpy().argmax(axis=1)
     orders = [np.array(order) for order in itertools.permutations(range(3))]
     right = [(untold == order[truth]).mean() for order in orders]
-    assert np.mean(right) == pytest.approx(1 / 3), "its answers do not depend on what the classes are called"
+    assert np.mean(right) == pytest.approx(1 / 3), "its answers do not depend on the names of the classes"
 
     learner = mk.transfer.ZeroShot(mk.networks.mlp(5, input_shape=(4,)), descriptions=np.eye(6)[:4])
     described = rng.normal(size=(3, 6))
@@ -102,14 +102,14 @@ def test_the_test_set_is_measured_by_the_training_set():
     dim = (test // 2).astype("uint8")
     by_itself = [mk.classical.preprocess_data(x)[0].mean() for x in (test, dim)]
     by_training = [mk.classical.preprocess_data(x, standard)[0].mean() for x in (test, dim)]
-    assert by_itself == pytest.approx([0, 0], abs=1e-4), "as printed, half the light cannot be seen"
+    assert by_itself == pytest.approx([0, 0], abs=1e-4), "as printed, images at half the brightness look the same"
     assert by_training[1] < by_training[0] - 0.5
 
 
 def test_the_names_of_scaling_and_standardising():
     x = pictures(50)
     scaled = x / 255.0
-    assert scaled.min() >= 0 and scaled.max() <= 1 and scaled.mean() > 0.4, "what is called standardised is not"
+    assert scaled.min() >= 0 and scaled.max() <= 1 and scaled.mean() > 0.4, "what is called standardization is not"
     standardised, _ = mk.classical.preprocess_data(x)
     assert standardised.mean() == pytest.approx(0, abs=1e-3)
     assert standardised.std() == pytest.approx(1, abs=1e-3)
@@ -131,9 +131,9 @@ def test_the_project_does_not_learn_to_learn():
     learner = mk.MetaLearner(
         network=keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten()]), rule=mk.rules.Prototypes()
     )
-    assert (model.predict(x, verbose=0).argmax(axis=1) == y).mean() > 0.95, "on its own task it is good"
+    assert (model.predict(x, verbose=0).argmax(axis=1) == y).mean() > 0.95, "it works on its own task"
     by_ordinary, by_learner = mk.evaluate(ordinary, dealt_anew, 200), mk.evaluate(learner, dealt_anew, 200)
-    assert abs(by_ordinary.mean - 0.25) < 3 * by_ordinary.interval, "with labels dealt anew it guesses"
+    assert abs(by_ordinary.mean - 0.25) < 3 * by_ordinary.interval, "with reassigned labels it is at chance"
     assert by_learner.mean > 0.95
 
 
@@ -188,7 +188,7 @@ def test_gathered_rows_belong_to_a_task_and_do_not_tell_it():
     np.testing.assert_allclose(learner(x, task_indices=[4, 1]), chosen, atol=1e-6)
     support, labels, query = (x[None, :2], np.array([[0, 1]]), x[None, 4:])
     answers = learner((support, labels, query)), learner((others[None, :2], labels, query))
-    assert np.abs(answers[0] - answers[1]).max() > 1e-3, "here the rest of the task does count"
+    assert np.abs(answers[0] - answers[1]).max() > 1e-3, "here the rest of the task matters"
 
 
 def test_the_optimizer_belongs_to_compile():
@@ -196,7 +196,7 @@ def test_the_optimizer_belongs_to_compile():
     with pytest.raises(ValueError, match="compile"):
         printed.fit(x, y, verbose=0)
     printed.compile(loss="sparse_categorical_crossentropy")
-    assert isinstance(printed.optimizer, keras.optimizers.RMSprop), "the Adam of the constructor is gone"
+    assert isinstance(printed.optimizer, keras.optimizers.RMSprop), "the Adam of the constructor has been replaced"
 
     learner, adam = mk.MetaLearner(10), keras.optimizers.Adam(0.001)
     learner.compile(optimizer=adam)
@@ -226,7 +226,7 @@ def test_outputs_that_always_mean_the_same_cannot_answer_two_tasks():
     network.fit(x, dealings[0], epochs=30, verbose=0)
     printed.set_weights(network.get_weights())
     guesses = np.argmax(printed(x, task_indices=range(5)), axis=-1)
-    assert [np.sum(guesses == labels) for labels in dealings] == [5, 1], "it has learned one task, for ever"
+    assert [np.sum(guesses == labels) for labels in dealings] == [5, 1], "it has learned a single task"
 
     for labels in dealings:
         answers = learner.predict((x[None], labels[None], x[None]), verbose=0)
@@ -234,7 +234,7 @@ def test_outputs_that_always_mean_the_same_cannot_answer_two_tasks():
 
 
 def one_weight_learner(rule, rate=0.1, **options):
-    """The answer to x is theta * x; theta begins at 0."""
+    """The prediction for x is theta * x, and theta is initially 0."""
     network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
     learner = mk.MetaLearner(network=network, rule=rule, parallel="unrolled", **options)
     learner.compile(keras.optimizers.SGD(rate), "mse", jit_compile=False)
@@ -242,7 +242,7 @@ def one_weight_learner(rule, rate=0.1, **options):
 
 
 def at_one(supports, queries):
-    """A batch of tasks that ask for the answer at x = 1, and what support and queries say of it."""
+    """A batch of tasks with targets at x = 1, given by support and queries."""
     supports, queries = (tf.constant(np.float32(answers)[..., None]) for answers in (supports, queries))
     return mk.Episode(tf.ones_like(supports), supports, tf.ones_like(queries), queries)
 
@@ -272,7 +272,7 @@ def test_after_very_many_steps_the_start_is_forgotten(steps):
     _, _, (_, [slope]) = learner.meta_gradients(tuple(inputs), query_y)
     kept = 0.8**steps
     assert slope.numpy().item() == pytest.approx(kept * 2 * (2 - 2 * kept - 3), rel=1e-4, abs=1e-6)
-    assert (abs(slope.numpy().item()) < 1e-6) == (steps == 200), "adapted to the end, no task says where to begin"
+    assert (abs(slope.numpy().item()) < 1e-6) == (steps == 200), "after convergence the gradient vanishes"
 
 
 def test_the_error_that_is_learned_from_is_that_of_the_queries():
@@ -286,20 +286,20 @@ def test_the_error_that_is_learned_from_is_that_of_the_queries():
         learner.parallel = "vectorized"
         learner.fit(endless(tasks), steps_per_epoch=150, verbose=0)
         errors.append(learner.evaluate(endless(at_one(support, truth)), steps=1, verbose=0, return_dict=True)["loss"])
-    assert errors[0] < 0.9 and errors[1] > 3, "judged on the support set, it learns to believe every measurement"
+    assert errors[0] < 0.9 and errors[1] > 3, "evaluated on the support set, it learns to trust every measurement"
 
 
 def test_the_gradient_goes_through_the_adapting_to_the_original_start():
     learner = one_weight_learner(mk.rules.GradientDescent(0.1))
     learner.fit(endless(at_one([[2]], [[3]])), steps_per_epoch=1, verbose=0)
     (theta,) = learner.network.get_weights()
-    assert theta.item() == pytest.approx(0.1 * 4.16), "0 less the meta-gradient, (1 - 0.1 * 2) * 2 * (0.4 - 3)"
-    as_printed = 0.4 - 0.1 * 2 * (0.4 - 3)  # the adapted weight, moved on by the slope where it is
-    assert as_printed == pytest.approx(0.92), "it goes on from the adapted weights, as in ordinary training"
+    assert theta.item() == pytest.approx(0.1 * 4.16), "0 minus the meta-gradient, (1 - 0.1 * 2) * 2 * (0.4 - 3)"
+    as_printed = 0.4 - 0.1 * 2 * (0.4 - 3)  # the adapted weight, updated by the gradient at its own value
+    assert as_printed == pytest.approx(0.92), "it continues from the adapted weights, as in ordinary training"
 
 
 def as_in_d1(head=None):
-    """D1's network with an eighth of its filters: five convolutions and a mean over the picture."""
+    """D1's network with an eighth of its filters: five convolutions and global average pooling."""
     layers = [keras.Input((32, 32, 3))]
     for filters in (8, 16, 32, 64):
         layers += [keras.layers.Conv2D(filters, 3, padding="same", activation="relu"), keras.layers.MaxPooling2D()]
@@ -348,8 +348,8 @@ def test_a_network_that_enters_no_loss_gets_no_gradient_and_gives_none():
         source(x)
         loss = tf.reduce_mean(target(x) ** 2)
     slopes = tape.gradient(loss, [v.value for v in source.trainable_variables])
-    assert all(slope is None for slope in slopes), "so its optimizer has nothing to step by"
-    assert not np.array_equal(source.get_weights()[0], target.get_weights()[0]), "and nothing is synchronised"
+    assert all(slope is None for slope in slopes), "so its optimizer has no gradients"
+    assert not np.array_equal(source.get_weights()[0], target.get_weights()[0]), "and nothing is synchronized"
     mk.transfer.transfer_weights(source, target)
     np.testing.assert_array_equal(source(x), target(x))
 
@@ -416,7 +416,7 @@ def test_fine_tuning_loses_the_source_and_a_sum_keeps_it():
         mk.transfer.fine_tune(model, (x, x[:, :1]), train=None, learning_rate=0.01, epochs=10, verbose=0)
     kept = added.get_layer("source").model
     np.testing.assert_array_equal(kept(x), source(x))
-    assert np.abs(tuned(x) - source(x)).max() > 0.1, "what the source was, the target has forgotten"
+    assert np.abs(tuned(x) - source(x)).max() > 0.1, "the target no longer computes what the source did"
 
 
 def test_parts_that_were_trained_apart_fit_only_from_one_start_or_with_a_stitch():
@@ -439,11 +439,11 @@ def test_parts_that_were_trained_apart_fit_only_from_one_start_or_with_a_stitch(
     front = parts[0][0]
     assert min(accuracy(network) for network in networks) > 0.8
     assert accuracy(mk.transfer.join_models(front, parts[1][1])) > 0.7, "one start, other batches"
-    assert accuracy(mk.transfer.join_models(front, parts[2][1])) < 0.4, "trained apart, recombined as D4 says"
+    assert accuracy(mk.transfer.join_models(front, parts[2][1])) < 0.4, "trained separately, recombined as D4 says"
     seen, wanted = (np.array(part[0](x)) for part in (parts[0], parts[2]))
     stitch = keras.Sequential([keras.Input((32,)), keras.layers.Dense(32, use_bias=False)])
     stitch.set_weights([np.linalg.lstsq(seen, wanted, rcond=None)[0]])
-    assert accuracy(mk.transfer.join_models(front, stitch, parts[2][1])) > 0.7, "a linear layer mends it"
+    assert accuracy(mk.transfer.join_models(front, stitch, parts[2][1])) > 0.7, "a linear layer fixes it"
 
 
 def printed_policy():
@@ -475,7 +475,7 @@ def test_the_printed_strategy_network_fits_noise_and_answers_worse_than_a_consta
     for _ in range(100):
         train(*(normal(shape) for shape in [(100, 10), (100, 1)] * 2))
     after, constant = tf.reduce_mean((policy(new) - labels) ** 2), tf.reduce_mean(labels**2)
-    assert float(after) > float(constant), "its inputs say nothing of the labels; their mean is the best answer"
+    assert float(after) > float(constant), "the labels are independent of the inputs, so their mean is best"
     weights = tf.ones((10, 1))
     for _ in range(100):
         x = [normal((100, 10)) for _ in range(2)]
@@ -509,7 +509,7 @@ def test_the_printed_strategy_network_cannot_tell_source_from_target():
 
 def test_the_printed_strategy_network_answers_examples_and_says_nothing_of_transfer():
     policy, _ = printed_policy()
-    assert policy(tf.ones((7, 10))).shape == (7, 1), "an answer for each example"
+    assert policy(tf.ones((7, 10))).shape == (7, 1), "one answer per example"
     rule = mk.transfer.Strategy(mk.networks.mlp(1), 0.1)
     mk.MetaLearner(network=mk.networks.mlp(1), rule=rule)
     assert len(rule.coefficients()) == 3 and set(rule.coefficients().values()) == {0.5}, "one coefficient per layer"

@@ -1,4 +1,4 @@
-"""Several steps as one program of XLA: what it ends at is what single steps end at, however the data end."""
+"""Several steps as one XLA program reach the same result as single steps, wherever the data end."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from meta_keras.rules import GradientDescent
 
 
 def trained(together, tasks, **arguments):
-    """The weights and the history after two epochs, and how many batches the callbacks were told of."""
+    """The weights and the history after two epochs, and how many batches the callbacks were informed about."""
     keras.utils.set_random_seed(0)
     learner = MetaLearner(network=networks.mlp(1, hidden=(4,)), rule=GradientDescent(0.01))
     learner.compile("adam", "mse", metrics=["mae"], steps_per_execution=together, jit_compile=together > 1)

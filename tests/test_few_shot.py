@@ -1,4 +1,4 @@
-"""FewShot: every episode is a fair task, the same for the same seed, and gives nothing away."""
+"""FewShot: every episode is a valid task, the same for the same seed, and does not leak its labels."""
 
 import copy
 import pickle
@@ -15,7 +15,7 @@ from meta_keras import ClassPool, Episode, FewShot, Tasks
 
 
 def likelihood(counts, expected=None):
-    """The chance of counts at least this uneven, by the chi-square test."""
+    """The probability of counts at least this uneven, by the chi-square test."""
     counts = np.asarray(counts, float).ravel()
     expected = counts.mean() if expected is None else expected
     statistic = np.sum((counts - expected) ** 2 / expected)

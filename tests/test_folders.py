@@ -1,4 +1,4 @@
-"""Folders of images: which files make which classes, groups and splits, and that nothing vanishes without a word."""
+"""Folders of images: which files become which classes, groups and splits, and that nothing is skipped silently."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""PureModel: a Keras model with borrowed weights answers, learns and forgets as the model itself would."""
+"""PureModel: a Keras model with external weights computes and updates its state exactly like the model itself."""
 
 import keras
 import numpy as np
@@ -145,7 +145,7 @@ POLICIES = [("float64", 1e-12), ("mixed_bfloat16", 3e-2)]
 
 
 def made(build, policy="float64"):
-    """A model, its pure form and its inputs, all in one precision."""
+    """A model, its pure form and its inputs, all in the same precision."""
     floats = "float32" if policy.startswith("mixed") else policy
     keras.config.set_floatx(floats)
     keras.config.set_dtype_policy(policy)

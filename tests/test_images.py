@@ -1,4 +1,4 @@
-"""Image files: the pixels are those that a viewer shows, and the same from memory and from disk."""
+"""Image files: the pixels are the same as in an image viewer, and the same from memory and from disk."""
 
 import copy
 import pickle
@@ -228,7 +228,7 @@ def glyph():
 
 @pytest.mark.parametrize("colors", [None, 2, 4, 16, 200])
 def test_images_of_few_bits_are_read_as_those_of_eight(tmp_path, colors):
-    """Of 1, 2 and 4 bits, TensorFlow fills in an opacity that is almost transparent, which bleached the image."""
+    """Of 1, 2 and 4 bits, TensorFlow fills in an opacity that is almost transparent, which made the image white."""
     image = glyph().convert("1") if colors is None else glyph().convert("RGB").quantize(colors)
     (tmp_path / "a").mkdir()
     image.save(tmp_path / "a" / "0.png")

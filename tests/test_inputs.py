@@ -1,13 +1,14 @@
-"""Inputs: pixels are scaled in one place, tokens are left alone, and images that look wrong are refused."""
+"""Inputs: pixels are scaled in one place, tokens are not changed, and images with implausible values are rejected."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meta_keras import ClassPool, FewShot
-from meta_keras.inputs import as_inputs, check_pixels, is_pixels
+from meta_keras import ClassPool, FewShot, networks
+from meta_keras.inputs import as_inputs, check_inputs, check_pixels, is_pixels
 
 INTEGERS = [np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64]
 sides = st.integers(2, 9)
@@ -125,3 +126,28 @@ def test_masks_can_be_passed_as_booleans():
 def test_black_images_and_empty_arrays_are_no_reason_to_complain():
     check_pixels(np.zeros((2, 3, 3, 1), np.uint8))
     check_pixels(np.zeros((0, 3, 3, 1)))
+
+
+def two_inputs():
+    first, second = keras.Input((1,)), keras.Input((1,))
+    return keras.Model([first, second], first + second, name="two")
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "message"),
+    [
+        (lambda: networks.mlp(1, input_shape=(2,)), np.zeros((3, 4, 4, 1)), r"x must have the shape \(None, 2\)"),
+        (lambda: networks.mlp(1, input_shape=(2,)), np.array([["a", "b"]]), "a type like float32, as the inputs of"),
+        (lambda: networks.mlp(1, input_shape=(2,)), tf.ragged.constant([[1.0], [1.0, 2.0]]), "one row per example"),
+        (two_inputs, np.zeros((3, 1)), "x must be 2 arrays, the inputs of 'two'; got 1"),
+    ],
+    ids=["shape", "text", "ragged", "several"],
+)
+def test_what_does_not_fit_a_network_is_refused(model, x, message):
+    with pytest.raises(ValueError, match=message):
+        check_inputs(model(), x)
+
+
+def test_what_fits_a_network_is_accepted():
+    check_inputs(networks.mlp(1, input_shape=(2,)), [[0, 1]])
+    check_inputs(two_inputs(), [np.zeros((3, 1)), np.zeros((3, 1))])

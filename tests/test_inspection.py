@@ -1,4 +1,4 @@
-"""Every batch is checked: shapes before anything runs, values where batches are made, with an error that says what."""
+"""Every batch is checked: shapes before anything runs, values where batches are created, with clear errors."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def batches(*changes):
 
 def learner_of(rule=None, units=3):
     learner = MetaLearner(network=networks.mlp(units, input_shape=(2,), hidden=(4,)), rule=rule or Prototypes())
-    learner.compile("sgd")
+    learner.compile("sgd", jit_compile=False)
     return learner
 
 
@@ -39,7 +39,10 @@ LATER = {
     "infinity": ({"query_x": NAN / 0 * np.float32(1)}, "query_x has"),
     "too large": ({"support_y": np.int32([[0, 1, 7]])}, "support_y has the label 7; labels of tasks with 3 classes"),
     "negative": ({"query_y": np.int32([[0, -1, 2]])}, "query_y has the label -1"),
-    "unknown": ({"support_y": np.int32([[0, 1, 1]])}, "asks for label 2, and its support set has no example of it"),
+    "unknown": (
+        {"support_y": np.int32([[0, 1, 1]])},
+        "the label 2, but its support set has no example",
+    ),
 }
 
 

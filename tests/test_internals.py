@@ -1,4 +1,4 @@
-"""Private names of Keras and TensorFlow do what the library relies on; a failure here names what an update changed."""
+"""Private names of Keras and TensorFlow do what the library relies on; a failure shows what an update has changed."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""MetaLearner: Keras trains it over tasks and reports as it does for any model, and it answers as the formulas say."""
+"""MetaLearner: Keras trains it over tasks and reports as for any model, and its answers agree with the formulas."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from meta_keras.rules import GradientDescent, Prototypes
 
 
 def blobs(classes=30, each=12, width=8, spread=0.6, seed=0):
-    """Clouds of points about their own centres; half of the numbers are noise that a learner must ignore."""
+    """Clouds of points around their own centers; half of the numbers are noise that a learner must ignore."""
     generator = np.random.default_rng(seed)
     centres = generator.normal(size=(classes, 1, width))
     points = centres + spread * generator.normal(size=(classes, each, width))
@@ -26,7 +26,7 @@ def network(*inner, inputs=16, units=8):
 
 def learner_of(model, **compiled):
     learner = MetaLearner(network=model, rule=Prototypes())
-    learner.compile(**compiled)
+    learner.compile(**({"jit_compile": False} | compiled))
     return learner
 
 
@@ -125,7 +125,7 @@ def test_dropout_draws_a_mask_for_every_task_and_every_call_and_none_in_evaluati
 def test_a_network_with_dropout_trains():
     learner = learner_of(network(layers.Dropout(0.2)), optimizer=keras.optimizers.Adam(0.02))
     losses = learner.fit(tasks_of(), steps_per_epoch=40, epochs=2, verbose=0).history["loss"]
-    assert losses[1] < min(losses[0], np.log(5))  # the logarithm is the loss of a fair guess
+    assert losses[1] < min(losses[0], np.log(5))  # the logarithm is the loss of a uniform guess
 
 
 def test_frozen_weights_stay_as_they_are_to_the_bit():
@@ -299,7 +299,7 @@ def test_however_the_steps_are_run_they_end_at_the_same_weights(way):
 @pytest.mark.parametrize("together", [1, 2])
 @pytest.mark.parametrize("kind", ["labels", "targets"])
 def test_a_step_is_traced_once(kind, together, monkeypatch):
-    """Variables that were made within it would have TensorFlow trace it again, and compiling takes twice as long."""
+    """If variables were created within it, TensorFlow would trace it again, and compiling would take twice as long."""
     traced = []
     whole = MetaLearner.meta_gradients
     monkeypatch.setattr(MetaLearner, "meta_gradients", lambda *a, **more: traced.append(1) or whole(*a, **more))
@@ -343,14 +343,14 @@ def test_accumulated_gradients_are_averaged_over_batches_and_every_batch_is_seen
     learner, other = curve_learner(optimizer=keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)), curve_learner()
     other.set_weights(learner.get_weights())
     slopes = [other.meta_gradients(tuple(e[:3]), e.query_y)[2][1] for e in curves().take(2)]
-    for _ in range(2):  # the second batch comes in a fit of its own
+    for _ in range(2):  # the second batch is in a separate fit
         learner.fit(curves(), steps_per_epoch=1, verbose=0)
     wanted = [w - 0.1 * (one + two) / 2 for w, one, two in zip(other.network.get_weights(), *slopes, strict=True)]
     same_to(1e-5, learner.network.get_weights(), wanted)
 
 
 def test_a_schedule_sets_the_learning_rate_of_every_step():
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.1, 0.0])  # two steps, and then rest
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.1, 0.0])  # two steps, and then none
     learner = curve_learner(optimizer=keras.optimizers.SGD(schedule))
     other = curve_learner(optimizer=keras.optimizers.SGD(0.1))
     other.set_weights(learner.get_weights())
@@ -395,7 +395,7 @@ def test_callbacks_of_keras_watch_and_end_training(tmp_path):
             keras.callbacks.CSVLogger(log),
         ],
     ).history
-    assert len(history["val_loss"]) == 3  # nothing is learned, so two more epochs bring nothing
+    assert len(history["val_loss"]) == 3  # nothing is learned, so two more epochs change nothing
     head, *rows = log.read_text().splitlines()
     assert head == "epoch,loss,val_loss" and len(rows) == 3
     other = curve_learner()

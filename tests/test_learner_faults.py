@@ -1,4 +1,4 @@
-"""What a MetaLearner cannot do, it says before it starts; what goes wrong on the way leaves the weights whole."""
+"""A MetaLearner rejects what it cannot do before it starts, and a failure during training leaves the weights intact."""
 
 import keras
 import numpy as np
@@ -33,7 +33,7 @@ def curves(**more):
 
 
 def classes(ways=2, **changed):
-    """Two batches of one task of `ways` classes, with some parts in the place of the right ones."""
+    """Two batches of one task of `ways` classes, with some parts replaced."""
     x, y = np.arange(ways, dtype=np.float32)[:, None], np.arange(ways, dtype=np.int32)
     parts = {"support_x": x, "support_y": y, "query_x": x, "query_y": y} | changed
     return tf.data.Dataset.from_tensors(Episode(**{name: part[None] for name, part in parts.items()})).repeat(2)
@@ -54,7 +54,7 @@ def values(learner):
     ids=["fit", "evaluate", "predict", "validation"],
 )
 def test_endless_tasks_need_a_number_of_steps(use, word):
-    with pytest.raises(ValueError, match=f"never end; say how many batches of them to use, such as {word}"):
+    with pytest.raises(ValueError, match=f"endless; say how many batches of them to use, such as {word}"):
         use(line_learner())
 
 
@@ -202,7 +202,7 @@ BAD = 5
 
 
 def tasks_with_a_bad_batch():
-    """Batch number 5 has targets so large that their square is infinite."""
+    """Batch number 5 has such large targets that their square is infinite."""
     return (
         curves()
         .enumerate()

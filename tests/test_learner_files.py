@@ -1,4 +1,4 @@
-"""What outlives a learner: files, backups after a kill, and the experts that `adapt` makes."""
+"""What remains after training: files, backups after a kill, and the experts that `adapt` creates."""
 
 import json
 import signal
@@ -115,7 +115,7 @@ here.train_with_backup(sys.argv[1], Kill())
 
 
 def train_with_backup(folder, *callbacks):
-    """Three epochs of three steps, in which the moving averages and Adam have something to forget."""
+    """Three epochs of three steps, in which the moving averages and Adam accumulate state."""
     keras.utils.set_random_seed(3)
     learner = learner_of(optimizer=keras.optimizers.Adam(0.01))
     if folder is not None:

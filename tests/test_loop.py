@@ -1,4 +1,4 @@
-"""maml_loop: short enough to read, and it ends where `MetaLearner.fit` ends."""
+"""maml_loop: short enough to read, with the same results as `MetaLearner.fit`."""
 
 import inspect
 
@@ -24,7 +24,7 @@ def pictures():
             layers.Conv2D(3, 3, activation="tanh", kernel_regularizer="l2"),
             layers.BatchNormalization(momentum=0.7),
             layers.Flatten(),
-            layers.Dropout(0.3, seed=1),  # a mask of its own for each task
+            layers.Dropout(0.3, seed=1),  # each task has its own mask
             layers.Dense(2),
         ]
     )

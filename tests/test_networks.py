@@ -1,4 +1,4 @@
-"""The networks have the shapes, the blocks and the sizes of the papers that they come from."""
+"""The networks have the shapes, the blocks and the sizes of the original papers."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""What a network ends in is read from its operations, and losses fit what a rule answers."""
+"""The final activation of a network is read from its operations, and losses fit the answers of a rule."""
 
 import keras
 import numpy as np
@@ -91,7 +91,7 @@ def test_a_loss_that_contradicts_the_answers_is_refused(logits):
 
 
 def test_prototypes_answer_with_logits_whatever_the_network_ends_in():
-    """With probabilities in place of logits the loss would be log 5 forever, and all gradients 0."""
+    """With probabilities instead of logits, the loss would always be log 5, and all gradients 0."""
     learner = MetaLearner(5, rule=Prototypes())
     learner.compile()
     assert learner.loss.get_config()["from_logits"] is True

@@ -36,7 +36,7 @@ LAYERS = {
     "startup": set(),
     "checks": set(),
     "internals": set(),
-    "inputs": set(),
+    "inputs": {"checks"},
     "batch_norm": set(),
     "outputs": {"internals"},
     "functional": {"checks", "internals", "batch_norm"},
@@ -49,7 +49,7 @@ LAYERS = {
     "parallel": {"checks", "functional", "internals"},
     "execution": set(),
     "faults": set(),
-    "stepping": {"checks", "execution", "faults", "internals"},
+    "stepping": {"checks", "execution", "faults", "internals", "tasks"},
     "training": {"checks", "faults", "stepping", "tasks"},
     "loop": {"checks", "functional", "outputs", "rules", "tasks"},
     "learner": {

@@ -1,4 +1,4 @@
-"""The ways through the tasks of a batch: they differ in speed, and in nothing else."""
+"""The methods of processing the tasks of a batch differ only in speed."""
 
 import keras
 import numpy as np
@@ -31,8 +31,8 @@ RULES = {
     "all at once": lambda: GradientDescent(
         LearnedRates(0.1, "layer-step"), 2, multi_step=5, batch_statistics="support"
     ),
-    "reptile": lambda: Reptile(0.1, 3, batch_size=2),
-    "implicit": lambda: ImplicitGradient(0.1, 3, conjugate_steps=2),
+    "reptile": lambda: Reptile(0.1, 2, batch_size=2),
+    "implicit": lambda: ImplicitGradient(0.1, 2, conjugate_steps=2),
 }
 
 
@@ -41,7 +41,7 @@ def found(way, kind, rule, floats, training=True):
     keras.utils.set_random_seed(0)
     build, tasks, loss = NETWORKS[kind]
     inputs, query_y = tf.nest.map_structure(
-        lambda part: tf.cast(part, floats) if part.dtype.is_floating else part, tasks(tasks=3)
+        lambda part: tf.cast(part, floats) if part.dtype.is_floating else part, tasks(tasks=2)
     )
     learner = learner_of(build(), RULES[rule](), loss, parallel=way)
     results = tf.function(learner.meta_gradients)(inputs, query_y, training=training)
@@ -79,7 +79,7 @@ def test_all_ways_come_to_the_same_in_evaluation(rule):
 def test_xla_comes_to_the_same_as_an_eager_step():
     def trained(**compiled):
         keras.utils.set_random_seed(0)
-        dense = networks.mlp(1, input_shape=(2,), hidden=(4,), activation="tanh")  # XLA draws other masks of dropout
+        dense = networks.mlp(1, input_shape=(2,), hidden=(4,), activation="tanh")  # XLA draws other dropout masks
         learner = learner_of(dense, RULES["all at once"](), "mse", "vectorized", optimizer="sgd", **compiled)
         tasks = tf.nest.map_structure(lambda part: tf.cast(part, tf.float32), regression())
         step = tf.function(learner.train_step, jit_compile=True) if learner.jit_compile else learner.train_step
@@ -93,7 +93,7 @@ def test_xla_comes_to_the_same_as_an_eager_step():
 
 @tf.custom_gradient
 def reversed_slope(x):
-    """The input itself, with a gradient that is turned round and doubled."""
+    """The input itself, with a gradient that is reversed and doubled."""
     return tf.identity(x), lambda upstream: -2 * upstream
 
 
@@ -111,7 +111,7 @@ class HiddenReversal(layers.Layer):
 @pytest.mark.parametrize("way", ["map", "vectorized"])
 @pytest.mark.parametrize("reversal", [Reversal, HiddenReversal])
 def test_a_gradient_that_a_layer_defines_for_itself_is_kept(reversal, way, compiled):
-    """Vectorizing forgets it: were the gradient taken after that, it would be the plain one."""
+    """Vectorizing ignores the custom gradient: differentiating afterwards would use the ordinary one."""
     in_float64()
     ends = []
     for inner in ([], [reversal()]):
@@ -140,7 +140,7 @@ def test_the_gradient_of_the_mean_is_the_mean_of_the_gradients(rule, monkeypatch
 
 
 def test_what_xla_compiles_is_written_down_in_one_piece():
-    """A gradient through a function would make it compile anew whenever the weights change, which takes seconds."""
+    """A gradient through a function would make XLA compile again whenever the weights change, which takes seconds."""
     learner = learner_of(networks.mlp(1), GradientDescent(0.1), "mse", "vectorized")
     tasks = tf.nest.map_structure(lambda part: tf.cast(part, tf.float32), regression(shape=(1,)))
     function = tf.function(learner.meta_gradients, jit_compile=True, autograph=False)
@@ -149,7 +149,7 @@ def test_what_xla_compiles_is_written_down_in_one_piece():
 
 
 def numbered(number, row):
-    """Two results that tell one task from another."""
+    """Two results that distinguish one task from another."""
     return (row * 2, tf.cast(number, tf.int64)), (tf.reduce_sum(row), [row])
 
 
@@ -178,7 +178,7 @@ def test_only_unrolled_needs_to_know_how_many_tasks_there_are(way):
 
     rows = tf.ones((5, 3), tf.float64)
     if way == "unrolled":
-        with pytest.raises(ValueError, match='"unrolled" needs to know the number of tasks in a batch; take "map"'):
+        with pytest.raises(ValueError, match='"unrolled" needs to know the number of tasks in a batch; use "map"'):
             through(rows)
     else:
         assert float(through(rows)[1][0]) == 3

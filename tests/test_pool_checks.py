@@ -1,4 +1,4 @@
-"""What a pool accepts: everything else is refused with a message that names it."""
+"""What a pool accepts: everything else is rejected with a message that names it."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""ClassPool: examples keep their class, their split and their group, whatever is done with the pool."""
+"""ClassPool: examples keep their class, their split and their group, whatever operation is applied to the pool."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A predictor answers as its learner does and makes no model; images of integers are scaled in every path alike."""
+"""A predictor answers as its learner does and creates no model; integer images are scaled the same way everywhere."""
 
 import keras
 import numpy as np

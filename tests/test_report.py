@@ -29,7 +29,7 @@ def episode_of(support_y, query_y, side=5, channels=1):
 
 
 def as_seen(color, sight):
-    """A color's CIE lightness, a* and b*, to an eye of this kind."""
+    """A color's CIE lightness, a* and b*, as seen with this type of color vision."""
     coded = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     linear = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
     seen = np.clip(np.array(SIGHTS[sight]) @ linear, 0, 1)

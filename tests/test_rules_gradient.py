@@ -1,4 +1,4 @@
-"""GradientDescent: what its meta-gradient is by hand, and what each of its settings asks for."""
+"""GradientDescent: its meta-gradient computed by hand, and the effect of each of its settings."""
 
 import keras
 import numpy as np
@@ -43,7 +43,7 @@ def mlp():
 
 
 def pair(*settings, build=mlp):
-    """A learner with network and weights of the same beginning for each of the rules' settings."""
+    """A learner with the same network and initial weights for each of the rules' settings."""
     learners = []
     for setting in settings:
         keras.utils.set_random_seed(3)
@@ -91,7 +91,7 @@ def test_of_several_tasks_it_is_the_mean():
 
 
 def slopes_at(network, weights, x, y):
-    """The slopes of the loss of a copy of `network` that owns these weights."""
+    """The gradients of the loss of a copy of `network` that owns these weights."""
     network.set_weights(weights)
     with tf.GradientTape() as tape:
         loss = mean_square(y, network(x))

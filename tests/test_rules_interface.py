@@ -1,4 +1,4 @@
-"""Six kinds of methods fit the interface of rules as they are: each is a sketch of at most 30 lines, and it learns."""
+"""Six types of methods fit the interface of rules unchanged: each is a sketch of at most 30 lines, and it learns."""
 
 import inspect
 
@@ -34,7 +34,7 @@ class UpdateNetwork(Update):
 
 
 class WeightGenerator(Rule):
-    """A network that generates the last layer of another network, with dropout and batch norm of its own."""
+    """A network that generates the last layer of another network, with its own dropout and batch norm."""
 
     def prepare(self, network):
         self.shapes = [tuple(v.shape) for v in network.parameters[-2:]]
@@ -160,7 +160,7 @@ def curves(**more):
 @pytest.mark.parametrize("kind", REGRESSIONS)
 def test_a_regression_rule_learns_and_trains_all_that_it_should(kind):
     learner = MetaLearner(network=networks.mlp(1, hidden=(16,), activation="tanh"), rule=REGRESSIONS[kind]())
-    learner.compile(keras.optimizers.Adam(0.01), "mse")
+    learner.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=kind == "momentum")  # compiling takes longest
     before = [v.numpy() for v in learner.trainable_variables]
     error = learner.evaluate(curves(seed=1), steps=8, verbose=0)
     learner.fit(curves(), steps_per_epoch=120, verbose=0)
@@ -197,7 +197,7 @@ def test_the_state_of_layers_within_a_rule_is_forked_and_joined_over_tasks():
     *inputs, _ = next(iter(curves()))
     same = tuple(tf.repeat(part[:1], 4, axis=0) for part in inputs)
     first, second = (learner(same, training=True).numpy() for _ in range(2))
-    answers = [*first, *second]  # dropout within the rule: every task and every call has a mask of its own
+    answers = [*first, *second]  # dropout within the rule: every task and every call has its own mask
     assert all(not np.allclose(answers[i], answers[j]) for i in range(8) for j in range(i))
     assert learner.parallel == "map" and moving.numpy().any()
     before = moving.numpy()
@@ -288,7 +288,7 @@ def test_what_nothing_would_train_is_an_error(kind):
 def test_a_rule_with_weights_belongs_to_one_learner():
     rule = Ridge()
     MetaLearner(network=networks.mlp(2), rule=rule)
-    with pytest.raises(ValueError, match="belong to another learner already. Make a new rule"):
+    with pytest.raises(ValueError, match="already belong to another learner. Create a new rule"):
         MetaLearner(network=networks.mlp(2), rule=rule)
 
 

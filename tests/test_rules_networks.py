@@ -1,4 +1,4 @@
-"""The rules on networks of all kinds: every layer and every loss that it adds counts in adapting and after."""
+"""The rules on networks of all kinds: every layer and every loss that it adds takes effect in and after adaptation."""
 
 import keras
 import numpy as np
@@ -123,7 +123,7 @@ def test_embeddings_agree_with_central_differences_and_words_that_do_not_occur_h
         (lambda: [layers.Dense(1, use_bias=False, activity_regularizer=keras.regularizers.L2(0.3))], True),
         (lambda: [layers.Dense(1, use_bias=False), AddsLoss()], True),
     ],
-    ids=["weight regulariser", "activity regulariser", "add_loss"],
+    ids=["weight regularizer", "activity regularizer", "add_loss"],
 )
 def test_what_layers_add_to_the_loss_counts_in_the_inner_and_in_the_outer_loss(network, by_x):
     a, rate, (x, y, u, v) = 0.7, 0.05, (1.5, 2.0, -0.4, 1.0)
@@ -140,7 +140,7 @@ def test_what_layers_add_to_the_loss_counts_in_the_inner_and_in_the_outer_loss(n
 
 @pytest.mark.parametrize("rule", [GradientDescent, Reptile, ImplicitGradient])
 def test_dropout_draws_a_mask_for_each_inner_step_and_each_task_and_none_in_evaluation(rule):
-    # An input that is dropped leaves its weight where it was. With many inputs, two masks are never the same.
+    # A dropped input leaves its weight unchanged. With many inputs, two masks are never the same.
     model = sequential((64,), layers.Dropout(0.5), layers.Dense(1, use_bias=False, kernel_initializer="zeros"))
     task = tf.ones((1, 64), tf.float64), tf.ones((1, 1), tf.float64)
     settings = {"strength": 1e-9} if rule is ImplicitGradient else {}
@@ -184,7 +184,7 @@ def test_in_mixed_precision_the_gradients_are_those_of_float32_but_for_the_round
         return np.concatenate([slope.numpy().ravel() for slope in slopes])
 
     off = []
-    for seed in range(3):  # of small batches, one alone may be unlucky
+    for seed in range(3):  # a single small batch may be an outlier
         rounded, exact = gradients("mixed_bfloat16", seed), gradients("float32", seed)
         assert np.isfinite(rounded).all() and not np.array_equal(rounded, exact)
         off.append(np.linalg.norm(rounded - exact) / np.linalg.norm(exact))
@@ -192,7 +192,7 @@ def test_in_mixed_precision_the_gradients_are_those_of_float32_but_for_the_round
 
 
 def test_the_smallest_inner_gradients_survive_half_precision():
-    """They are of the order of 1e-8, and float16 ends at 6e-8."""
+    """They are of the order of 1e-8, and the smallest number of float16 is 6e-8."""
 
     def tiny(y, answers):
         return 1e-8 * tf.reduce_mean(tf.square(y - answers), axis=-1)

@@ -45,12 +45,12 @@ def slope(theta, x, y):
 
 
 def bend(theta, x, y, vector):
-    """The Hessian times a vector: a complex step along it has no difference to round off."""
+    """The Hessian times a vector: a complex step along it has no rounding error from subtraction."""
     return slope(theta + 1e-30j * vector, x, y).imag / 1e-30
 
 
 def descend(theta, x, y, rates):
-    """The weights at the start and after each step; `rates` has a row a step, and a rate for every weight."""
+    """The weights at the start and after each step; `rates` has one row per step, with one rate per weight."""
     path = [theta]
     for rate in rates:
         path.append(path[-1] - rate * slope(path[-1], x, y))
@@ -58,7 +58,7 @@ def descend(theta, x, y, rates):
 
 
 def of_task(theta, task, rates, first_order):
-    """The query loss after descent, and its slopes for theta and for the rates, from the last step back."""
+    """The query loss after descent, and its gradients for theta and for the rates, from the last step back."""
     x, y, u, v = task
     path = descend(theta, x, y, rates)
     back, for_rates = slope(path[-1], u, v), []
@@ -113,12 +113,12 @@ def test_the_meta_gradients_are_those_of_the_reference(names, first_order, steps
     assert_same(gradients, parts(back), 1e-11)
 
 
-SUMS = {  # what the reference's slopes for each step and weight come to, for the rates that there are
+SUMS = {  # the reference's gradients for each step and weight, combined for the rates that exist
     "layer": lambda slopes: [slopes[:, layer].sum() for layer in LAYERS],
     "weight": lambda slopes: parts(slopes.sum(axis=0)),
     "layer-step": lambda slopes: [slopes[:, layer].sum(axis=1) for layer in LAYERS],
 }
-SPREAD = {  # the rates that there are, for each step and weight of the reference
+SPREAD = {  # the rates that exist, for each step and weight of the reference
     "layer": lambda rates, steps: np.repeat([np.repeat(rates, [12, 15, 8])], steps, axis=0),
     "weight": lambda rates, steps: np.repeat([np.concatenate([rate.ravel() for rate in rates])], steps, axis=0),
     "layer-step": lambda rates, steps: np.repeat(
@@ -128,7 +128,7 @@ SPREAD = {  # the rates that there are, for each step and weight of the referenc
 
 
 def with_rates(kind, seed, **settings):
-    """As `both`, with learned rates that all differ, beside a list of them."""
+    """As `both`, with different learned rates, which are also returned as a list."""
     learner, *others = both(GradientDescent(LearnedRates(0.3, kind), 2, **settings), seed)
     generator = np.random.default_rng(seed + 10)
     rates = [generator.uniform(0.05, 0.5, size=rate.shape) for rate in learner.rule.transform.rates]

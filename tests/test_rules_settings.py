@@ -1,4 +1,4 @@
-"""Settings of the rules that make no sense are refused, by an error that says what would."""
+"""Meaningless settings of the rules are rejected with an error that says what would be valid."""
 
 import keras
 import pytest
@@ -114,7 +114,7 @@ def test_a_network_without_trainable_weights_cannot_adapt():
 def test_learned_rates_belong_to_one_learner(kind):
     rule = GradientDescent(LearnedRates(0.1, kind))
     learner_of(network(), rule)
-    with pytest.raises(ValueError, match="belong to another learner already. Make a new rule"):
+    with pytest.raises(ValueError, match="already belong to another learner. Create a new rule"):
         learner_of(network(), rule)
 
 

@@ -1,7 +1,7 @@
 """run.py, the one command: its setup recovers, its errors say what to do, and its jobs get their arguments.
 
 No test needs a network: the package index is an address at which no server answers. Where this is fast, run.py
-is started for real, in a small project without requirements whose press prints how it was called.
+is actually started, in a small project without requirements whose press.py prints how it was called.
 """
 
 import ast
@@ -69,7 +69,7 @@ def start(project, *arguments, first="", **changes):
 
 
 def finish(process):
-    """The exit code, the job's output and what run.py had to tell."""
+    """The exit code, the job's output and the messages of run.py."""
     output, told = process.communicate(timeout=120)
     return process.returncode, output, told
 
@@ -80,7 +80,7 @@ def call(project, *arguments, **options):
 
 
 def make_project(folder):
-    """A project of the least possible size."""
+    """A minimal project."""
     (folder / "chapters").mkdir(parents=True)
     shutil.copy(RUN, folder / "run.py")
     (folder / "requirements.txt").touch()
@@ -89,14 +89,14 @@ def make_project(folder):
 
 
 def state_of(folder):
-    """All that is in a folder: names, contents and times."""
+    """Everything in a folder: names, contents and times."""
     entries = [folder, *sorted(folder.rglob("*"))]
     return [(entry, entry.is_file() and entry.read_bytes(), entry.lstat().st_mtime_ns) for entry in entries]
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A project whose environment run.py has made, for real."""
+    """A project whose environment was created by run.py."""
     project = make_project(tmp_path_factory.mktemp("prepared") / "project")
     code, _, told = call(project)
     assert code == 0, told
@@ -105,7 +105,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def ready(prepared, tmp_path):
-    """A copy of the prepared project, to be spoilt."""
+    """A copy of the prepared project, to be damaged."""
     return Path(shutil.copytree(prepared, tmp_path / "project", symlinks=True))
 
 
@@ -185,7 +185,7 @@ def test_a_job_ended_by_a_signal_has_the_shells_exit_code(prepared):
 
 @pytest.mark.skipif(os.name == "nt", reason="a process group gets its Ctrl-C in another way on Windows")
 def test_ctrl_c_ends_both(prepared):
-    # A shell starts what runs in the background deaf to Ctrl-C, and the tests may run there.
+    # A shell lets background processes ignore Ctrl-C, and the tests may run in the background.
     hear = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     process = start(prepared, "run", "wait", first=hear)
     process.stdout.readline()

@@ -1,4 +1,4 @@
-"""Two layers of Keras whose meta-gradients differ from central differences, and what each of them leaves out."""
+"""Two layers of Keras whose meta-gradients differ from central differences, and what is missing in each of them."""
 
 import keras
 import numpy as np
@@ -51,7 +51,7 @@ def bilinear_matrix(size):
 
 
 def test_tensorflow_treats_the_gradient_of_bilinear_resizing_as_a_constant():
-    """It is linear in what it is given, but is registered as not differentiable; with matrices it is not left out."""
+    """It is linear in its inputs but registered as not differentiable; the version with matrices includes it."""
     x = tf.constant(numbers(1, 3, 3, 1))
     matrix = bilinear_matrix(3)
 

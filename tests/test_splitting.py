@@ -1,4 +1,4 @@
-"""Whole classes in one split each, in the fractions that were asked for."""
+"""Each class is completely in one split, in the requested fractions."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What batch normalisation goes by within PureModel, and that Keras has its own back afterwards."""
+"""The statistics that batch normalization uses within PureModel, and that Keras' own behavior is restored."""
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ def precise():
 
 
 def normalising(*more, trainable=True):
-    """A model that normalises, its pure form and a batch for it; the moving averages are not those of the batch."""
+    """A model with batch norm, its pure form and a batch; the moving averages differ from those of the batch."""
     normalise = layers.BatchNormalization(momentum=0.75, epsilon=EPSILON, trainable=trainable)
     pure = PureModel(keras.Sequential([keras.Input((3,)), normalise, *more]))
     normalise.moving_mean.assign(MEAN)

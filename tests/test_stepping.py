@@ -1,4 +1,4 @@
-"""Steps are counted over fits, files and compilations, several run per call, and a fault is never passed over."""
+"""Steps are counted over fits, files and compilations, several run per call, and a fault is never ignored."""
 
 import keras
 import numpy as np
@@ -42,7 +42,7 @@ SOURCES = {
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_second_fit_sees_the_next_batches_of_any_endless_dataset(source):
-    whole, parts = learner_of(), learner_of()
+    whole, parts = (learner_of(jit_compile=source == "tasks") for _ in range(2))
     whole.fit(SOURCES[source](), steps_per_epoch=5, verbose=0)
     for steps in (2, 3):
         parts.fit(SOURCES[source](), steps_per_epoch=steps, verbose=0)
@@ -51,11 +51,11 @@ def test_a_second_fit_sees_the_next_batches_of_any_endless_dataset(source):
 
 
 def test_compiling_again_does_not_start_over():
-    whole, parts = learner_of(), learner_of()
+    whole, parts = (learner_of(jit_compile=False) for _ in range(2))
     whole.fit(curves(), steps_per_epoch=4, verbose=0)
     for _ in range(2):
         parts.fit(curves(), steps_per_epoch=2, verbose=0)
-        parts.compile("sgd", "mse")
+        parts.compile("sgd", "mse", jit_compile=False)
     same(whole, parts)
 
 
@@ -108,7 +108,7 @@ def test_train_on_batch_says_that_a_step_was_not_taken_and_then_learns_again():
 def test_evaluating_on_an_infinite_loss_is_an_error_and_not_an_accuracy():
     learner = learner_of()
     bad = curves().map(lambda e: e._replace(query_y=1e30 * tf.ones_like(e.query_y)))
-    with pytest.raises(FloatingPointError, match="loss of these tasks is inf, so the metrics beside it mean nothing"):
+    with pytest.raises(FloatingPointError, match="loss of these tasks is inf, so its metrics are meaningless"):
         learner.evaluate(bad, steps=1, verbose=0)
 
 
@@ -129,7 +129,7 @@ class EveryBatch(Count):
         self.ends.append(batch)
 
 
-@pytest.mark.parametrize("steps", [1, 7, 50, 53, 100])
+@pytest.mark.parametrize("steps", [1, 50, 53])
 def test_by_default_an_epoch_has_exactly_as_many_steps_as_asked_for(steps):
     fast, slow = learner_of(metrics=["mae"]), learner_of(metrics=["mae"], steps_per_execution=1)
     histories = [each.fit(curves(), steps_per_epoch=steps, epochs=2, verbose=0).history for each in (fast, slow)]

@@ -67,7 +67,7 @@ def test_keras_hands_training_on_within_a_functional_model_so_a_frozen_model_is_
     model, (x, _), inputs = source(), task(), keras.Input((6, 6, 1))
     model.trainable = False
     by_word = keras.Model(inputs, model(inputs, training=False))
-    assert np.abs(by_word(x, training=True) - model(x, training=False)).max() > 0.1, "if not, Frozen can go"
+    assert np.abs(by_word(x, training=True) - model(x, training=False)).max() > 0.1, "otherwise, Frozen can be removed"
     by_layer = keras.Model(inputs, Frozen(model)(inputs))
     np.testing.assert_array_equal(by_layer(x, training=True), model(x, training=False))
 

@@ -104,7 +104,7 @@ def no_fit(*_, **__):
 
 @pytest.fixture(autouse=True)
 def nothing_is_trained(monkeypatch):
-    """What is accepted would take long: 2,500 calls are made."""
+    """What is accepted would take long, because there are 2,500 calls."""
     monkeypatch.setattr(keras.Model, "fit", no_fit)
 
 

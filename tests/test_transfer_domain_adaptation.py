@@ -1,4 +1,4 @@
-"""Domain adaptation: the turned gradient, the loss of covariances, pairs of batches, and the learner."""
+"""Domain adaptation: gradient reversal, the CORAL loss, pairs of batches, and the learner."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ def normal(*shape, seed=0):
 
 
 def two_domains(count=120, seed=0):
-    """Three classes in a plane; the target has another place and size, and keeps the classes."""
+    """Three classes in a plane; the target is shifted and scaled, with the same classes."""
     rng = np.random.default_rng(seed)
     y = np.arange(count) % 3
     x = np.float32([[0, 3], [3, 0], [-3, -3]])[y] + rng.normal(size=(count, 2)).astype("float32")
@@ -118,7 +118,7 @@ def test_each_domain_is_gone_through_whole_before_it_begins_anew(ours, theirs, b
     for found, all_of_them in ((seen, source), (others, target)):
         rounds = [found[i : i + len(all_of_them)] for i in range(0, 3 * len(all_of_them), len(all_of_them))]
         assert all(sorted(one) == all_of_them.tolist() for one in rounds)
-        assert len({tuple(one) for one in rounds}) > 1, "every round has an order of its own"
+        assert len({tuple(one) for one in rounds}) > 1, "every round has its own order"
 
 
 def test_pairs_are_the_same_for_the_same_seed_and_dealt_independently_in_the_two_domains():

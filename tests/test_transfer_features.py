@@ -1,4 +1,4 @@
-"""Features: what a trained model computes on its way."""
+"""Features: the intermediate outputs of a trained model."""
 
 import keras
 import numpy as np

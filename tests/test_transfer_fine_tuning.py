@@ -32,7 +32,7 @@ def task(count=24, seed=0):
 
 
 def moved(model, work):
-    """The layers of which any weight has changed, to the last bit."""
+    """The layers with any weight that has changed, compared exactly."""
     before = model.get_weights()
     work()
     return changed(model, before)
@@ -116,7 +116,7 @@ def test_an_optimizer_object_keeps_its_own_learning_rate():
     mine = keras.optimizers.SGD(0.3, momentum=0.5)
     fine_tune(model, task(), optimizer=mine, verbose=0)
     assert float(model.optimizer.learning_rate) == pytest.approx(0.3) and model.optimizer.momentum == 0.5
-    assert model.optimizer is not mine and not mine.built, "yours is not used up"
+    assert model.optimizer is not mine and not mine.built, "the user's optimizer stays unused"
 
 
 def test_it_learns():
@@ -277,7 +277,7 @@ def test_answers_that_cannot_be_learned_are_told_and_the_model_stays_as_it_was(d
 
 
 class Shifted(keras.Model):
-    """A model with a weight of its own beside its layers."""
+    """A model with its own weight in addition to its layers."""
 
     def __init__(self):
         super().__init__()

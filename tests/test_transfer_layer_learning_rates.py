@@ -113,7 +113,7 @@ def test_in_fine_tuning_the_depth_counts_the_layers_that_train():
         optimizer = LayerwiseLearningRates(keras.optimizers.SGD(0.1), decay)
         fine_tune(model, tf.data.Dataset.from_tensors((X, Y)), train="all", optimizer=optimizer, verbose=0)
         model.steps = {name: weighted_layers(model)[name].kernel.numpy() - old for name, old in start.items()}
-        assert not optimizer.built, "yours is not used up"
+        assert not optimizer.built, "the user's optimizer stays unused"
     for name, depth in (("head", 0), ("second", 1), ("first", 2)):
         np.testing.assert_allclose(slowed.steps[name], 0.5**depth * full.steps[name], rtol=1e-3, atol=1e-7)
 

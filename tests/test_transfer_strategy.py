@@ -1,4 +1,4 @@
-"""A strategy learns how much of each layer of a source to take; nothing else is changed by it."""
+"""A strategy learns how much of each layer of a source to take; it changes nothing else."""
 
 import keras
 import numpy as np
@@ -129,13 +129,13 @@ def test_the_slope_for_the_coefficients_goes_through_the_steps(statistics, rate,
     in_float64()
     rate = LearnedRates(0.1, rate) if rate == "layer" else rate
     rule = Strategy(network(5, 1), rate, 2, coefficient=0.3, batch_statistics=statistics, **more)
-    exact = keras.losses.SparseCategoricalCrossentropy(from_logits=True)  # LOGITS reckons in float32
+    exact = keras.losses.SparseCategoricalCrossentropy(from_logits=True)  # LOGITS computes in float32
     learner, tasks = learner_of(network(3, 2), rule, exact), classification(seed=3)
     assert_slopes_of(rule, learner, tasks)
 
 
 def assert_slopes_of(rule, learner, tasks):
-    """As `assert_slopes` of the proofs, for what the rule learns alone: the network is handed no slope."""
+    """As `assert_slopes` in proofs.py, for the rule's own variables: the network gets no gradient."""
     learner.optimizer.build(learner.trainable_variables)
     gradients = meta(learner, tasks)[1]
     ahead = [numbers(*variable.shape, seed=9) for variable in rule.trainable_variables]
@@ -218,7 +218,7 @@ def test_random_draws_go_on_from_task_to_task():
     learner = learner_of(fresh, Strategy(network(5, 1), 0.1), LOGITS, optimizer="adam", run_eagerly=True)
     learner.fit(endless(in_float32(classification())), steps_per_epoch=1, verbose=0)
     ahead = int(seed.numpy()[1]) - int(before[1])
-    assert ahead > 2 * DRAWS_PER_TASK, "two tasks have drawn, and each draws where the one before it has not"
+    assert ahead > 2 * DRAWS_PER_TASK, "two tasks have drawn random numbers, from separate ranges of the counter"
 
 
 def test_a_strategy_goes_on_to_another_fresh_start():

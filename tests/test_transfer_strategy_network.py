@@ -1,4 +1,4 @@
-"""A strategy network looks at a task, and says how much of each layer to take."""
+"""A strategy network compares a task with the source and determines how much of each layer to take."""
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ def strategy(source=None, sample=SAMPLE, **more):
 
 
 def shaken(rule):
-    """The rule, with numbers in its network as if it had learned."""
+    """The rule, with weights in its network as if it had been trained."""
     for place, weight in enumerate(rule.network.weights):
         weight.assign(numbers(*weight.shape, seed=place))
     return rule
@@ -90,7 +90,7 @@ def test_the_slope_for_the_network_goes_through_the_steps(kind):
 def test_it_learns_to_take_the_source_where_it_fits():
     rng = np.random.default_rng(0)
     x = rng.uniform(1, 2, (40, 4, 1)).astype("float32")
-    x[::2] *= -1  # in every other task all x are negative; there the right weight is 0, the fresh start
+    x[::2] *= -1  # in every other task all x are negative; there the right weight is 0, the fresh one
     tasks = tuple(map(tf.constant, (x, 4 * np.maximum(x, 0), x))), tf.constant(4 * np.maximum(x, 0))
     rule = StrategyNetwork(one_weight(4.0), rng.uniform(1, 2, (30, 1)), 0.01)
     plain = Strategy(one_weight(4.0), 0.01)

@@ -1,4 +1,4 @@
-"""Models copied, cut and joined: what is shared is shared, what is not is not, and the answers stay the same."""
+"""Models copied, split and joined: exactly the documented weights are shared, and the outputs stay the same."""
 
 import keras
 import numpy as np
@@ -110,7 +110,7 @@ def test_no_layer_at_all_is_no_choice(cut):
 
 @keras.saving.register_keras_serializable(package="test")
 class Unseen(keras.Model):
-    """A model whose layers are known only when it runs."""
+    """A model whose layers are known only at run time."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

@@ -1,4 +1,4 @@
-"""Weights carried from one model to another: all or some, whole or in part."""
+"""Weights transferred from one model to another: all or some, completely or in part."""
 
 import keras
 import numpy as np
@@ -200,7 +200,7 @@ def test_whole_numbers_are_moved_and_cannot_be_blended():
     kept = values(target)
     with pytest.raises(ValueError, match="contains integers, which cannot be blended"):
         blend_weights(source, target)
-    assert not changed(kept, target), "an error must not leave a model half mixed"
+    assert not changed(kept, target), "an error must not leave a model partially blended"
     transfer_weights(source, target)
     assert list(target.layers[0].table.numpy()) == [5, 6, 7]
 

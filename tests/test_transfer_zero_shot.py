@@ -1,4 +1,4 @@
-"""Zero-shot classification: scores by descriptions, calibration, and the mean of two accuracies."""
+"""Zero-shot classification: scores from descriptions, calibration, and the harmonic mean of two accuracies."""
 
 import re
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 from meta_keras.networks import conv4, mlp
 from meta_keras.transfer import ZeroShot, calibrated, describe_names, harmonic_mean
 
-# Four signs, each there or not: sixteen classes, and every sign is a direction in the inputs.
+# Four binary attributes give sixteen classes, and every attribute is a direction in the inputs.
 SIGNS = np.array([[number >> bit & 1 for bit in range(4)] for number in range(16)], "float32")
 SEEN, UNSEEN = [0, 1, 2, 4, 8, 3, 5, 10, 12, 7, 13, 15], [6, 9, 11, 14]
 

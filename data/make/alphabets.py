@@ -1,8 +1,8 @@
-"""The 26 alphabets of the synthetic glyphs: their characters in Unicode, and their side of the split.
+"""The 26 alphabets of the synthetic glyphs: their characters in Unicode, and their split.
 
-The order is that of precedence: a shape that several alphabets share goes to the first of them. The test and
-most validation alphabets stand near the top, so that little is taken from them. Hebrew stands even before
-Latin, which would take a third of its letters.
+The order is that of precedence: a shape that several alphabets share is assigned to the first of them. The test
+and most validation alphabets are near the top, so that they lose few characters. Hebrew is even before Latin,
+which would otherwise take a third of its letters.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ STIX = ("STIXGeneral", "STIXGeneralBol")
 
 @dataclass(frozen=True)
 class Alphabet:
-    """A named list of characters, kept whole on one side of the split.
+    """A named list of characters, all of them in the same split.
 
     `ranges` are code points in hexadecimal, ends included: "41-5A 61-7A" is A to Z and a to z.
     `faces` are the fonts that draw the characters, the leading one first.
@@ -28,7 +28,7 @@ class Alphabet:
     faces: tuple[str, ...] = SANS_MONO_SERIF
 
     def characters(self) -> list[str]:
-        """The letters, digits and symbols in the ranges that are no composition of simpler characters."""
+        """The letters, digits and symbols in the ranges that are not compositions of simpler characters."""
         found = []
         for part in self.ranges.split():
             first, _, last = part.partition("-")
@@ -52,13 +52,13 @@ ALPHABETS = (
     Alphabet("Tifinagh", "test", "2D30-2D67"),
     Alphabet("N'Ko", "test", "7C0-7EA"),
     Alphabet("Lao", "test", "E81-EB0 EBD EC0-EC4 ED0-ED9"),
-    # U+0640, left out, is no letter: it is the bar that stretches a word.
+    # U+0640 is excluded because it is not a letter but the bar that stretches a word.
     Alphabet("Arabic", "validation", "621-63F 641-64A 671-6D3"),
     Alphabet("Ogham and Old Italic", "validation", "1680-169A 10300-10323"),
     Alphabet("Cyrillic", "train", "400-45F 460-481"),
     Alphabet("Cyrillic extended", "train", "48A-52F A640-A66E"),
     Alphabet("Latin extended and Lisu", "train", "180-24F 2C60-2C7F A720-A7FF A4D0-A4F7"),
-    # U+1D26 to 1D2A, left out, are Greek letters, which stand on the other side of the split.
+    # U+1D26 to 1D2A are excluded because they are Greek letters, which are in another split.
     Alphabet("Phonetic letters", "train", "250-2AF 1D00-1D25 1D6B-1D9A"),
     Alphabet("Canadian syllabics, vowels to K", "train", "1401-1488"),
     Alphabet("Canadian syllabics, C to L", "train", "1489-14EA"),
@@ -75,7 +75,7 @@ ALPHABETS = (
     Alphabet("More mathematical operators", "train", "27C0-27EF 2A00-2AFF"),
     Alphabet("APL", "train", "2336-237A"),
     # Unicode keeps some Fraktur, script and double-struck letters among these signs; they are listed above.
-    # U+2135 to 2138 and 213C to 213F, left out, are Hebrew and Greek letters from across the split.
+    # U+2135 to 2138 and 213C to 213F are excluded: Hebrew and Greek letters, which are in other splits.
     Alphabet(
         "Currency and letterlike signs",
         "train",

@@ -1,7 +1,7 @@
-"""Measure how hard data/glyphs.npz is: the pixel nearest neighbour, a baseline that learns nothing.
+"""Measure how hard data/glyphs.npz is: the nearest neighbor in pixel space, a baseline without training.
 
 Run `python data/make/difficulty.py`. With `--omniglot FOLDER` it measures real Omniglot in the same way, in
-greys and at one bit a pixel; FOLDER is where tensorflow-datasets has prepared it.
+gray-scale and at one bit per pixel; FOLDER is where tensorflow-datasets has prepared it.
 
 Each task draws its classes, one support drawing and five query drawings of each, all distinct. A query gets
 the class of the support drawing that is nearest in Euclidean distance.
@@ -28,7 +28,7 @@ def load_glyphs() -> tuple[np.ndarray, np.ndarray]:
 
 
 def load_omniglot(folder: str) -> tuple[np.ndarray, np.ndarray]:
-    """Real Omniglot, all 1,623 characters at 28 x 28 in greys from 0 to 1, and the alphabet of each."""
+    """Real Omniglot, all 1,623 characters at 28 x 28 in gray-scale from 0 to 1, and the alphabet of each."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -46,7 +46,7 @@ def load_omniglot(folder: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def task_accuracy(classes: np.ndarray, chosen: np.ndarray, rng: np.random.Generator) -> float:
-    """The share of one task's queries that the nearest support drawing names rightly."""
+    """The fraction of one task's queries that the nearest support drawing classifies correctly."""
     writers = [rng.permutation(classes.shape[1])[: 1 + QUERIES] for _ in chosen]
     drawings = np.stack([classes[label, row] for label, row in zip(chosen, writers, strict=True)])
     support, queries = drawings[:, 0], drawings[:, 1:].reshape(-1, classes.shape[2])
@@ -56,9 +56,9 @@ def task_accuracy(classes: np.ndarray, chosen: np.ndarray, rng: np.random.Genera
 
 
 def measure(classes: np.ndarray, pools: list[np.ndarray], ways: int) -> tuple[float, float]:
-    """Mean accuracy in per cent over the tasks, and half the width of its 95 % interval.
+    """Mean accuracy in percent over the tasks, and half the width of its 95 % interval.
 
-    Each task takes its classes from one of the `pools`, drawn by chance.
+    Each task takes its classes from one of the `pools`, drawn at random.
     """
     rng = np.random.default_rng(SEED)
     scores = []
@@ -70,7 +70,7 @@ def measure(classes: np.ndarray, pools: list[np.ndarray], ways: int) -> tuple[fl
 
 def report(title: str, classes: np.ndarray, groups: np.ndarray) -> None:
     """Print the accuracies across all alphabets and within one."""
-    print(f"{title}: pixel nearest neighbour, {TASKS:,} tasks, seed {SEED}")
+    print(f"{title}: nearest neighbor in pixel space, {TASKS:,} tasks, seed {SEED}")
     alphabets = [np.flatnonzero(groups == name) for name in dict.fromkeys(groups)]
     for where, pools in (
         ("across all alphabets", [np.arange(len(groups))]),
@@ -90,8 +90,8 @@ def main() -> None:
     report("glyphs (synthetic)", *load_glyphs())
     if folder:
         greys, groups = load_omniglot(folder)
-        report("real Omniglot, greys", greys, groups)
-        report("real Omniglot, one bit a pixel", (greys >= 0.5).astype(np.float32), groups)
+        report("real Omniglot, gray-scale", greys, groups)
+        report("real Omniglot, one bit per pixel", (greys >= 0.5).astype(np.float32), groups)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Make data/fashion.npz: the first 200 training and 50 test pictures of each class of Fashion-MNIST.
+"""Make data/fashion.npz: the first 200 training and 50 test images of each class of Fashion-MNIST.
 
-Run `python data/make/fashion.py`, or name the folder that holds the four idx files after it.
+Run `python data/make/fashion.py`, optionally followed by the folder of the four idx files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def read_idx(path: Path) -> np.ndarray:
     """The array in a gzipped idx file of bytes: a magic number, the sizes of the axes, then the values."""
     if not path.exists():
         raise SystemExit(
-            f"{path} is missing. Cure: `apt install dataset-fashion-mnist`, or take the four .gz files from "
+            f"{path} is missing. Fix: `apt install dataset-fashion-mnist`, or take the four .gz files from "
             "https://github.com/zalandoresearch/fashion-mnist (folder data/fashion) and name their folder:\n"
             "    python data/make/fashion.py FOLDER"
         )
@@ -46,7 +46,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def first_of_each_class(folder: Path, split: str) -> np.ndarray:
-    """uint8 (classes, per class, 28, 28): the first pictures of each class, in file order."""
+    """uint8 (classes, per class, 28, 28): the first images of each class, in file order."""
     pictures = read_idx(folder / f"{FILE_PREFIX[split]}-images-idx3-ubyte.gz")
     labels = read_idx(folder / f"{FILE_PREFIX[split]}-labels-idx1-ubyte.gz")
     count = PER_CLASS[split]

@@ -2,9 +2,9 @@
 
 Run `python data/make/glyphs.py`; it takes half a minute.
 
-No person drew these. The shapes come from the fonts that matplotlib carries, thinned to their middle lines.
-Each synthetic writer has a slant, a size and a pen for an alphabet; each drawing is bent in its own way.
-All of it follows from one seed.
+All drawings are generated. Their shapes come from the fonts that are distributed with matplotlib, thinned to
+their center lines. Each synthetic writer has a slant, a size and a pen for an alphabet, and each drawing is
+distorted in its own way. Everything is determined by one seed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ SEED = 0
 CHARACTERS = 1201
 WRITERS = 20
 SIDE = 28
-# Three dots are the least that makes a character; one or two would only be a matter of place.
+# A character needs at least three dots; characters of one or two would differ only in their position.
 FEWEST_PIXELS = 27
-# The thinnest pen is just over half a pixel: at one bit, a finer line would break between pixel centres.
+# The thinnest pen is just over half a pixel: at one bit, a finer line would break between pixel centers.
 PEN_RADIUS = (0.55, 0.95)
 
 
 @dataclass
 class Master:
-    """A character to draw: its skeleton in each face, as points centred on zero."""
+    """A character to draw: its skeleton in each face, as points centered on zero."""
 
     character: str
     alphabet: Alphabet
@@ -38,7 +38,7 @@ class Master:
 
 @dataclass
 class Hand:
-    """What a writer's drawings of one alphabet have in common."""
+    """The properties that a writer's drawings of one alphabet share."""
 
     slant: float
     size: float
@@ -65,7 +65,7 @@ def masters_of(alphabet: Alphabet) -> list[Master]:
 
 
 def similarities(masters: list[Master]) -> np.ndarray:
-    """The correlation of every pair of characters, as softened drawings of their leading face."""
+    """The correlation of every pair of characters, as blurred drawings of their first face."""
     drawings = [draw(master.skeletons[0] * 20 + SIDE / 2, radius=1.0) for master in masters]
     rows = blur(np.stack(drawings)).reshape(len(masters), -1)
     rows -= rows.mean(1, keepdims=True)
@@ -74,10 +74,10 @@ def similarities(masters: list[Master]) -> np.ndarray:
 
 
 def least_similar(masters: list[Master], count: int) -> tuple[list[Master], float]:
-    """The `count` characters that stay when, of the two most alike, the later one goes, again and again.
+    """The `count` characters that remain if the later of the two most similar ones is removed repeatedly.
 
-    Also returns the similarity of the last pair that was parted: no two that stay are more alike. A count,
-    not a threshold, makes the size of the set exact.
+    Also returns the similarity of the last pair that was separated; no two remaining characters are more similar.
+    A count instead of a threshold makes the size of the set exact.
     """
     pairs = np.triu(similarities(masters), k=1)
     kept = np.ones(len(masters), bool)
@@ -93,7 +93,7 @@ def least_similar(masters: list[Master], count: int) -> tuple[list[Master], floa
 
 
 def hand_of(writer: int, alphabet: Alphabet) -> Hand:
-    """The hand in which a writer draws an alphabet."""
+    """The handwriting of a writer for an alphabet."""
     rng = np.random.default_rng([SEED, 1, zlib.crc32(alphabet.name.encode()), writer])
     return Hand(
         slant=rng.normal(0, 0.084),
@@ -105,16 +105,16 @@ def hand_of(writer: int, alphabet: Alphabet) -> Hand:
 
 
 def bend(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The points moved by six slow waves, which bend strokes without breaking them."""
+    """The points displaced by six waves of low frequency, which bend strokes without breaking them."""
     frequencies = rng.normal(0, 0.55, (6, 2))
     phases = rng.uniform(0, 2 * np.pi, 6)
-    # Faster waves are made lower, so that none of them folds a stroke over itself.
+    # Waves of higher frequency get a smaller amplitude, so that none of them folds a stroke over itself.
     heights = rng.normal(0, 0.07, (6, 2)) / (1 + 2 * np.linalg.norm(frequencies, axis=1, keepdims=True))
     return points + np.sin(2 * np.pi * points @ frequencies.T + phases) @ heights
 
 
 def tilt(points: np.ndarray, hand: Hand, rng: np.random.Generator) -> np.ndarray:
-    """The points slanted, stretched and turned by the hand, and a little more by chance; centred again."""
+    """The points slanted, stretched and rotated by the hand, plus small random changes; centered again."""
     turn = hand.turn + rng.normal(0, 0.056)
     slant = hand.slant + rng.normal(0, 0.056)
     aspect = hand.aspect * np.exp(rng.normal(0, 0.07))
@@ -124,7 +124,7 @@ def tilt(points: np.ndarray, hand: Hand, rng: np.random.Generator) -> np.ndarray
 
 
 def place(points: np.ndarray, hand: Hand, rng: np.random.Generator) -> np.ndarray:
-    """The points in pixels: at the hand's size, somewhere near the middle, never over the edge."""
+    """The points in pixels: at the hand's size, near the middle and never over the edge."""
     scale = hand.size * 21 * np.exp(rng.normal(0, 0.07))
     scale = min(scale, (SIDE - 3) / max(np.ptp(points, axis=0).max(), 1e-6))
     room = np.maximum((SIDE - 2 - np.ptp(points, axis=0) * scale) / 2, 0)
@@ -141,7 +141,7 @@ def drawing(master: Master, writer: int) -> np.ndarray:
 
 
 def all_drawings(masters: list[Master]) -> np.ndarray:
-    """uint8 (characters * writers, 98): every drawing, packed at eight pixels a byte."""
+    """uint8 (characters * writers, 98): every drawing, packed at eight pixels per byte."""
     packed = []
     for done, master in enumerate(masters, start=1):
         packed += [np.packbits(drawing(master, writer)) for writer in range(WRITERS)]
@@ -168,7 +168,7 @@ def main() -> None:
         groups=np.array([master.alphabet.name for master in masters]),
         grouping=np.array("alphabet"),
     )
-    print(f"{len(masters):,} of {len(candidates):,} candidates kept; no two are more alike than {limit:.4f}")
+    print(f"{len(masters):,} of {len(candidates):,} candidates kept; no two have a similarity above {limit:.4f}")
     print(describe(path))
 
 

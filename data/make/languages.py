@@ -2,8 +2,8 @@
 
 Run `python data/make/languages.py`.
 
-The names are those of Unicode's CLDR, as the package babel carries them. A name that two of the languages
-share is left out, so that every name belongs to one language alone.
+The names are those of Unicode's CLDR, as distributed with the package babel. A name that two of the languages
+share is excluded, so that every name belongs to exactly one language.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pack import describe, save
 try:
     from babel import Locale
 except ImportError:
-    raise SystemExit("The names come from the package babel, which is missing. Cure: `pip install babel`") from None
+    raise SystemExit("The names come from the package babel, which is missing. Fix: `pip install babel`") from None
 
 SEED = 0
 NAMES_PER_LANGUAGE = 200
 SHORTEST_NAME = 6
-# Every side of the split mixes families. Most test languages have a relative in training, as Danish has
+# Every split has languages of several families. Most test languages have a relative in training, as Danish has
 # Swedish; Vietnamese has none.
 SPLITS = {
     "train": "en de nl sv af fr es it ro ca pl cs sl lt fi hu tr uz id sw mt ga eu so",
@@ -39,7 +39,7 @@ def is_plain(name: str) -> bool:
 
 
 def names_in(code: str) -> set[str]:
-    """All usable names that babel knows in one language, in lower case: capitals would betray German."""
+    """All usable names that babel knows in one language, in lower case, because capitals would reveal German."""
     locale = Locale.parse(code)
     found = [*locale.territories.values(), *locale.languages.values(), *locale.currencies.values()]
     for form in ("format", "stand-alone"):
@@ -49,10 +49,10 @@ def names_in(code: str) -> set[str]:
 
 
 def choose(code: str, names: list[str]) -> list[str]:
-    """The language's 200 names, drawn by chance from all it has."""
+    """The language's 200 names, drawn at random from all that it has."""
     if len(names) < NAMES_PER_LANGUAGE:
         raise SystemExit(
-            f"{NAMES_PER_LANGUAGE} names are needed of each language; '{code}' has {len(names)} of its own. "
+            f"{NAMES_PER_LANGUAGE} names are needed per language; '{code}' has {len(names)} of its own. "
             "Another version of babel may have more: data/README.md says which one was used."
         )
     order = np.random.default_rng([SEED, zlib.crc32(code.encode())]).permutation(len(names))

@@ -1,4 +1,4 @@
-"""Writing an embedded set: the same arrays give the same bytes, and a checksum is kept beside them."""
+"""Writing an embedded data set: the same arrays give the same bytes, and their checksum is stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CHECKSUMS = "SHA256SUMS"
 
 
 def check(arrays: dict[str, np.ndarray]) -> None:
-    """Raise a ValueError where the arrays break the schema that all embedded sets share."""
+    """Raise a ValueError if the arrays violate the schema that all embedded sets share."""
     rows, classes = len(arrays["labels"]), len(arrays["names"])
     per_row = {name: len(arrays[name]) for name in ("examples", "bits", "splits") if name in arrays}
     per_class = {"groups": len(arrays["groups"])} if "groups" in arrays else {}
@@ -25,7 +25,7 @@ def check(arrays: dict[str, np.ndarray]) -> None:
             raise ValueError(f"'{name}' holds Python objects, which only a pickle could store")
     labels = arrays["labels"]
     if (np.diff(labels) < 0).any() or not np.array_equal(np.unique(labels), np.arange(classes)):
-        raise ValueError(f"'labels' should go from 0 to {classes - 1} in order, with no class left out")
+        raise ValueError(f"'labels' should go from 0 to {classes - 1} in order, without gaps")
     if len(np.unique(arrays["names"])) != classes:
         raise ValueError(f"{classes} classes have {len(np.unique(arrays['names']))} different names")
 
@@ -56,7 +56,7 @@ def save(name: str, folder: Path = DATA_FOLDER, **arrays: np.ndarray) -> Path:
 
 
 def describe(path: Path) -> str:
-    """One line about a written set: its size, rows, classes, and the rows of each split."""
+    """One line about a written data set: its size, rows, classes, and the rows of each split."""
     with np.load(path) as archive:
         rows, classes, splits = len(archive["labels"]), len(archive["names"]), archive["splits"]
     names, counts = np.unique(splits, return_counts=True)

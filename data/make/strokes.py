@@ -1,7 +1,7 @@
 """The geometry of handwriting: outlines to skeletons, skeletons to pen strokes.
 
-A font holds the outline of a character. A writer draws along its middle. These functions go from the one to
-the other with numpy and matplotlib alone: fill the outline, thin it to lines one pixel wide, and trace those
+A font contains the outline of a character, whereas a writer draws along its center line. These functions convert
+one to the other with numpy and matplotlib alone: fill the outline, thin it to lines one pixel wide, and trace those
 lines with a round pen.
 """
 
@@ -32,7 +32,7 @@ def open_font(face: str) -> tuple[FT2Font, dict[int, int]]:
 
 
 def outline(face: str, character: str) -> Outline | None:
-    """The outline of a character in a face, or None where the face lacks it."""
+    """The outline of a character in a face, or None if the face lacks it."""
     font, glyphs = open_font(face)
     if ord(character) not in glyphs:
         return None
@@ -58,7 +58,7 @@ def fill(shape: Outline) -> np.ndarray:
 
 
 def _removable(masks: np.ndarray, second_pass: bool) -> np.ndarray:
-    """The border pixels that one pass of Zhang and Suen's rule takes away."""
+    """The border pixels that one pass of Zhang and Suen's rule removes."""
     clockwise = ((1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1))
     neighbours = [np.roll(masks, step, (1, 2)) for step in clockwise]
     following = neighbours[1:] + neighbours[:1]
@@ -87,7 +87,7 @@ def thin(masks: np.ndarray) -> np.ndarray:
 
 
 def parts(mask: np.ndarray) -> list[np.ndarray]:
-    """The pieces of a mask that hang together, corners included, each as (pixels, 2) rows and columns."""
+    """The connected components of a mask, connected also by corners, each as (pixels, 2) rows and columns."""
     unvisited = {(row, column) for row, column in np.argwhere(mask).tolist()}
     pieces = []
     while unvisited:
@@ -101,9 +101,9 @@ def parts(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def restore_dots(mask: np.ndarray, skeleton: np.ndarray) -> np.ndarray:
-    """The skeleton with a 3 x 3 block for each part of the mask that thinning erased or made a speck.
+    """The skeleton with a 3 x 3 block for each part of the mask that thinning erased or reduced to a speck.
 
-    A speck could fall between the pixel centres of a drawing. Then an i would lose its dot.
+    A speck could fall between the pixel centers of a drawing, and an i would then lose its dot.
     """
     restored = skeleton.copy()
     for part in parts(mask):
@@ -116,7 +116,7 @@ def restore_dots(mask: np.ndarray, skeleton: np.ndarray) -> np.ndarray:
 
 
 def centred_points(skeleton: np.ndarray) -> np.ndarray:
-    """The skeleton's pixels as (points, 2) x and y, centred on zero, the longer side of length one."""
+    """The skeleton's pixels as (points, 2) x and y, centered on zero, the longer side of length one."""
     y, x = np.nonzero(skeleton)
     points = np.stack([x, y], axis=1).astype(float)
     low, high = points.min(0), points.max(0)
@@ -124,7 +124,7 @@ def centred_points(skeleton: np.ndarray) -> np.ndarray:
 
 
 def draw(points: np.ndarray, radius: float, side: int = 28) -> np.ndarray:
-    """A uint8 (side, side) drawing: a round pen of `radius` pixels set down on every point, edges grey."""
+    """A uint8 (side, side) drawing: a round pen of `radius` pixels placed on every point, with gray edges."""
     pixel_centres = np.arange(side) + 0.5
     across = (pixel_centres[:, None] - points[:, 0]) ** 2
     down = (pixel_centres[:, None] - points[:, 1]) ** 2
@@ -133,7 +133,7 @@ def draw(points: np.ndarray, radius: float, side: int = 28) -> np.ndarray:
 
 
 def blur(drawings: np.ndarray) -> np.ndarray:
-    """Drawings softened by a Gaussian of one pixel, so that lines a hair apart still count as alike."""
+    """Drawings blurred by a Gaussian of one pixel, so that lines slightly apart still count as similar."""
     weights = np.exp(-(np.arange(-3, 4) ** 2) / 2)
     weights /= weights.sum()
     softened = drawings.astype(float)

@@ -70,7 +70,7 @@ def show_episode(
 ) -> Figure:
     """One task of images: a row per class, with its support examples on the left and some of its queries on the right.
 
-    task: which task of the batch. queries: how many queries of each class are shown at most.
+    task: which task of the batch. queries: how many queries per class are shown at most.
     scores: (queries, ways) a learner's logits for the task. Each query then has a frame: solid if it was classified
         correctly, and dashed if it was misclassified, with the predicted class below.
     """
@@ -139,7 +139,7 @@ def learning_curves(
 
 
 def _one_task(episode: Any, task: int) -> tuple[np.ndarray, ...]:
-    """The four arrays of one task of a batch, with images from 0 to 1."""
+    """The four arrays of a single task in a batch, with images from 0 to 1."""
     if not isinstance(episode, Episode):
         raise ValueError(
             "episode must be a batch of tasks, such as next(iter(meta_keras.FewShot(pool))); "

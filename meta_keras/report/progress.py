@@ -1,4 +1,4 @@
-"""A line of text now and then, where a progress bar is out of place: in stored notebooks and in logs."""
+"""Progress as occasional lines of text, for stored notebooks and logs, where a progress bar is not suitable."""
 
 import keras
 

@@ -115,7 +115,7 @@ def _answers(learner: MetaLearner | Predictor, tasks: tf.data.Dataset) -> Iterat
     """Labels or targets of the queries and the learner's answers to them, task by task."""
     if isinstance(learner, MetaLearner):
         inspected = learner.batches_of(tasks)
-        # A new graph for every evaluation, although tracing takes a second: a graph that is kept would not notice that
+        # A new graph for every evaluation, although tracing takes a second: a cached graph would not notice that
         # an attribute has changed since, such as `rule.evaluation_steps`.
         call = functools.partial(learner, training=False)
         together = call if learner.run_eagerly else tf.function(call, reduce_retracing=True)
@@ -152,7 +152,7 @@ def _metric_for(tasks: tf.data.Dataset, metric: Metric | None) -> tuple[str, Met
             metric.reset_state()
         try:
             return metric(query_y, answers)
-        except Exception as error:  # of whatever kind: the metric is not ours
+        except Exception as error:  # of any kind, because the metric is the user's
             raise ValueError(
                 f"The metric {name!r} cannot compare labels or targets of shape {tuple(query_y.shape)} with answers of "
                 f"shape {tuple(answers.shape)}: {error}"

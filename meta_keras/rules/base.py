@@ -1,4 +1,4 @@
-"""What every adaptation rule has to answer: how it adapts, how it predicts, and what it does not know by itself."""
+"""The interface of adaptation rules: how a rule adapts, how it predicts, and which information it receives for this."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ STATISTICS = ("episode", "support", "moving")
 
 
 class Context(NamedTuple):
-    """What a rule is told besides the task itself.
+    """What a rule receives in addition to the task itself.
 
     loss: `(right, answers) -> scalar`, the loss of the network's answers.
     ways: the number of classes, known before the task is seen; None for a regression.
@@ -31,11 +31,11 @@ class Context(NamedTuple):
 
 
 class Adaptation(NamedTuple):
-    """What a rule made of a support set.
+    """The result of adapting to a support set.
 
     weights: the network's weights to answer queries with.
     memory: what else is needed to answer, such as prototypes; a tensor or any structure of tensors.
-    losses: losses to be added to that of the queries, such as the regularizers of layers.
+    losses: losses to be added to the loss on the queries, such as the regularizers of layers.
     """
 
     weights: Weights
@@ -48,9 +48,9 @@ class Rule(keras.layers.Layer):
 
     A rule is a Keras layer, so that what it learns (omega) is tracked, saved and trained like any weight. It sees one
     task at a time and changes no variable: `adapt` returns an `Adaptation`, and `predict` answers queries with it.
-    Layers within a rule are called as in any Keras layer, with `training=context.training` where it matters. What their
-    state becomes (moving averages, random generators) is kept apart for every task and carried on by the learner, as
-    that of the network is.
+    Layers within a rule are called as in any Keras layer, with `training=context.training` where it matters. Their
+    state (moving averages, random generators) is kept separately for every task and carried on by the learner, like
+    that of the network.
 
     The outer loop trains the network's trainable variables (see `meta_variables`) and the rule's own. What the inner
     loop changes is up to the rule; `adaptable` names variables that it may change although they are frozen.
@@ -62,7 +62,7 @@ class Rule(keras.layers.Layer):
 
     # Whether the labels of a support set must name every class that its queries ask for.
     needs_every_class = False
-    # Whether a rule that has learned may go on in another learner.
+    # Whether a trained rule may be used in another learner.
     reusable = False
 
     def __init__(self, *, batch_statistics: str = "moving", **kwargs: Any) -> None:
@@ -103,7 +103,7 @@ class Rule(keras.layers.Layer):
         return default_loss(self.answer_activation(network), labels)
 
     def adapt(self, network: PureModel, weights: Weights, x: tf.Tensor, y: tf.Tensor, context: Context) -> Adaptation:
-        """What the rule makes of the support set `x`, `y`."""
+        """Adapt to the support set `x`, `y`."""
         raise NotImplementedError(f"{type(self).__name__} must define how it adapts.")
 
     def predict(self, network: PureModel, adapted: Adaptation, x: tf.Tensor, context: Context) -> Outcome:
@@ -139,7 +139,7 @@ class Rule(keras.layers.Layer):
         return super().get_config() | {"batch_statistics": self.batch_statistics}
 
     def __reduce__(self) -> Any:
-        """Copies and pickles are made from the settings. What a rule has learned is saved with its learner."""
+        """Copies and pickles contain only the settings. What a rule has learned is saved with its learner."""
         if self.variables:
             raise TypeError(
                 f"{type(self).__name__} has learned weights, which a copy would lose. Save its learner with "

@@ -13,7 +13,7 @@ from meta_keras.rules.base import Adaptation, Context
 from meta_keras.rules.inner_loop import Descent, Gradients, support_gradients
 from meta_keras.rules.updates import Update
 
-# So many steps are unrolled in evaluation, too: a loop only pays for more.
+# Up to this many steps are unrolled in evaluation, too; a loop is only useful for more.
 FEW = 2
 
 
@@ -29,13 +29,13 @@ class GradientDescent(Descent):
     learning_rate: alpha, the inner learning rate; or an `Update`, such as `LearnedRates(0.01, per="weight")` for
         Meta-SGD.
     steps, evaluation_steps: inner steps in meta-training, and in evaluation (by default as many).
-    first_order: leave the second derivatives out (FOMAML; Formula 10.4).
-    layers: the name of a layer, or names, that alone adapt, also if they are frozen, which keeps the outer loop from
-        training them. The head alone is ANIL (Raghu et al., "Rapid Learning or Feature Reuse?", 2020). None adapts
+    first_order: omit the second derivatives (FOMAML; Formula 10.4).
+    layers: the name or names of the layers that adapt. They may be frozen, which keeps the outer loop from training
+        them. Adapting the head alone is ANIL (Raghu et al., "Rapid Learning or Feature Reuse?", 2020). None adapts
         all trainable weights.
-    multi_step: over so many steps of meta-training, the query loss moves from the mean over all inner steps to the
-        last one alone (MAML++: Antoniou et al., "How to train your MAML", 2019; Formula 10.6). 0 uses the last one
-        from the beginning.
+    multi_step: over this many steps of meta-training, the query loss moves from the mean over all inner steps to the
+        last one alone (MAML++: Antoniou et al., "How to train your MAML", 2019; Formula 10.6). 0 uses the
+        last one from the start.
 
     >>> from meta_keras import MetaLearner, Sinusoids, networks
     >>> learner = MetaLearner(network=networks.mlp(1), rule=GradientDescent(0.01, steps=1, evaluation_steps=10))

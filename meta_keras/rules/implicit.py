@@ -80,7 +80,7 @@ class ImplicitGradient(Descent):
             return values, lambda *upstream: conjugate_gradients(hessian_product, list(upstream), self.conjugate_steps)
 
         adapted = end._replace(parameters=tuple(minimum(*weights.parameters)))
-        # After the minimum, so that the meta-gradient goes through the statistics.
+        # After the minimum, so that the meta-gradient includes the statistics.
         return Adaptation(self.with_support_statistics(network, adapted, x, context))
 
     def get_config(self) -> dict[str, Any]:

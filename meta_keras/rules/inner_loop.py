@@ -1,4 +1,4 @@
-"""The inner loop: gradients of the loss on a support set, and steps along them. What all rules share that use them."""
+"""The inner loop: gradients of the loss on a support set, and steps along them. All gradient-based rules share it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ Gradients = tuple[list[tf.Tensor], tf.Tensor, Weights]
 
 
 class Descent(Rule):
-    """A rule that follows gradients: the weights themselves adapt, and the network answers with them as it is.
+    """A gradient-based rule: the weights themselves adapt, and the network then answers with them.
 
     learning_rate: a number, for plain gradient descent at this rate, or an `Update` such as `LearnedRates`.
     steps, evaluation_steps: inner steps in meta-training, and in evaluation (by default as many).
@@ -64,7 +64,7 @@ class Descent(Rule):
         return list(range(len(network.parameters)))
 
     def support_loss(self, y: tf.Tensor, answers: tf.Tensor, context: Context) -> tf.Tensor:
-        """The loss that the inner loop follows: that of the learner. A learned loss takes its place here."""
+        """The loss that the inner loop minimizes: that of the learner. A subclass can replace it by a learned loss."""
         return context.loss(y, answers)
 
     def check_ways(self, network: PureModel, ways: int) -> None:
@@ -113,7 +113,7 @@ class Descent(Rule):
         return on_the_way if unroll and on_the_way else [last]
 
     def with_support_statistics(self, network: PureModel, weights: Weights, x: tf.Tensor, context: Context) -> Weights:
-        """The weights with the statistics that the support set has by them, if the queries are normalized by those."""
+        """The weights with the statistics of the support set under them, if these normalize the queries."""
         if self.batch_statistics != "support":
             return weights
         return self.run(network, weights, x, context).weights
@@ -171,9 +171,9 @@ def computes_in_half_precision(model: keras.Model) -> bool:
 def repeat(
     step: Callable[..., tuple[Any, ...]], carried: tuple[Any, ...], steps: int, *, unroll: bool, layer: Rule
 ) -> tuple[Any, ...]:
-    """`carried = step(number, *carried)`, `steps` times. Unrolled it is faster to differentiate, in a loop to compile.
+    """`carried = step(number, *carried)`, `steps` times. Unrolling differentiates faster, a loop compiles faster.
 
-    layer: the rule whose layers are called within a step. A loop hands their state on from step to step.
+    layer: the rule whose layers are called within a step. A loop passes their state from step to step.
     """
     if unroll:
         for number in range(steps):
@@ -194,7 +194,7 @@ def repeat(
     loop = (tf.constant(0), carried, start, tf.zeros((), layer.variable_dtype))
     _, carried, states, losses = tf.while_loop(lambda number, *_: number < steps, body, loop, maximum_iterations=steps)
     for variable, value in zip(running, states, strict=True):
-        variable.assign(value)  # the learner calls rules within a scope that keeps it apart
+        variable.assign(value)  # the learner calls rules within a scope that keeps it separate
     if added_losses:
         layer.add_loss(tf.stop_gradient(losses))  # a loop is not differentiated
     return carried

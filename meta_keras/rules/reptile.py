@@ -18,8 +18,8 @@ class Reptile(Descent):
 
         meta-gradient = theta - theta_K                                           (Formula 10.7)
 
-    theta_K are the weights after K steps on the support set. With the optimizer SGD(epsilon), theta moves the fraction
-    epsilon of the way to theta_K, as published. The loss on the queries is reported and not trained on.
+    theta_K are the weights after K steps on the support set. With the optimizer SGD(epsilon), the update of theta is
+    epsilon (theta_K - theta), as published. The loss on the queries is reported but not used for training.
 
     learning_rate: a number, or an `Update` without weights of its own; nothing would train them.
     steps, evaluation_steps: steps on a task in meta-training, and in evaluation (by default as many).

@@ -1,6 +1,6 @@
 """The inner step as a transform: gradients in, updates out, with `init` and `update` as in optax.
 
-Every rule that follows gradients takes one. A number stands for plain gradient descent at this learning rate.
+Every gradient-based rule takes one. A number stands for plain gradient descent at this learning rate.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Tensors = Sequence[tf.Tensor]
 
 
 class Step(NamedTuple):
-    """What an update is told besides gradients and weights.
+    """What an update receives in addition to gradients and weights.
 
     number: which inner step it is, from 0. loss: the support loss before it. training: whether this is meta-training.
     """
@@ -29,7 +29,7 @@ class Step(NamedTuple):
 
 
 class Update(keras.layers.Layer):
-    """How a step follows from a gradient. A Keras layer, so that what it learns is trained by the outer loop.
+    """How the inner step is computed from a gradient. It is a Keras layer, so the outer loop trains what it learns.
 
     A subclass defines `update`; `init` where it remembers something from step to step; and `prepare` where it learns.
 
@@ -78,7 +78,7 @@ class FixedRate(Update):
 class LearnedRates(Update):
     """Gradient descent with learning rates that the outer loop trains.
 
-    learning_rate: where all of them start.
+    learning_rate: the initial value of all of them.
     per: "weight" learns a rate for every single weight (Meta-SGD: Li et al., "Meta-SGD: Learning to Learn Quickly for
         Few-Shot Learning", 2017; Formula 10.5); "layer" one per layer; "layer-step" one per layer and inner step
         (MAML++: Antoniou et al., "How to train your MAML", 2019). Beyond the steps of training, the last one is used.
@@ -98,7 +98,7 @@ class LearnedRates(Update):
 
     def prepare(self, network: PureModel, parameters: Sequence[keras.Variable], steps: int) -> None:
         if self.rates:
-            raise ValueError("These learning rates belong to another learner already. Make a new LearnedRates.")
+            raise ValueError("These learning rates already belong to another learner. Create a new LearnedRates.")
         if self.per == "weight":
             names = [variable.path.replace("/", "_") for variable in parameters]
             shapes = [tuple(variable.shape) for variable in parameters]
@@ -119,7 +119,7 @@ class LearnedRates(Update):
         if len(gradients) != len(self._place):
             raise ValueError(
                 f"Learning rates were made for {len(self._place)} weights, and {len(gradients)} are adapted now. "
-                "Freeze layers before the MetaLearner is made."
+                "Freeze layers before the MetaLearner is created."
             )
         rates = [tf.convert_to_tensor(self.rates[place]) for place in self._place]
         if self.per == "layer-step":
@@ -127,7 +127,7 @@ class LearnedRates(Update):
         return [-tf.cast(rate, g.dtype) * g for rate, g in zip(rates, gradients, strict=True)], state
 
     def _start(self, shape: tuple[int, ...], dtype: str | None = None) -> np.ndarray:
-        """The learning rate to the last digit; Keras' Constant would round it to float32."""
+        """The exact learning rate; Keras' Constant would round it to float32."""
         return np.full(shape, self.learning_rate, dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def as_update(update: float | Update) -> Update:
 
 
 def owner_names(model: keras.Model) -> dict[int, str]:
-    """For every variable that can train, the name of the layer that owns it. Equal names are numbered apart."""
+    """For every variable that can train, the name of the layer that owns it. Equal names get numbers."""
     owners: dict[int, str] = {}
     used: dict[str, int] = {}
     for layer in reversed(all_layers(model)):  # inner layers come after those that contain them

@@ -24,7 +24,7 @@ class Augmentation:
     Random: layers of Keras draw again for every example, except `RandomCrop`, which draws once per batch of tasks.
     Repeatable: the states of all `keras.random.SeedGenerator`s of the layer are set from the seed of the tasks and the
     number of the batch. So a batch is always the same, and the seed given to the layer does not matter. A layer that
-    draws random numbers in any other way is refused.
+    draws random numbers in any other way is rejected.
     """
 
     def __init__(self, layer: keras.layers.Layer, part: str) -> None:
@@ -52,7 +52,7 @@ class Augmentation:
 def augmentations(
     augment: keras.layers.Layer | Mapping[str, keras.layers.Layer] | None, examples: np.ndarray | ImageFiles
 ) -> dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]]:
-    """What is done to support and query examples, once the layers are seen to be able to do it; else a ValueError."""
+    """What is done to support and query examples, after checking that the layers can do it; else a ValueError."""
     chosen: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = dict.fromkeys(PARTS, _unchanged)
     layers = augment if isinstance(augment, Mapping) else dict.fromkeys(PARTS, augment)
     for part, layer in layers.items():

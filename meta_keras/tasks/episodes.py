@@ -14,7 +14,7 @@ class Episode(NamedTuple):
     """A batch of tasks. Every tensor has one row per task first, then one row per example.
 
     support_x, support_y: the few examples to learn the task from, and their labels or targets.
-    query_x, query_y: the examples to be answered, and the labels or targets that the answers are compared with.
+    query_x, query_y: the examples to be predicted, and the labels or targets that the answers are compared with.
     """
 
     support_x: tf.Tensor
@@ -90,7 +90,7 @@ def endless_from(batches: Callable[[Any], tf.data.Dataset], number: int | tf.Ten
 
 
 def continued(tasks: tf.data.Dataset, number: tf.Variable) -> tf.data.Dataset:
-    """The same dataset from batch `number` on, if it is endless; one that ends is begun again in every epoch."""
+    """The same dataset from batch `number` on, if it is endless; a finite one starts again in every epoch."""
     if isinstance(tasks, Tasks):
         return tasks.from_batch(number)
     return endless_from(tasks.skip, number) if is_endless(tasks) else tasks

@@ -16,7 +16,7 @@ BATCH = 256
 MANY = 10_000  # from here on, reading takes long enough for a progress bar
 VERBOSE = ("auto", 0, 1, False, True)
 DECODED_AT_ONCE = 16
-# Images that would be read as something else. (TensorFlow 2.21 decodes animated WebP into foreign memory.)
+# Images that would be read incorrectly. (TensorFlow 2.21 decodes animated WebP into foreign memory.)
 SIXTEEN_BIT = "it is a 16-bit PNG whose values go up to 255 and not to 65535"
 ANIMATED = "it is an animated WebP"
 PALETTE = "it is a BMP with a palette of colors"
@@ -70,7 +70,7 @@ class ImageFiles:
         return self.read().astype(dtype or self.dtype, copy=False)
 
     def in_four_turns(self) -> "ImageFiles":
-        """The images as they are, and turned by 90, 180 and 270 degrees, one after the other."""
+        """The images unchanged, and rotated by 90, 180 and 270 degrees, one after the other."""
         turns = [(self.turns + turn) % 4 for turn in range(4)]
         return self._with(np.tile(self.paths, 4), np.concatenate(turns))
 
@@ -155,7 +155,7 @@ def lookup(examples: np.ndarray | ImageFiles) -> Callable[[tf.Tensor], tf.Tensor
 
 
 def in_four_turns(examples: np.ndarray | ImageFiles) -> np.ndarray | ImageFiles:
-    """Square images as they are, and turned by 90, 180 and 270 degrees, one after the other."""
+    """Square images unchanged, and rotated by 90, 180 and 270 degrees, one after the other."""
     if isinstance(examples, ImageFiles):
         return examples.in_four_turns()
     return np.concatenate([np.rot90(examples, turn, axes=(1, 2)) for turn in range(4)])

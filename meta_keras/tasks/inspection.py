@@ -1,8 +1,8 @@
 """Checks of what a learner is given: shapes, labels and numbers, of the first batch and of every later one.
 
 What can be read from shapes is checked before anything runs. Values are checked where batches are made, in the threads
-of `tf.data`, so that training does not wait: a few operations say whether a batch is sound, and only for one that is
-not, `check_batch` looks for the reason.
+of `tf.data`, so that training does not wait: a few operations decide whether a batch is valid, and only for an
+invalid one, `check_batch` searches for the reason.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ def check_shapes(episode: Episode) -> None:
 
 
 def check_batch(episode: Episode, ways: int | None, every_class: bool) -> None:
-    """Raise a ValueError that says what is wrong with the values of a batch, if anything is."""
+    """Raise a ValueError that says what is wrong with the values of a batch, if anything."""
     for name, part in episode._asdict().items():
         part = np.asarray(part)
         if part.dtype.kind == "f" and not np.isfinite(part).all():
@@ -83,8 +83,8 @@ def check_batch(episode: Episode, ways: int | None, every_class: bool) -> None:
             unknown = sorted(set(query.ravel().tolist()) - set(support.ravel().tolist()))
             if unknown:
                 raise ValueError(
-                    f"A task asks for label {unknown[0]}, and its support set has no example of it; it has the labels "
-                    f"{sorted(set(support.ravel().tolist()))}."
+                    f"A query has the label {unknown[0]}, but its support set has no example of this "
+                    f"class; it has the labels {sorted(set(support.ravel().tolist()))}."
                 )
 
 
@@ -115,9 +115,9 @@ def check_support(x: Any, y: Any) -> tuple[tf.Tensor, tf.Tensor]:
         )
     y = tf.cast(y, tf.int32 if y.dtype.is_integer else tf.float32)
     x = as_inputs(x)
-    check_batch(Episode(*(part[None] for part in (x, y, x, y))), None, every_class=False)
-    if y.dtype.is_integer and int(tf.reduce_min(y)) < 0:
-        check_labels("support_y", y.numpy(), int(tf.reduce_max(y)) + 1)
+    check_batch(Episode(x, y, x, y), None, every_class=False)
+    if y.dtype.is_integer and np.min(y) < 0:
+        check_labels("support_y", y.numpy(), int(np.max(y)) + 1)
     return x, y
 
 
@@ -177,7 +177,7 @@ class Inspected:
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
-        """Raise what was found wrong with a batch, where TensorFlow would report where its dataset stopped."""
+        """Raise the error that was found in a batch; TensorFlow would only report where its dataset stopped."""
         try:
             yield
         except tf.errors.OpError as error:
@@ -208,7 +208,7 @@ def scaled_examples(examples: tf.Tensor) -> tf.Tensor:
 
 
 def ways_in(inputs: Inputs, named: int | None) -> int | tf.Tensor | None:
-    """The number of classes of a batch: what `as_batch` wrote down, what was named, or what the labels say."""
+    """The number of classes of a batch: as `as_batch` recorded it, as it was given, or as the labels imply."""
     if len(inputs) > 3:
         return inputs[3].shape[-1]
     if named is not None or not inputs[1].dtype.is_integer:

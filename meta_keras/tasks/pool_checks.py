@@ -10,11 +10,11 @@ from meta_keras import checks
 from meta_keras.inputs import check_pixels
 from meta_keras.tasks.images import ImageFiles
 
-SAMPLE = 64  # images of a pool on disk that are looked at when it is made
+SAMPLE = 64  # how many images of a pool on disk are checked when it is created
 
 
 def checked_rows(examples: Any, labels: Any) -> tuple[np.ndarray | ImageFiles, np.ndarray]:
-    """Examples and labels as arrays with one row per example, once they are fit for a pool; else a ValueError."""
+    """Examples and labels as arrays with one row per example, if they are fit for a pool; else a ValueError."""
     examples = examples if isinstance(examples, ImageFiles) else _array(examples=examples)
     labels = _array(labels=labels)
     labels = np.char.decode(labels, "utf-8") if labels.dtype.kind == "S" else labels
@@ -39,7 +39,7 @@ def checked_rows(examples: Any, labels: Any) -> tuple[np.ndarray | ImageFiles, n
 
 
 def applied(function: Callable[[np.ndarray], Any], examples: np.ndarray) -> Any:
-    """What a function makes of all examples; a ValueError if it fails."""
+    """The result of a function for all examples; a ValueError if it fails."""
     try:
         return function(examples)
     except Exception as error:
@@ -99,7 +99,7 @@ def checked_groupings(groupings: Any, classes: int) -> dict[str, tuple[str, ...]
 
 
 def checked_classes(classes: Any, known: int) -> np.ndarray:
-    """Numbers of classes of a pool that has `known` of them."""
+    """Class numbers of a pool with `known` classes."""
     classes = _array(classes=[] if classes is None else classes).reshape(-1)
     if len(classes) and classes.dtype.kind not in "iu":
         raise ValueError(

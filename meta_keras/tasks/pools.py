@@ -181,7 +181,7 @@ class ClassPool:
         return self._copy(examples=examples, labels=labels)
 
     def rotated(self) -> "ClassPool":
-        """Four classes for each: as it is, and turned by 90, 180 and 270 degrees. A turned group is a new group."""
+        """Four classes per class: unchanged, and rotated by 90, 180 and 270 degrees. A rotated group is a new group."""
         if self.examples.ndim != 4 or self.examples.shape[1] != self.examples.shape[2]:
             raise ValueError(
                 "Only square images of shape (rows, side, side, channels) can be rotated; "

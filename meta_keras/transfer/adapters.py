@@ -1,4 +1,4 @@
-"""Adapters: a frozen source model, and something small beside it that trains. D5's f_mt = f_s + f_ad."""
+"""Adapters: a frozen source model with a small trainable addition. D5's f_mt = f_s + f_ad."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -78,6 +78,8 @@ def logits_of(network: keras.Model, outputs: tf.Tensor) -> tf.Tensor:
 
 def check_class_outputs(network: keras.Model, name: str = "network") -> None:
     """Raise a ValueError unless the outputs are logits or probabilities of two or more exclusive classes."""
+    if (outputs := len(getattr(network, "outputs", None) or [None])) > 1:
+        raise ValueError(f"{name} must have one output; {network.name!r} has {outputs}.")
     shape = getattr(network, "output_shape", None)
     if isinstance(shape, tuple) and shape[-1] == 1:
         raise ValueError(

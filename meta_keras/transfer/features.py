@@ -121,7 +121,7 @@ def _inputs_of_head(model: keras.Model) -> list[keras.KerasTensor]:
     """What the last layer with weights is called with."""
     with_weights = [call.input_tensors for call in calls(model) if getattr(call.operation, "weights", None)]
     if not with_weights:
-        raise ValueError(f"The model {model.name!r} has no layer with weights, and so no head; name a layer.")
+        raise ValueError(f"The model {model.name!r} has no layer with weights, and therefore no head; choose a layer.")
     return with_weights[-1]
 
 

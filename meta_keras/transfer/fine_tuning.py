@@ -150,7 +150,7 @@ def _check_targets(model: keras.Model, targets: tf.Tensor) -> None:
             f"Targets must be integers for classes, or floats; got {targets.dtype.name} of shape "
             f"{tuple(targets.shape)}. Number the classes from 0."
         )
-    shape = getattr(model, "output_shape", None)  # of a subclassed model it is not known
+    shape = getattr(model, "output_shape", None)  # unknown for a subclassed model
     if not targets.dtype.is_integer or not isinstance(shape, tuple) or shape[-1] is None:
         return
     wrong = [label for label in (np.max(targets), np.min(targets)) if not 0 <= label < shape[-1]]

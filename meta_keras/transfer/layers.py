@@ -1,4 +1,4 @@
-"""The layers of a model by name: those with weights, which are moved, blended and frozen, and how they are connected.
+"""The layers of a model by name: those with weights, which are copied, blended and frozen, and how they are connected.
 
 Connections are read from the model itself, since a layer may belong to several models.
 """
@@ -6,11 +6,8 @@ Connections are read from the model itself, since a layer may belong to several 
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.internals import Node, call_of, direct_sublayers
