@@ -422,7 +422,7 @@ print(live["prototypes"])
 # ## Results
 #
 # The figure shows the accuracy on test tasks. Lines are means over three seeds with 95 % intervals, stars are the single
-# runs of this notebook, and the dashed line is training from scratch, which uses no training classes.
+# runs of this notebook (at 30,000 images), and the dotted line is training from scratch, which uses no training classes.
 
 # %%
 BUDGETS = np.array([250, 500, 1000])
@@ -446,11 +446,12 @@ figure, axes = plt.subplots(figsize=(7, 4.2))
 for (method, color), line in zip(COLORS.items(), ("o-", "s-", "^-", "v--", "D--", "P--"), strict=True):
     scores = [mk.Score.of(values) for values in per_seed(method).T]
     means, halves = [s.mean for s in scores], [s.interval for s in scores]
-    axes.errorbar(120 * BUDGETS, means, halves, fmt=line, color=color, capsize=3, label=method)
+    axes.errorbar(BUDGETS * 0.12, means, halves, fmt=line, color=color, capsize=3, label=method)
     if method in live:
-        axes.plot(120 * 250, live[method].mean, "*", color=color, markersize=13)
+        axes.plot(27, live[method].mean, "*", color=color, markeredgecolor="black", markersize=13)
 axes.axhline(scratch.mean, color="0.3", linestyle=":", label="from scratch")
-axes.set(xlabel="training images", ylabel="test accuracy (5-way 1-shot)", ylim=(0.3, 1))
+axes.set(xlabel="training images (thousands)", xticks=[30, 60, 120], ylim=(0.3, 1))
+axes.set_ylabel("test accuracy (5-way 1-shot)")
 figure.legend(loc="outside right upper")
 plt.show()
 
