@@ -85,8 +85,8 @@ print(f"mean {standard.mean:.3f}, standard deviation {standard.deviation:.3f}")
 assert abs(x_train.mean()) < 1e-3 and abs(x_train.std() - 1) < 1e-3
 
 # %% [markdown]
-# If the test images were standardized by their own mean and standard deviation, real differences would disappear. To see
-# this, suppose that the test images had been taken in half the light:
+# If the test images were standardized by their own mean and standard deviation, they would be prepared differently from
+# the training images, in a way that depends on the whole test set. Suppose that they had half the brightness:
 
 # %%
 dim = test_images // 2
@@ -522,7 +522,8 @@ plt.show()
 # Gradient descent and momentum do not depend on the rotation, because their formulas treat all directions alike, and
 # momentum reaches a much lower loss. In the valley parallel to the axes, Adagrad has the lowest loss by far: there, one
 # learning rate per coordinate is one per curvature. In the rotated valley, each coordinate mixes both curvatures, and
-# Adagrad's interval overlaps that of gradient descent. Adam has the highest loss in both valleys.
+# Adagrad's interval overlaps that of gradient descent. Adam has the highest loss in both valleys. Only learning rates were
+# tuned here: momentum has $\beta = 0.8$, Adam the default $\beta_1 = 0.9$, and other values may change this order.
 
 # %%
 best = 2 / CURVATURES.sum()
