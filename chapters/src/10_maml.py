@@ -575,7 +575,8 @@ mk.report.Table([{"a": a, "b": b} | row for (a, b), row in found.items()])
 # - **Second derivatives** reduce the error: without them, it is 1.29 times as high with one step and twice as high with
 #   five.
 # - **ANIL** has the highest error of the four rules with one step. With five, it cannot be distinguished from
-#   first-order MAML. Its training step took 74 % of the time of MAML's with one inner step and 49 % with five.
+#   first-order MAML. Its training step took 74 % of the time of MAML's with one inner step and 49 % with five, on a
+#   machine with other load; in repetitions, the first of these shares was as low as 44 %.
 # - **Reptile** has a slightly but significantly higher error than MAML, and a lower one than first-order MAML.
 # - **Pretraining** needs 100 steps to reach 0.927 ± 0.060, still above MAML after one step.
 
