@@ -547,6 +547,24 @@ def test_formula_5_8_a_stitch_is_a_linear_map_between_two_parts():
     np.testing.assert_allclose(answers, one(QUERY_X), rtol=1e-5, atol=1e-6)
 
 
+# Chapter 12: a head that starts from zero
+
+
+@pytest.mark.parametrize("layers", ["head", None])
+def test_formula_12_1_one_step_from_a_zero_head_gives_centered_prototypes(layers):
+    below = keras.layers.Dense(2, use_bias=False, name="below")
+    head = keras.layers.Dense(2, activation="softmax", kernel_initializer="zeros", name="head")
+    network = keras.Sequential([keras.Input((2,)), below, head])
+    below.set_weights([np.float32([[2, 0], [0, 1]])])
+    learner = mk.MetaLearner(network=network, rule=mk.rules.GradientDescent(0.6, layers=layers))
+    expert = learner.adapt(SUPPORT_X, SUPPORT_Y)
+    prototypes = np.array([[2, 0], [10, 4]])  # of the embeddings (0, 0), (4, 0) and (8, 4), (12, 4)
+    weights, biases = expert.get_layer("head").get_weights()
+    np.testing.assert_allclose(weights.T, 0.6 / 2 * (prototypes - [6, 2]), rtol=1e-5)
+    np.testing.assert_allclose(biases, 0, atol=1e-7)
+    np.testing.assert_array_equal(expert.get_layer("below").get_weights()[0], below.get_weights()[0])
+
+
 # Chapter 13: the linear network of two weights, blended from a source
 
 
