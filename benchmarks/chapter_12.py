@@ -28,6 +28,7 @@ BUDGETS = (250, 500, 1000)  # training steps
 SELECTION_STEPS, SELECTION_SEED = BUDGETS[1], 100
 SEEDS = (0, 1, 2)
 INNER_STEPS = (0, 1, 2, 3, 5, 10, 20, 30)
+EVALUATION_STEPS, SATURATED = (3, 10, 30, 90, 270), 0.01
 TASKS, SLOW_TASKS, SELECTION_TASKS = 600, 200, 200
 VALIDATION_SEED, TEST_SEED = 1, 2
 
@@ -208,20 +209,21 @@ class Measurements:
         return self.record.measure(f"selected: {name}", lambda: {"steps": int(count), "learning_rate": best[count]})
 
     def select_evaluation_steps(self, inner: float, outer: float) -> int:
-        """The number of inner steps that MAML takes in evaluation."""
+        """The smallest number of inner steps in evaluation at which the accuracy is saturated: it grows no further."""
 
         @functools.cache
         def trained() -> keras.Model:
             (learner,) = meta_trained(maml, inner, outer, SELECTION_SEED, [SELECTION_STEPS])
             return learner.network
 
-        def trial(steps: float) -> float:
+        def trial(steps: int) -> float:
             def measure() -> float:
-                return mk.evaluate(descent(trained(), inner, int(steps)), tasks("validation"), SELECTION_TASKS).mean
+                return mk.evaluate(descent(trained(), inner, steps), tasks("validation"), SELECTION_TASKS).mean
 
-            return self.record.measure(f"validation: MAML, {steps:g} steps in evaluation", measure)
+            return self.record.measure(f"validation: MAML, {steps} steps in evaluation", measure)
 
-        steps = int(best_inside(trial, (3, 10, 30), factor=3))
+        found = {steps: trial(steps) for steps in EVALUATION_STEPS}
+        steps = min(steps for steps in found if found[steps] > max(found.values()) - SATURATED)
         return self.record.measure("selected: MAML, steps in evaluation", lambda: steps)
 
     def meta_trained(self, name: str, make: Callable, inner_rates: Sequence[float]) -> None:
