@@ -14,8 +14,8 @@
 # ![Five characters of an unseen alphabet with one support image each, and predictions for eight queries of each](adapted_expert.png)
 #
 # *A meta-trained network after one gradient step on the five support images (left) of an alphabet it has never seen.
-# Queries in a solid frame are classified correctly; those in a dashed frame are misclassified, with the predicted class
-# below.*
+# Queries in a solid frame are classified correctly (38 of 40; on average over such tasks, 82 %); those in a dashed frame
+# are misclassified, with the predicted class below.*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -307,8 +307,9 @@ assert largest_difference(resumed, maml) < 1e-4
 #   features, or by *fine-tuning* all weights (Chen et al., 2019).
 #
 # Meta-training and pretraining see the same number of images: 120 per step, as four tasks of 30 images or as an ordinary
-# batch. All learning rates, the numbers of gradient steps of the baselines and the normalization of the embeddings were
-# selected on validation tasks, and no selected number is at the edge of its grid.
+# batch. All learning rates, numbers of gradient steps and the normalization of the embeddings were selected on validation
+# tasks after 60,000 images, and no selected number is at the edge of its grid. As more steps in evaluation hardly change
+# MAML's accuracy any further, the smallest number within 0.01 of the best was selected.
 
 # %%
 for name in ("MAML", "from scratch", "classifier", "new head", "fine-tuning"):
@@ -467,7 +468,10 @@ for method in COLORS:
 mk.report.Table([*rows, {"method": "from scratch"} | dict.fromkeys(list(rows[0])[1:], scratch)])
 
 # %% [markdown]
-# RESULTS
+# From 30,000 training images, MAML has not learned an initialization that beats a random one: 90 well-chosen steps from
+# scratch reach the same accuracy as ten from MAML's initialization. With more training, it wins clearly. A zero head wins
+# at every budget, although it adapts by a single step. Prototypes reach the highest means, and the pretrained classifier,
+# which never sees a task, is close to them.
 
 # %% [markdown]
 # All methods share seeds and test tasks, so two of them differ if the interval of their paired differences over seeds
@@ -493,7 +497,19 @@ pairs += [("zero head", "nearest class mean"), ("prototypes", "nearest class mea
 mk.report.Table([compare(a, b, budget) for a, b in pairs for budget in BUDGETS])
 
 # %% [markdown]
-# VERDICTS
+# So meta-learning clearly beats learning from scratch, by 12 percentage points for MAML and 23 for the zero head after
+# 120,000 images. Whether it beats an ordinary pretrained classifier depends on the inner loop and on the budget. MAML and
+# the zero head do not. Prototypes do after 30,000 images, but at the two larger budgets the difference cannot be
+# established with three seeds. Chapter 01 finds the same for a different network. On the features of the classifier, a
+# new head and fine-tuning are no better than the nearest class mean, which needs no training at all.
+
+# %%
+comparisons = {(a, b, n): per_seed(a)[:, n] - per_seed(b)[:, n] for a, b in pairs for n in range(3)}
+wins = {key: mk.Score.of(d).mean > mk.Score.of(d).interval for key, d in comparisons.items()}
+assert [wins["MAML", "from scratch", n] for n in range(3)] == [False, True, True]
+assert all(wins["zero head", "from scratch", n] for n in range(3))
+assert [wins["prototypes", "nearest class mean", n] for n in range(3)] == [True, False, False]
+assert not any(wins["zero head", "nearest class mean", n] for n in range(3))
 
 # %% [markdown]
 # ### What one step achieves
@@ -517,14 +533,17 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# STEPS
+# The first step from MAML's initialization gains more than 40 percentage points; from random weights, the same step at
+# the same learning rate gains less than 10. The rule was trained for one step, and accuracy does not improve again before
+# about ten steps. (Here, both initializations have MAML's learning rate, whereas training from scratch above has its own.)
 
 # %% [markdown]
 # ### Validation and test accuracy
 #
-# All methods do worse on the test alphabets than on the validation alphabets. One explanation would be that the learning
-# rates, which were selected on validation tasks, or the learned embeddings do not generalize. We can test whether such an
-# explanation is needed, because two methods in the table learn nothing from other classes.
+# MAML's accuracy is nine percentage points lower on the test alphabets than on the validation alphabets. Does the learned
+# initialization fail to generalize? Two methods in the following table can help to answer this, because they learn nothing
+# from other classes: training from scratch, and the nearest class mean of raw pixels. The table shows the models after
+# 120,000 images, with intervals over seeds (for pixels, over tasks).
 
 
 # %%
@@ -550,7 +569,22 @@ for method in ("pixels", "from scratch", "nearest class mean", *META_TRAINED):
 mk.report.Table(list(gaps.values()))
 
 # %% [markdown]
-# GAP
+# Both have a gap, too, and that of training from scratch is even larger. So the test tasks are harder for these methods
+# whatever they were trained on, and the gap alone is no evidence of overfitting to the validation alphabets. Prototypes and
+# the nearest class mean of learned features have no measurable gap. We have not tested which property of the test
+# characters causes it.
+
+
+# %%
+def gap_is_clear(method):
+    (v, v_half), (t, t_half) = pair_of(method)
+    return v - v_half > t + t_half
+
+
+clear = [method for method in gaps if gap_is_clear(method)]
+assert {"pixels", "from scratch", "MAML"} <= set(clear)
+assert not {"prototypes", "nearest class mean"} & set(clear)
+assert gaps["from scratch"]["gap"] > gaps["MAML"]["gap"]
 
 # %% [markdown]
 # ## An expert to deploy
@@ -616,7 +650,9 @@ folder.cleanup()
 # - The meta-training loop draws tasks, adapts the network to each support set, computes the loss of the adapted network
 #   on the queries, and updates the initialization with the gradient of that loss through the adaptation.
 # - `MetaLearner.fit` is this loop with validation, checkpoints and exact resumption.
-# SUMMARY
+# - With D3's network and 120,000 training images, MAML beats learning from scratch by 12 percentage points, but one step
+#   of a head that starts from zero, prototypes, and an ordinary pretrained classifier with the nearest class mean are all
+#   better than MAML. The strongest baseline of a few-shot experiment is rarely training from scratch.
 # - An expert is a plain Keras model that can be saved, served and fine-tuned.
 
 # %% [markdown]
