@@ -468,10 +468,9 @@ for method in COLORS:
 mk.report.Table([*rows, {"method": "from scratch"} | dict.fromkeys(list(rows[0])[1:], scratch)])
 
 # %% [markdown]
-# From 30,000 training images, MAML has not learned an initialization that beats a random one: 90 well-chosen steps from
-# scratch reach the same accuracy as ten from MAML's initialization. With more training, it wins clearly. A zero head wins
-# at every budget, although it adapts by a single step. Prototypes reach the highest means, and the pretrained classifier,
-# which never sees a task, is close to them.
+# The zero head beats training from scratch at every budget, although it adapts by a single step and training from scratch
+# takes 90. MAML needs more training: after 30,000 images, its learned initialization is no better than random ones with
+# tuned steps. Prototypes reach the highest means, and the pretrained classifier, which never sees a task, is close to them.
 
 # %% [markdown]
 # All methods share seeds and test tasks, so two of them differ if the interval of their paired differences over seeds
@@ -497,19 +496,23 @@ pairs += [("zero head", "nearest class mean"), ("prototypes", "nearest class mea
 mk.report.Table([compare(a, b, budget) for a, b in pairs for budget in BUDGETS])
 
 # %% [markdown]
-# So meta-learning clearly beats learning from scratch, by 12 percentage points for MAML and 23 for the zero head after
-# 120,000 images. Whether it beats an ordinary pretrained classifier depends on the inner loop and on the budget. MAML and
-# the zero head do not. Prototypes do after 30,000 images, but at the two larger budgets the difference cannot be
-# established with three seeds. Chapter 01 finds the same for a different network. On the features of the classifier, a
-# new head and fine-tuning are no better than the nearest class mean, which needs no training at all.
+# So meta-learning with the zero head clearly beats learning from scratch, by 11 to 23 percentage points. MAML is ahead
+# after 60,000 images. After 120,000, its mean is higher still, but one of the three runs gained much less than the others,
+# so that the interval includes zero.
+#
+# Whether meta-learning beats an ordinary pretrained classifier depends on the inner loop and on the budget. The zero head
+# is worse than the classifier with the nearest class mean. Prototypes are better after 30,000 images, but at the two larger
+# budgets three seeds do not establish a difference. In the table above, a new head and fine-tuning are no better than the
+# nearest class mean of the same features, which needs no training at all.
 
 # %%
 comparisons = {(a, b, n): per_seed(a)[:, n] - per_seed(b)[:, n] for a, b in pairs for n in range(3)}
 wins = {key: mk.Score.of(d).mean > mk.Score.of(d).interval for key, d in comparisons.items()}
-assert [wins["MAML", "from scratch", n] for n in range(3)] == [False, True, True]
+assert [wins["MAML", "from scratch", n] for n in range(3)] == [False, True, False]
 assert all(wins["zero head", "from scratch", n] for n in range(3))
 assert [wins["prototypes", "nearest class mean", n] for n in range(3)] == [True, False, False]
-assert not any(wins["zero head", "nearest class mean", n] for n in range(3))
+worse = [-comparisons["zero head", "nearest class mean", n] for n in range(3)]
+assert all(mk.Score.of(d).mean > mk.Score.of(d).interval for d in worse)
 
 # %% [markdown]
 # ### What one step achieves
@@ -540,51 +543,43 @@ plt.show()
 # %% [markdown]
 # ### Validation and test accuracy
 #
-# MAML's accuracy is nine percentage points lower on the test alphabets than on the validation alphabets. Does the learned
+# MAML's accuracy is 11 percentage points lower on the test alphabets than on the validation alphabets. Does the learned
 # initialization fail to generalize? Two methods in the following table can help to answer this, because they learn nothing
 # from other classes: training from scratch, and the nearest class mean of raw pixels. The table shows the models after
-# 120,000 images, with intervals over seeds (for pixels, over tasks).
+# 120,000 images. Intervals are over the differences of three seeds (for pixels, over tasks).
 
 
 # %%
-def pair_of(method):
-    """(validation, test) mean accuracies: over seeds, or over tasks for the pixels, which have no seed."""
-    if method == "pixels":
-        return [stored[f"pixels, {split}"] for split in ("validation", "test")]
+def validation_and_test(method):
+    """Mean accuracies of three seeds on validation and test tasks."""
     key = {"nearest class mean": "classifier", "from scratch": "from scratch, validation"}
     runs = [stored[f"{key.get(method, method)}, seed {n}"] for n in range(3)]
-    scores = [run["validation"][0] if isinstance(run, dict) else run[0] for run in runs]
-    return [mk.report.mean_and_interval(v) for v in (scores, per_seed(method)[:, -1])]
+    validation = [run["validation"][0] if isinstance(run, dict) else run[0] for run in runs]
+    return np.array(validation), per_seed(method)[:, -1]
 
 
-gaps = {}
-for method in ("pixels", "from scratch", "nearest class mean", *META_TRAINED):
-    (v, v_half), (t, t_half) = pair_of(method)
-    gaps[method] = {
-        "method": method,
-        "validation": f"{v:.3f} ± {v_half:.3f}",
-        "test": f"{t:.3f} ± {t_half:.3f}",
-        "gap": v - t,
-    }
-mk.report.Table(list(gaps.values()))
+(v, v_half), (t, t_half) = (stored[f"pixels, {split}"] for split in ("validation", "test"))
+gaps = {"pixels": (v, t, v - t, np.hypot(v_half, t_half))}
+for method in ("from scratch", "nearest class mean", *META_TRAINED):
+    v, t = validation_and_test(method)
+    gaps[method] = (v.mean(), t.mean(), *mk.report.mean_and_interval(v - t))
+rows = [
+    {"method": method, "validation": v, "test": t, "gap": f"{gap:+.3f} ± {half:.3f}"}
+    for method, (v, t, gap, half) in gaps.items()
+]
+mk.report.Table(rows)
 
 # %% [markdown]
-# Both have a gap, too, and that of training from scratch is even larger. So the test tasks are harder for these methods
-# whatever they were trained on, and the gap alone is no evidence of overfitting to the validation alphabets. Prototypes and
-# the nearest class mean of learned features have no measurable gap. We have not tested which property of the test
-# characters causes it.
+# Both have a gap, too, and the mean gap of training from scratch is even larger than MAML's. So the test tasks are harder
+# for these methods although they have learned nothing that could fail to generalize, and MAML's gap alone is no evidence
+# that its initialization does. Prototypes and the nearest class mean of learned features have no measurable gap. We have
+# not tested which property of the test characters causes it.
 
 
 # %%
-def gap_is_clear(method):
-    (v, v_half), (t, t_half) = pair_of(method)
-    return v - v_half > t + t_half
-
-
-clear = [method for method in gaps if gap_is_clear(method)]
-assert {"pixels", "from scratch", "MAML"} <= set(clear)
-assert not {"prototypes", "nearest class mean"} & set(clear)
-assert gaps["from scratch"]["gap"] > gaps["MAML"]["gap"]
+clear = {method for method, (_, _, gap, half) in gaps.items() if gap > half}
+assert clear == {"pixels", "from scratch", "MAML", "zero head"}
+assert gaps["from scratch"][2] > gaps["MAML"][2]
 
 # %% [markdown]
 # ## An expert to deploy
@@ -650,9 +645,10 @@ folder.cleanup()
 # - The meta-training loop draws tasks, adapts the network to each support set, computes the loss of the adapted network
 #   on the queries, and updates the initialization with the gradient of that loss through the adaptation.
 # - `MetaLearner.fit` is this loop with validation, checkpoints and exact resumption.
-# - With D3's network and 120,000 training images, MAML beats learning from scratch by 12 percentage points, but one step
-#   of a head that starts from zero, prototypes, and an ordinary pretrained classifier with the nearest class mean are all
-#   better than MAML. The strongest baseline of a few-shot experiment is rarely training from scratch.
+# - The inner loop matters: with the same network and budget, one step of a head that starts from zero clearly beats tuned
+#   training from scratch, whereas MAML does so only at one of three budgets.
+# - The strongest baseline was not training from scratch, but an ordinary pretrained classifier with the nearest class mean.
+#   Only prototypes beat it, and only at the smallest budget.
 # - An expert is a plain Keras model that can be saved, served and fine-tuned.
 
 # %% [markdown]
