@@ -1,6 +1,6 @@
 """Meta-training of D3's network against its baselines, at three budgets of training images.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_12.py          (about 10 minutes on two cores)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_12.py          (about 20 minutes on two cores)
 
 Every method has D3's network, 14x14 images of the training alphabets, and 120 images per training step. MetaLearner
 draws them as four 5-way tasks and adapts by gradient descent (MAML), by one step of a head that starts from zero, or
