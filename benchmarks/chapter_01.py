@@ -1,0 +1,219 @@
+"""Episodic training and an ordinary classifier at three budgets of training images, and what both have to beat.
+
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_01.py          (about 25 minutes on two cores)
+
+Both train the same conv4 on the characters of the 16 training alphabets, with equal numbers of images and steps, and
+are tested by the nearest class mean of their embeddings on 600 tasks of the test alphabets. Learning rate, images per
+step and normalization of the embeddings are selected on tasks of the validation alphabets; no selected learning rate is
+at the edge of its grid. Each is trained with three seeds, which have the same initialization for both methods. The
+results are in data/results/chapter_01.json, from where the chapter reads them.
+"""
+
+import argparse
+import functools
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from record import ROOT, Record
+
+import meta_keras as mk
+
+FILTERS, PER_CLASS = 32, 6  # 1 shot and 5 queries
+BUDGETS = (30_000, 100_000, 250_000)
+SEEDS, SELECTION_SEED = (0, 1, 2), 100
+TASKS, SELECTION_TASKS = 600, 1000
+PROBLEMS = {
+    "5-way": {"ways": 5},
+    "20-way": {"ways": 20},
+    "5-way within an alphabet": {"ways": 5, "within": "alphabet"},
+    "20-way within an alphabet": {"ways": 20, "within": "alphabet"},
+}
+CRITERION = "20-way"  # the accuracy on validation tasks by which everything is selected
+SCRATCH_TASKS = {5: 100, 20: 30}
+
+Networks = dict[str, keras.Model]
+
+
+@functools.cache
+def glyphs(split: str) -> mk.ClassPool:
+    return mk.load("glyphs").split(split)
+
+
+def train(method: str, images: int, per_step: int, learning_rate: float, seed: int) -> keras.Model:
+    """conv4 after `images` training images, by episodes of one task per step or by an ordinary classifier."""
+    keras.utils.set_random_seed(seed)
+    network, steps = mk.networks.conv4(filters=FILTERS), images // per_step
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps))
+    if method == "prototypes":
+        model = mk.MetaLearner(network=network, rule=mk.rules.Prototypes())
+        data = mk.FewShot(glyphs("train"), per_step // PER_CLASS, queries=PER_CLASS - 1, meta_batch=1, seed=seed)
+        model.compile(optimizer)
+    else:
+        model = keras.Sequential([network, keras.layers.Dense(len(glyphs("train")))])
+        rows = tf.data.Dataset.from_tensor_slices(glyphs("train").arrays(scaled=True))
+        data = rows.shuffle(len(rows), seed=seed).repeat().batch(per_step)
+        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(data, steps_per_epoch=steps, verbose=0, shuffle=False)
+    return network
+
+
+def embeddings(network: keras.Model, pool: mk.ClassPool) -> dict[str, mk.ClassPool]:
+    """The pool with embeddings in place of images: plain, of unit length, and of unit length around the mean."""
+    sample = glyphs("train").arrays(scaled=True)[0][::8]
+    mean = network.predict(sample, batch_size=256, verbose=0).mean(axis=0)
+
+    def unit(rows: np.ndarray) -> np.ndarray:
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+
+    plain = pool.map(lambda pixels: network.predict(pixels / np.float32(255), batch_size=256, verbose=0))
+    return {"plain": plain, "unit": plain.map(unit), "centered unit": plain.map(lambda rows: unit(rows - mean))}
+
+
+def nearest_class_mean(pool: mk.ClassPool, problem: str, tasks: int, seed: int) -> mk.Score:
+    """The accuracy of the nearest class mean on tasks of a pool of vectors."""
+    identity = keras.Sequential([keras.Input(pool.examples.shape[1:]), keras.layers.Flatten()])
+    learner = mk.MetaLearner(network=identity, rule=mk.rules.Prototypes())
+    drawn = mk.FewShot(pool, shots=1, queries=5, meta_batch=20, seed=seed, **PROBLEMS[problem])
+    return mk.evaluate(learner, drawn, tasks)
+
+
+def validated(network: keras.Model) -> dict[str, float]:
+    """The accuracy on validation tasks for each normalization of the embeddings."""
+    pools = embeddings(network, glyphs("validation"))
+    return {name: nearest_class_mean(p, CRITERION, SELECTION_TASKS, 3).mean for name, p in pools.items()}
+
+
+def tested(pool: mk.ClassPool) -> dict[str, list[float]]:
+    """Mean and half width of the 95 % interval over the test tasks of each problem."""
+    return {problem: list(nearest_class_mean(pool, problem, TASKS, 2)[1:3]) for problem in PROBLEMS}
+
+
+def best_inside(measure: Callable[[float], float], grid: Sequence[float]) -> float:
+    """The best value of a grid, which is extended by factors of two for as long as the best is at its edge."""
+    found = {value: measure(value) for value in grid}
+    while True:
+        best = max(found, key=found.get)
+        if best not in (min(found), max(found)):
+            return best
+        further = best / 2 if best == min(found) else best * 2
+        found[further] = measure(further)
+
+
+def draw(network: keras.Model) -> str:
+    """The opening figure of the chapter, chapters/first_success.png; returns how many queries are correct."""
+    learner = mk.MetaLearner(network=network, rule=mk.rules.Prototypes())
+    tasks = mk.FewShot(glyphs("test"), ways=5, queries=8, meta_batch=1, seed=12, within="alphabet")
+    episode = next(iter(tasks))
+    logits = learner((episode.support_x, episode.support_y, episode.query_x), training=False)[0]
+    mk.report.show_episode(episode, queries=8, scores=logits).savefig(ROOT / "chapters" / "first_success.png")
+    correct = np.sum(np.argmax(logits, axis=-1) == episode.query_y[0])
+    return f"{correct} of {len(logits)}"
+
+
+class Measurements:
+    """The measurements of this script, each under a key of its own."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+
+    def select(self, method: str, images: int, per_step: int, grid: Sequence[float]) -> dict[str, object]:
+        """Learning rate and normalization with the highest accuracy on the validation tasks."""
+
+        def trial(rate: float) -> dict[str, float]:
+            key = f"validation: {method}, {images} images, {per_step} per step, learning rate {rate:g}"
+            return self.record.measure(key, lambda: validated(train(method, images, per_step, rate, SELECTION_SEED)))
+
+        rate = best_inside(lambda rate: max(trial(rate).values()), grid)
+        scores = trial(rate)
+        kind = max(scores, key=scores.get)
+        return {"learning_rate": rate, "per_step": per_step, "embeddings": kind, "accuracy": scores[kind]}
+
+    def selected(self, method: str, images: int) -> dict[str, object]:
+        """The settings for a budget. The largest has those of the middle one."""
+        small, middle, _ = BUDGETS
+        if images == small:
+            trials = [self.select(method, small, per_step, (0.002, 0.004, 0.008)) for per_step in (60, 120)]
+            best = max(trials, key=lambda trial: trial["accuracy"])
+        elif images == middle:
+            first = self.selected(method, small)
+            rate = first["learning_rate"]
+            best = self.select(method, middle, first["per_step"], (rate / 2, rate, rate * 2))
+        else:
+            best = self.selected(method, middle)
+        return self.record.measure(f"selected: {method}, {images} images", lambda: best)
+
+    def test(self, method: str, images: int) -> None:
+        settings = self.selected(method, images)
+        per_step, rate, kind = (settings[name] for name in ("per_step", "learning_rate", "embeddings"))
+        for seed in SEEDS:
+            key = f"{method}, {images} images, seed {seed}"
+            self.record.measure(
+                key, lambda s=seed: tested(embeddings(train(method, images, per_step, rate, s), glyphs("test"))[kind])
+            )
+
+    def opening_figure(self) -> None:
+        """The network of the smallest budget and the first seed, which the chapter trains, too."""
+        chosen = self.selected("prototypes", BUDGETS[0])
+        per_step, rate = chosen["per_step"], chosen["learning_rate"]
+        self.record.measure("opening figure", lambda: draw(train("prototypes", BUDGETS[0], per_step, rate, SEEDS[0])))
+
+    def baselines(self) -> None:
+        self.record.measure("pixels", lambda: tested(glyphs("test").map(lambda x: np.float32(x) / 255)))
+        for seed in SEEDS:
+            keras.utils.set_random_seed(seed)
+            network = mk.networks.conv4(filters=FILTERS)
+            pool = embeddings(network, glyphs("test"))["plain"]
+            self.record.measure(f"untrained, seed {seed}", lambda p=pool: tested(p))
+
+    def from_scratch(self, ways: int) -> None:
+        """conv4 with a head, trained on the support set of each task; learning rate and steps by validation tasks."""
+
+        def accuracy(split: str, rate: float, steps: int, tasks: int, seed: int) -> mk.Score:
+            keras.utils.set_random_seed(seed)
+            rule = mk.rules.GradientDescent(rate, evaluation_steps=steps, batch_statistics="support")
+            learner = mk.MetaLearner(network=mk.networks.conv4(ways, filters=FILTERS), rule=rule)
+            drawn = mk.FewShot(glyphs(split), ways, 1, queries=5, seed=2 if split == "test" else 3)
+            return mk.evaluate(learner, drawn, tasks)
+
+        def trial(rate: float, steps: float) -> float:
+            key = f"validation: from scratch, {ways}-way, {steps:g} steps, learning rate {rate:g}"
+            tasks = SCRATCH_TASKS[ways]
+            return self.record.measure(
+                key, lambda: accuracy("validation", rate, int(steps), tasks, SELECTION_SEED).mean
+            )
+
+        rates = {}
+
+        def best_of(steps: float) -> float:
+            rates[steps] = best_inside(lambda rate: trial(rate, steps), (0.05, 0.1, 0.2))
+            return trial(rates[steps], steps)
+
+        steps = best_inside(best_of, (20, 40, 80))
+        settings = {"learning_rate": rates[steps], "steps": int(steps)}
+        self.record.measure(f"from scratch, {ways}-way, selected", lambda: settings)
+        tasks = TASKS if ways == 5 else TASKS // 4
+        for seed in SEEDS:
+            key = f"from scratch, {ways}-way, seed {seed}"
+            self.record.measure(
+                key, lambda s=seed: list(accuracy("test", rates[steps], int(steps), tasks // len(SEEDS), s)[1:3])
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--again", action="store_true", help="discard what was measured before")
+    measurements = Measurements(Record("chapter_01", again=parser.parse_args().again))
+    measurements.baselines()
+    for images in BUDGETS:
+        for method in ("prototypes", "classifier"):
+            measurements.test(method, images)
+        if images == BUDGETS[0]:
+            measurements.opening_figure()
+            measurements.from_scratch(5)
+    measurements.from_scratch(20)
+
+
+if __name__ == "__main__":
+    main()
