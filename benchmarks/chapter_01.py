@@ -107,7 +107,8 @@ def draw(network: keras.Model) -> str:
     tasks = mk.FewShot(glyphs("test"), ways=5, queries=8, meta_batch=1, seed=12, within="alphabet")
     episode = next(iter(tasks))
     logits = learner((episode.support_x, episode.support_y, episode.query_x), training=False)[0]
-    mk.report.show_episode(episode, queries=8, scores=logits).savefig(ROOT / "chapters" / "first_success.png")
+    figure = mk.report.show_episode(episode, queries=8, scores=logits)
+    figure.savefig(ROOT / "chapters" / "first_success.png", bbox_inches="tight", metadata={"Software": None})
     correct = np.sum(np.argmax(logits, axis=-1) == episode.query_y[0])
     return f"{correct} of {len(logits)}"
 

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Learning to learn
 #
-# **Goals.** After this chapter you can define tasks, support sets and query sets; sample few-shot tasks from a data set;
-# state meta-learning as an optimization problem; write the episodic training loop of prototypical networks; and compare
-# a meta-learner fairly with strong baselines, including an ordinary classifier.
+# **Goals.** After this chapter you can sample few-shot tasks from a data set, state meta-learning as an optimization
+# problem, write the episodic training loop of prototypical networks, and compare a meta-learner fairly with strong
+# baselines.
 #
 # **Prerequisites.** Python, NumPy, and a basic idea of neural networks. Chapter 02 reviews how networks are trained.
 #
@@ -19,16 +19,14 @@
 # %% [markdown]
 # ## Learning from one example
 #
-# Look at the left column of the figure, and then at any image on the right. Although you have probably never seen
-# these characters, you can match most of the images. You did not learn the five classes from thousands of labeled
-# examples. Instead, you already know how handwriting varies: slant and stroke width change from writer to writer,
-# whereas loops and junctions identify a character. This prior knowledge, acquired from other alphabets, lets you learn a
-# new character from a single example.
+# Even if you have never seen the characters in the left column, you can match most images on the right to them. You did
+# not need thousands of labeled examples, because you already know how handwriting varies: slant and stroke width change
+# from writer to writer, whereas loops and junctions identify a character.
 #
-# An ordinary machine-learning project does not have such knowledge. For every new problem we collect data, design a
-# model, train it from a random initialization, and evaluate it. What one model has learned does not help the next.
-# **Meta-learning** (元学习), or learning to learn, adds a second level of training around the first: across many tasks, a
-# model learns how to learn a new task from little data.
+# An ordinary machine-learning project has no such prior knowledge. For every new problem we collect data, design a
+# model, train it from a random initialization, and evaluate it. **Meta-learning** (元学习), or learning to learn, adds a
+# second level of training around the first: across many tasks, a model learns how to learn a new task from little data.
+# The goal is called **few-shot learning** (小样本学习) if each task has only a few labeled examples.
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -54,10 +52,9 @@ keras.utils.set_random_seed(0)
 # | Splits | by alphabet: 16 for training (851 classes), 4 for validation (129), 6 for testing (221) |
 # | Limits | no image was drawn by a person; of characters with nearly the same shape, only one was kept |
 #
-# Details and licenses are in the [data directory](../data/README.md#glyphs). As usual, the *training set* is used for
-# fitting weights and the *validation set* for choosing hyperparameters, such as the learning rate. The *test set* is
-# used once, to report results. In meta-learning, the splits consist of different classes rather than of different
-# images of the same classes.
+# Details and licenses are in the [data directory](../data/README.md#glyphs). The *training set* is used for fitting
+# weights, the *validation set* for choosing hyperparameters such as the learning rate, and the *test set* only for
+# reporting results. In meta-learning, the splits differ in their classes, not only in their images.
 
 # %%
 glyphs = mk.load("glyphs")
@@ -105,9 +102,9 @@ plt.setp(axes, xticks=[], yticks=[])
 plt.show()
 
 # %% [markdown]
-# Some test characters do resemble training characters. However, they are no more similar to them than training
-# characters are to each other, so none is a copy. At the end of the chapter we also evaluate only the half of the test
-# characters that are least similar to any training character.
+# Some test characters do resemble training characters, but no pair is more similar than the most similar pair of
+# training classes. Later, we also evaluate only the half of the test characters that are least similar to any training
+# character.
 
 # %%
 print(f"highest correlation of a test with a training class: {closest.max():.2f}")
@@ -125,15 +122,13 @@ assert closest.max() < among_training.max()
 # ## Tasks and episodes
 #
 # A **task** (任务) is a single learning problem with its own small data set, for example *distinguish these five
-# characters*. A **task distribution** is the population from which tasks are drawn, for example *five random characters
-# of the training alphabets*. Its counterpart in ordinary learning is the distribution of examples.
+# characters*. Tasks are drawn from a **task distribution**, such as *five random characters of the training alphabets*;
+# learning to solve all of its tasks is a **meta-learning problem** (元学习问题).
 #
-# The data of a task has two parts. The learner adapts to the labeled **support set** (支持集) $S$ and is then evaluated on
-# the **query set** (查询集) $Q$. The two together form an **episode** (情节). An *N-way K-shot* task has $N$ classes with
-# $K$ support examples per class.
-#
-# In the library, `FewShot` is an endless `tf.data.Dataset` of episodes. The first axis of each tensor counts the tasks of
-# a batch, the second one the examples of a task.
+# A learner adapts to the labeled **support set** (支持集) $S$ of a task and is then evaluated on its **query set**
+# (查询集) $Q$. The two together form an **episode** (情节). An *N-way K-shot* task has $N$ classes with $K$ support
+# examples per class. In the library, `FewShot` is an endless `tf.data.Dataset` of episodes; the first axis of each tensor
+# counts the tasks of a batch.
 
 # %%
 tasks = mk.FewShot(train, ways=5, shots=1, queries=5, meta_batch=2, seed=0)
@@ -142,15 +137,15 @@ for name, tensor in episode._asdict().items():
     print(f"{name:<10}{tuple(tensor.shape)}")
 
 # %% [markdown]
-# This is the first task of the batch. The labels 0 to 4 are reassigned at random in every task. A network can therefore
-# not memorize that a certain character is class 3; it has to compare the query with the support set.
+# Labels are reassigned in every task. A network can therefore not memorize that a certain character is class 3; it has to
+# compare the query with the support set. This is the first task of the batch:
 
 # %%
 figure = mk.report.show_episode(episode, task=0, queries=5)
 
 # %% [markdown]
-# Valid episodes satisfy a few conditions: each class of a task has the same number of examples, the support and query
-# sets share no image, and the same seed yields the same episodes, so that experiments are repeatable.
+# In a valid episode, each class has the same number of examples, and the support and query sets share no image. The same
+# seed yields the same episodes.
 
 # %%
 repeated = next(iter(mk.FewShot(train, ways=5, shots=1, queries=5, meta_batch=2, seed=0)))
@@ -165,7 +160,7 @@ assert not support & query
 # %% [markdown]
 # ## Three functions
 #
-# A meta-learner consists of three components, and both this book and the library are organized around them.
+# A meta-learner has three components, around which this book and the library are organized.
 #
 # **Meta-knowledge** (元知识) is what has been learned from all previous tasks: a network with weights $\theta$,
 #
@@ -202,10 +197,9 @@ assert not support & query
 # %% [markdown]
 # ## Prototypical networks
 #
-# The simplest effective adaptation rule is due to Snell et al. (2017). The network maps each image to an **embedding**, a
-# vector. Suppose that embeddings of images of the same class are close to each other. Then the mean of the embedded
-# support examples of a class, its **prototype** (原型), represents the class, and a query is assigned to the class with
-# the nearest prototype. The figure shows this in two dimensions.
+# In prototypical networks (Snell et al., 2017), the network maps each image to a vector, its **embedding** (嵌入). If
+# images of the same class have similar embeddings, the mean of the embedded support examples, called the **prototype**
+# (原型), represents the class. A query is assigned to the class with the nearest prototype.
 
 # %%
 rng = np.random.default_rng(3)
@@ -217,7 +211,8 @@ for k, members in enumerate(points):
     plt.scatter(*members.T, marker="o^s"[k], label=f"support, class {k}")
     plt.scatter(*prototype, marker="o^s"[k], s=180, facecolors="none", edgecolors="black")
     plt.plot(*np.transpose([prototype, query]), color="0.6", linestyle="-", zorder=0)
-    plt.annotate(f"{np.linalg.norm(prototype - query):.2f}", (prototype + query) / 2)
+    distance = np.linalg.norm(prototype - query)
+    plt.annotate(f"{distance:.2f}", (prototype + query) / 2, (5, 5), textcoords="offset points")
 plt.scatter(*query, marker="*", s=160, color="black", label="query")
 plt.gca().set(xlabel="embedding dimension 1", ylabel="embedding dimension 2", aspect="equal")
 plt.legend(bbox_to_anchor=(1, 1), loc="upper left")
@@ -232,10 +227,9 @@ plt.show()
 #
 # $$\psi_k(x, S) = -\,\lVert \varphi(x; \theta) - c_k \rVert^2 \qquad \text{(Formula 1.6)}$$
 #
-# The numbers $\psi_k$ serve as **logits**: unnormalized scores, where higher means more likely. The **softmax** turns them
-# into probabilities, $p_k = e^{\psi_k} / \sum_j e^{\psi_j}$, and the loss is the **cross-entropy** $-\log p_y$, where $y$
-# is the correct class. The rule has no parameters of its own ($\omega$ is empty), so meta-training only learns the
-# embedding.
+# The $\psi_k$ serve as **logits**, unnormalized scores of which higher means more likely. The **softmax** turns them into
+# probabilities, $p_k = e^{\psi_k} / \sum_j e^{\psi_j}$, and the loss is the **cross-entropy** $-\log p_y$ for the correct
+# class $y$. Since the rule has no parameters of its own ($\omega$ is empty), meta-training only learns the embedding.
 #
 # For example, embeddings 1 and 3 have the prototype 2. A query at 4 has squared distance 4 from it, and 9 from
 # another prototype at 7:
@@ -269,10 +263,10 @@ assert np.allclose(answer[0], logits) and np.allclose(logits, [[-4.0, -9.0]])
 # %% [markdown]
 # ## The episodic training loop
 #
-# Episodic training applies gradient descent to Formula 1.4. In each step we sample a batch of tasks, compute the loss on
-# their queries, and change the weights to reduce it. We write this loop once in full. The network is **conv4**, the
-# standard network of few-shot learning: four blocks of a convolution, batch normalization, a ReLU and pooling. It maps
-# an image to 32 numbers. **Adam** (chapter 02) is a form of gradient descent that scales the step for each weight.
+# Episodic training minimizes Formula 1.4 by gradient descent: in each step, sample a batch of tasks, compute the loss on
+# their queries, and change the weights to reduce it. The network is **conv4**, the standard network of few-shot learning:
+# four blocks of a convolution, batch normalization, a ReLU and pooling, which map an image to 32 numbers. The optimizer
+# **Adam** (chapter 02) is a variant of gradient descent that scales the step of each weight.
 
 # %%
 network = mk.networks.conv4(filters=32)
@@ -281,8 +275,8 @@ optimizer = keras.optimizers.Adam(0.002)
 cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 # %% [markdown]
-# For one task, the loss takes four steps: embed both sets, average the support embeddings, compute distances, and
-# compare the resulting logits with the labels.
+# For one task: embed the support set, average it per class, and compare the distances of the embedded queries with their
+# labels.
 
 
 # %%
@@ -293,9 +287,9 @@ def query_loss(support_x, support_y, query_x, query_y):
 
 
 # %% [markdown]
-# A training step averages this loss over the tasks of a batch. The gradient tape records the computation, so that
-# TensorFlow can compute the **gradient**, the derivatives of the loss with respect to all weights. It includes the path
-# through the prototypes: the network learns to produce good prototypes, too.
+# A training step averages this loss over a batch of tasks. The tape records the computation, so that TensorFlow can
+# compute the **gradient**, the derivatives of the loss with respect to all weights, including the path through the
+# prototypes.
 
 
 # %%
@@ -311,9 +305,8 @@ losses = [train_step(episode) for episode in tasks.take(5)]
 print("loss of each step:", np.round(losses, 3))
 
 # %% [markdown]
-# Each step sees other tasks, so the loss fluctuates. `MetaLearner.fit` runs the same loop, compiled into a TensorFlow
-# graph, and adds Keras' metrics and callbacks. From the same initialization and on the same tasks, it yields the same
-# losses and weights:
+# The loss fluctuates because every step sees other tasks. `MetaLearner.fit` runs the same loop, compiled into a
+# TensorFlow graph, with Keras' metrics and callbacks. From the same initialization, it yields the same losses and weights:
 
 # %%
 copy = mk.networks.conv4(filters=32)
@@ -328,8 +321,7 @@ for ours, theirs in zip(network.trainable_variables, copy.trainable_variables, s
 # %% [markdown]
 # ## What a meta-learner has to beat
 #
-# An accuracy is meaningful only in comparison. All learners below are evaluated on the same 600 test tasks, 5-way 1-shot
-# with five queries per class:
+# An accuracy is meaningful only in comparison. We evaluate on 5-way 1-shot test tasks with five queries per class:
 #
 # - **Chance** is 1/5.
 # - **Pixels**: nearest neighbor on raw pixels. With one shot, the class mean is the only support image.
@@ -339,9 +331,9 @@ for ours, theirs in zip(network.trainable_variables, copy.trainable_variables, s
 # - **Classifier**: conv4 trained as an ordinary classifier of all 851 training characters. Afterwards its
 #   classification layer is removed, and test tasks are solved by the nearest class mean of its embeddings.
 #
-# The last baseline decides whether episodes are needed at all. It sees the same training alphabets, and Chen et al.
-# (2019) and Tian et al. (2020) found that such baselines match many meta-learning methods. A comparison with the first
-# four cannot separate the benefit of *episodic training* from that of *any training on related data*.
+# Only the last baseline sees the training alphabets. Without it, we could not separate the benefit of *episodic training*
+# from that of *any training on related data*. Chen et al. (2019) and Tian et al. (2020) found that such classifiers match
+# many meta-learning methods.
 
 # %%
 test_tasks = mk.FewShot(test, ways=5, shots=1, queries=5, seed=2)
@@ -355,10 +347,9 @@ results = {
 # %% [markdown]
 # ### Hyperparameters
 #
-# A fair comparison also tunes every method, including the baselines. The script `benchmarks/chapter_01.py` trained both
-# methods with several learning rates and selected the one with the highest accuracy on tasks of the *validation*
-# alphabets. It also selected the number of images per step and whether embeddings are normalized. The figure shows the
-# results for 30,000 training images.
+# A fair comparison tunes every method, including the baselines. The script `benchmarks/chapter_01.py` trained both methods
+# with several learning rates and numbers of images per step, with and without normalized embeddings, and selected the
+# settings with the highest accuracy on 1,000 tasks of the *validation* alphabets:
 
 # %%
 stored = mk.report.measured("chapter_01")
@@ -382,12 +373,11 @@ print(selected)
 # %% [markdown]
 # ## Training both methods
 #
-# We now train both methods on 30,000 images with their selected settings. The learning rate follows a **cosine decay**:
-# it falls from its initial value to zero along half a cosine wave. In all experiments, batch normalization uses the
-# statistics of the current batch in training, and moving averages of them in evaluation, so that predictions for a query
-# do not depend on other queries.
+# We now train both methods on 30,000 images with the selected settings. The learning rate follows a **cosine decay**: it
+# falls from its initial value to zero along half a cosine wave. Batch normalization uses the statistics of the batch in
+# training and their moving averages in evaluation, so that a prediction does not depend on other queries.
 #
-# First, episodic training. The tasks have more classes than the 5-way test tasks, as Snell et al. (2017) recommend.
+# First, episodic training, with more classes per task than in the test, as Snell et al. (2017) recommend:
 
 # %%
 IMAGES = 30_000
@@ -411,8 +401,8 @@ history = learner.fit(
 )
 
 # %% [markdown]
-# The printed accuracy refers to training tasks. Whether the embedding generalizes to *new* characters is a separate
-# question, which only the test tasks answer:
+# The printed accuracy refers to training tasks. Whether the embedding generalizes (泛化能力, generalization) to *new*
+# characters is a separate question, which the test tasks answer:
 
 # %%
 results["prototypes"] = mk.evaluate(learner, test_tasks)
@@ -433,8 +423,8 @@ batches = images.shuffle(len(images), seed=0).repeat().batch(selected["classifie
 history = classifier.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
 
 # %% [markdown]
-# For the test tasks we keep only the body and compare embeddings of unit length, the normalization that was selected.
-# The same rule as before then computes class means and distances:
+# For the test tasks we keep only the body. Its embeddings are scaled to unit length, as selected, and the same rule as
+# before computes class means and distances:
 
 # %%
 normalized = keras.Sequential([body, keras.layers.UnitNormalization()])
@@ -444,9 +434,9 @@ results["classifier"] = mk.evaluate(
 print(results["classifier"])
 
 # %% [markdown]
-# Finally, conv4 from scratch: the rule `GradientDescent` takes a number of gradient steps on the support set of each
-# task, starting from the same random weights. The learning rate and the number of steps were selected on validation
-# tasks as well. Since this is slow, we evaluate only 60 tasks here; the stored results used 600.
+# Finally, conv4 from scratch: the rule `GradientDescent` takes gradient steps on the support set of each task, starting
+# from random weights. The learning rate and the number of steps were also selected on validation tasks. Since this is
+# slow, we evaluate only 60 tasks.
 
 # %%
 settings = stored["from scratch, 5-way, selected"]
@@ -486,8 +476,8 @@ plt.show()
 # %% [markdown]
 # ## How certain are these numbers?
 #
-# An accuracy is an average over randomly drawn tasks. We therefore report it with a **95 % confidence interval** (95 %
-# 置信区间). For $n$ tasks whose accuracies have the standard deviation $s$, it extends by
+# We report an average over random tasks with its **95 % confidence interval** (95 % 置信区间). For $n$ tasks whose
+# accuracies have the standard deviation $s$, it extends by
 #
 # $$t_{n-1} \cdot \frac{s}{\sqrt{n}} \qquad \text{(Formula 1.7)}$$
 #
@@ -508,11 +498,11 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# Throughout this book, two methods are called different only if their 95 % intervals do not overlap, or if the interval
-# of their paired differences excludes zero. Otherwise the data do not decide.
+# In this book, two methods differ only if their 95 % intervals do not overlap, or if the interval of their paired
+# differences excludes zero. Otherwise the data do not decide.
 #
-# An interval over tasks describes *one trained network*. Training again with another seed yields another network, so a
-# claim about a *method* needs several seeds. The interval is then computed over seeds.
+# An interval over tasks describes *one trained network*. Another seed yields another network, so a claim about a training
+# *method* needs several seeds, and an interval over them.
 
 
 # %%
@@ -530,10 +520,9 @@ assert all(significantly_better(results[a], results[b]) for a in trained for b i
 # %% [markdown]
 # ## Do we need episodes?
 #
-# To compare the two training procedures as methods, the benchmark script trained each of them with three seeds on
-# about 30,000, 100,000 and 250,000 images (250,000 images are about 15 passes through the training set). Both use the
-# same initializations, numbers of images and steps, and the same 600 test tasks. The learning rates were selected at
-# 30,000 and 100,000 images; the largest budget uses the latter.
+# To compare the methods, the script trained each with three seeds on about 30,000, 100,000 and 250,000 images (2, 6 and 15
+# passes over the training set), from the same initializations and with the same 600 test tasks. The settings were
+# selected at 30,000 and at 100,000 images; the largest budget uses the latter.
 
 # %%
 BUDGETS = (30_000, 100_000, 250_000)
@@ -562,8 +551,8 @@ plt.show()
 # %% [markdown]
 # *Stored results: means over three seeds with their 95 % intervals. Stars: the two networks trained above.*
 #
-# With three seeds, the intervals of the means are wide. Paired differences are more precise, because they compare two
-# networks with the same initialization on the same tasks:
+# With three seeds, intervals are wide. Paired differences compare two networks with the same initialization on the same
+# tasks:
 
 
 # %%
@@ -598,9 +587,8 @@ mk.report.Table(rows)
 # %% [markdown]
 # ## Other test tasks
 #
-# Lake et al. (2019) recommend tasks whose classes all come from *one* alphabet, because characters of one alphabet tend
-# to resemble each other more. The opening figure shows such a task. The second variant uses only the half of the test
-# characters that are least similar to any training character.
+# The Omniglot challenge (Lake et al., 2019) uses tasks whose classes all come from *one* alphabet, as in the opening
+# figure. Another variant keeps only the half of the test characters that are least similar to any training character.
 
 # %%
 dissimilar = test.select(np.flatnonzero(closest < np.median(closest)))
@@ -652,10 +640,9 @@ axes[0].set_ylabel("component 2")
 plt.show()
 
 # %% [markdown]
-# *Each symbol is one image, written as its character; colors only help to tell neighbors apart.* In the untrained
-# network the characters overlap. After either kind of training, images of the same character form groups, although the
-# network has never seen these characters. Some groups still overlap, partly because 32 dimensions are projected onto
-# two.
+# *Each symbol is one image, written as its character.* In the untrained network, the characters overlap. After either
+# kind of training, images of the same character form groups, although the network has never seen these characters. Some
+# groups still overlap in this two-dimensional projection.
 
 # %% [markdown]
 # ## The landscape of meta-learning
@@ -671,26 +658,24 @@ plt.show()
 # Two neighboring fields share the goal of reusing knowledge, but do not optimize performance after adaptation
 # (Formula 1.4). **Transfer learning** (迁移学习) reuses a model trained on one task for another (chapters 03, 05, 06); the
 # classifier above is an example. **Unsupervised learning** (无监督学习) learns representations without labels.
-#
-# Three motives for meta-learning recur in the literature: *learning efficiency*, as a new task needs little data;
-# **generalization** (泛化能力) to new tasks; and *adaptability* to a changing environment.
 
 # %% [markdown]
-# > **In the articles.** The book follows five Chinese articles, and later chapters refer to them by short names: D1, on
-# > combining meta-learning with artificial intelligence; D2, on the core of meta-learning; D3, on recent progress (MAML,
-# > PNML, a Keras project); D4, "Everything is a mapping: tracking progress in meta-learning"; D5, on transfer learning
-# > and meta-learning. The [guide](README.md#from-the-documents-to-the-chapters) links their sections to the chapters.
+# ## Sources and terms
 #
-# > **Terms of the articles.** The three functions are D2's. D1's *meta-network* (元网络) is model-based, its
-# > *meta-optimization* (元优化) is optimization-based, and it counts transfer learning as a third family. D4 names *model
-# > adaptation* (distillation, splitting, MAML), transfer, and unsupervised algorithms. Its "frameworks" (GAN and VAE
-# > models, optimizers such as Adam, and Keras or PyTorch) are general tools rather than meta-learning methods.
+# The book follows five Chinese articles: D1, on combining meta-learning with artificial intelligence; D2, on the core of
+# meta-learning; D3, on recent progress (MAML, PNML, and a Keras project); D4, on meta-learning as mapping; and D5, on
+# transfer learning and meta-learning. The [guide](README.md#from-the-documents-to-the-chapters) links their sections to
+# the chapters.
+#
+# > **In the articles.** The three functions are D2's. D1's *meta-network* (元网络) is model-based and its
+# > *meta-optimization* (元优化) optimization-based; it also counts transfer learning. D4's families are model adaptation
+# > (distillation, splitting, MAML), transfer, and unsupervised algorithms; its "frameworks" (GAN, VAE; Adam, Adagrad;
+# > TensorFlow, PyTorch) are general tools. D4's motives are learning efficiency, generalization and adaptability.
 
 # %% [markdown]
 # ## Summary
 #
-# - A **task** is a small learning problem, and a meta-learner is trained on a distribution of tasks. Each **episode**
-#   has a support set to adapt to and a query set for the loss.
+# - An **episode** has a support set to adapt to and a query set for the loss.
 # - A meta-learner consists of a network (meta-knowledge), an adaptation rule (meta-policy) and a task distribution.
 # - Meta-training minimizes the query loss after adaptation, averaged over tasks (Formula 1.4).
 # - Prototypical networks classify by the nearest class mean in an embedding space, and learn only the embedding.
@@ -762,12 +747,11 @@ def check_shared(shared):
 
 
 # %% [markdown]
-# **5. Project: more shots.** Do the conclusions of this chapter also hold for 5-way 5-shot tasks? Compare pixels, the
-# classifier and prototypes at equal numbers of training images, and write half a page about your results. Rubric, one
-# point each: (a) settings of all methods, such as the shots in training, are selected on validation tasks; (b) no test
-# task is used before the final evaluation; (c) at least three seeds with the same initializations and test tasks for
-# both methods; (d) a figure with intervals; (e) every claim follows from an interval or a paired difference, and what is
-# undecided is called undecided.
+# **5. Project: more shots.** Do the conclusions also hold for 5-way 5-shot tasks? Compare pixels, the classifier and
+# prototypes at equal numbers of training images, and report on half a page. Rubric, one point each: (a) all settings are
+# selected on validation tasks; (b) the test tasks are used only once; (c) at least three seeds, with the same
+# initializations and test tasks for both methods; (d) a figure with intervals; (e) every claim follows from an interval
+# or a paired difference, and undecided questions are called undecided.
 
 # %% [markdown]
 # ## References
