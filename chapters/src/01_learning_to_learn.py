@@ -423,13 +423,11 @@ batches = images.shuffle(len(images), seed=0).repeat().batch(selected["classifie
 history = classifier.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
 
 # %% [markdown]
-# For the test tasks we keep only the body. Its embeddings are scaled to unit length, as selected, and the same rule as
-# before computes class means and distances:
+# For the test tasks we keep only the body and apply the same rule as before to its embeddings:
 
 # %%
-normalized = keras.Sequential([body, keras.layers.UnitNormalization()])
 results["classifier"] = mk.evaluate(
-    mk.MetaLearner(network=normalized, rule=mk.rules.Prototypes()), test_tasks
+    mk.MetaLearner(network=body, rule=mk.rules.Prototypes()), test_tasks
 )
 print(results["classifier"])
 
@@ -623,7 +621,7 @@ def principal_components(network, examples):
 
 
 greek = test.select(np.flatnonzero(np.array(test.groupings["alphabet"]) == "Greek and Coptic")[:8])
-networks = {"untrained": untrained, "classifier": normalized, "prototypes": learner.network}
+networks = {"untrained": untrained, "classifier": body, "prototypes": learner.network}
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(8, 3.1))
