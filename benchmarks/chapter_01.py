@@ -56,7 +56,8 @@ def train(method: str, images: int, per_step: int, learning_rate: float, seed: i
         model = keras.Sequential([network, keras.layers.Dense(len(glyphs("train")))])
         rows = tf.data.Dataset.from_tensor_slices(glyphs("train").arrays(scaled=True))
         data = rows.shuffle(len(rows), seed=seed).repeat().batch(per_step)
-        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer, loss, jit_compile=False)  # XLA gives the same, and takes longer
     model.fit(data, steps_per_epoch=steps, verbose=0, shuffle=False)
     return network
 
@@ -107,15 +108,19 @@ def best_inside(measure: Callable[[float], float], grid: Sequence[float]) -> flo
         found[further] = measure(further)
 
 
-def draw(network: keras.Model) -> str:
-    """The opening figure of the chapter, chapters/first_success.png; returns how many queries are correct."""
+def draw(network: keras.Model, average: float) -> str:
+    """The opening figure of the chapter, chapters/first_success.png: of ten tasks, one of about average accuracy."""
     learner = mk.MetaLearner(network=network, rule=mk.rules.Prototypes())
-    tasks = mk.FewShot(glyphs("test"), ways=5, queries=8, meta_batch=1, seed=12, within="alphabet")
-    episode = next(iter(tasks))
-    logits = learner((episode.support_x, episode.support_y, episode.query_x), training=False)[0]
+    candidates = []
+    for seed in range(10):
+        tasks = mk.FewShot(glyphs("test"), ways=5, queries=8, meta_batch=1, seed=seed, within="alphabet")
+        episode = next(iter(tasks))
+        logits = learner((episode.support_x, episode.support_y, episode.query_x), training=False)[0]
+        correct = int(np.sum(np.argmax(logits, axis=-1) == episode.query_y[0]))
+        candidates.append((abs(correct / len(logits) - average), seed, correct, episode, logits))
+    _, _, correct, episode, logits = min(candidates, key=lambda candidate: candidate[:2])
     figure = mk.report.show_episode(episode, queries=8, scores=logits)
     figure.savefig(ROOT / "chapters" / "first_success.png", bbox_inches="tight", metadata={"Software": None})
-    correct = np.sum(np.argmax(logits, axis=-1) == episode.query_y[0])
     return f"{correct} of {len(logits)}"
 
 
@@ -178,7 +183,12 @@ class Measurements:
         """The network of the smallest budget and the first seed, which the chapter trains, too."""
         chosen = self.selected("prototypes", BUDGETS[0])
         per_step, rate = chosen["per_step"], chosen["learning_rate"]
-        self.record.measure("opening figure", lambda: draw(train("prototypes", BUDGETS[0], per_step, rate, SEEDS[0])))
+        average = self.record.results[f"prototypes, {BUDGETS[0]} images, seed {SEEDS[0]}"]["5-way within an alphabet"][
+            0
+        ]
+        self.record.measure(
+            "opening figure", lambda: draw(train("prototypes", BUDGETS[0], per_step, rate, SEEDS[0]), average)
+        )
 
     def baselines(self) -> None:
         self.record.measure("pixels", lambda: tested(glyphs("test").map(lambda x: np.float32(x) / 255)))
