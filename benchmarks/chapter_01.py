@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from record import ROOT, Record
+from record import Record
 
 import meta_keras as mk
 
@@ -33,9 +33,8 @@ PROBLEMS = {
     "20-way within an alphabet": {"ways": 20, "within": "alphabet"},
 }
 CRITERION = "20-way"  # the accuracy on validation tasks by which everything is selected
+SCRATCH_TASKS = {5: {"validation": 100, "test": 200}, 20: {"validation": 30, "test": 60}}  # per learning rate or seed
 GAIN = 0.01  # images per step, and steps from scratch, are changed for as long as validation accuracy gains this much
-
-Networks = dict[str, keras.Model]
 
 
 @functools.cache
@@ -97,6 +96,15 @@ def tested(pool: mk.ClassPool) -> dict[str, list[float]]:
     return {problem: list(nearest_class_mean(pool, problem, TASKS, 2)[1:3]) for problem in PROBLEMS}
 
 
+def from_scratch(split: str, ways: int, steps: int, rate: float, seed: int) -> mk.Score:
+    """The accuracy of conv4 with a head that is trained on the support set of each task, from weights of this seed."""
+    keras.utils.set_random_seed(seed)
+    rule = mk.rules.GradientDescent(rate, evaluation_steps=steps, batch_statistics="support")
+    learner = mk.MetaLearner(network=mk.networks.conv4(ways, filters=FILTERS), rule=rule)
+    tasks = mk.FewShot(glyphs(split), ways, 1, queries=5, seed=2 if split == "test" else 3)
+    return mk.evaluate(learner, tasks, SCRATCH_TASKS[ways][split])
+
+
 def best_inside(measure: Callable[[float], float], grid: Sequence[float]) -> float:
     """The best value of a grid, which is extended by factors of two for as long as the best is at its edge."""
     found = {value: measure(value) for value in grid}
@@ -106,22 +114,6 @@ def best_inside(measure: Callable[[float], float], grid: Sequence[float]) -> flo
             return best
         further = best / 2 if best == min(found) else best * 2
         found[further] = measure(further)
-
-
-def draw(network: keras.Model, average: float) -> str:
-    """The opening figure of the chapter, chapters/first_success.png: of ten tasks, one of about average accuracy."""
-    learner = mk.MetaLearner(network=network, rule=mk.rules.Prototypes())
-    candidates = []
-    for seed in range(10):
-        tasks = mk.FewShot(glyphs("test"), ways=5, queries=8, meta_batch=1, seed=seed, within="alphabet")
-        episode = next(iter(tasks))
-        logits = learner((episode.support_x, episode.support_y, episode.query_x), training=False)[0]
-        correct = int(np.sum(np.argmax(logits, axis=-1) == episode.query_y[0]))
-        candidates.append((abs(correct / len(logits) - average), seed, correct, episode, logits))
-    _, _, correct, episode, logits = min(candidates, key=lambda candidate: candidate[:2])
-    figure = mk.report.show_episode(episode, queries=8, scores=logits)
-    figure.savefig(ROOT / "chapters" / "first_success.png", bbox_inches="tight", metadata={"Software": None})
-    return f"{correct} of {len(logits)}"
 
 
 class Measurements:
@@ -179,17 +171,6 @@ class Measurements:
                 key, lambda s=seed: tested(embeddings(train(method, images, per_step, rate, s), glyphs("test"), kind))
             )
 
-    def opening_figure(self) -> None:
-        """The network of the smallest budget and the first seed, which the chapter trains, too."""
-        chosen = self.selected("prototypes", BUDGETS[0])
-        per_step, rate = chosen["per_step"], chosen["learning_rate"]
-        average = self.record.results[f"prototypes, {BUDGETS[0]} images, seed {SEEDS[0]}"]["5-way within an alphabet"][
-            0
-        ]
-        self.record.measure(
-            "opening figure", lambda: draw(train("prototypes", BUDGETS[0], per_step, rate, SEEDS[0]), average)
-        )
-
     def baselines(self) -> None:
         self.record.measure("pixels", lambda: tested(glyphs("test").map(lambda x: np.float32(x) / 255)))
         for seed in SEEDS:
@@ -198,37 +179,35 @@ class Measurements:
             pool = embeddings(network, glyphs("test"), "plain")
             self.record.measure(f"untrained, seed {seed}", lambda p=pool: tested(p))
 
-    def from_scratch(self, ways: int = 5, validation_tasks: int = 100) -> None:
-        """conv4 with a head, trained on the support set of each task.
+    def from_scratch(self) -> None:
+        """conv4 with a head, trained on the support set of each task by gradient descent.
 
-        Learning rate and steps are selected on validation tasks. The steps are doubled until that improves the
-        accuracy by less than GAIN.
+        Learning rate and steps are selected on 5-way validation tasks: the steps are doubled until that improves the
+        accuracy by less than GAIN. For 20-way tasks, only the learning rate is selected again.
         """
-
-        def accuracy(split: str, rate: float, steps: int, tasks: int, seed: int) -> mk.Score:
-            keras.utils.set_random_seed(seed)
-            rule = mk.rules.GradientDescent(rate, evaluation_steps=steps, batch_statistics="support")
-            learner = mk.MetaLearner(network=mk.networks.conv4(ways, filters=FILTERS), rule=rule)
-            drawn = mk.FewShot(glyphs(split), ways, 1, queries=5, seed=2 if split == "test" else 3)
-            return mk.evaluate(learner, drawn, tasks)
-
-        def trial(rate: float, steps: int) -> float:
-            key = f"validation: from scratch, {ways}-way, {steps:g} steps, learning rate {rate:g}"
-            return self.record.measure(
-                key, lambda: accuracy("validation", rate, steps, validation_tasks, SELECTION_SEED).mean
-            )
-
         steps, before = 20, 0.0
         while True:
-            rate = best_inside(lambda rate, steps=steps: trial(rate, steps), (0.1, 0.2, 0.4))
-            if trial(rate, steps) < before + GAIN:
+            rate = self._rate_from_scratch(5, steps)
+            reached = self._validated_from_scratch(5, steps, rate)
+            if reached < before + GAIN:
                 break
-            steps, before = 2 * steps, trial(rate, steps)
-        settings = {"learning_rate": rate, "steps": steps}
-        self.record.measure(f"from scratch, {ways}-way, selected", lambda: settings)
-        for seed in SEEDS:
-            key = f"from scratch, {ways}-way, seed {seed}"
-            self.record.measure(key, lambda s=seed: list(accuracy("test", rate, steps, TASKS // len(SEEDS), s)[1:3]))
+            steps, before = 2 * steps, reached
+        for ways in SCRATCH_TASKS:
+            rate = self._rate_from_scratch(ways, steps)
+            settings = {"learning_rate": rate, "steps": steps}
+            self.record.measure(f"selected: from scratch, {ways}-way", lambda s=settings: s)
+            for seed in SEEDS:
+                self.record.measure(
+                    f"from scratch, {ways}-way, seed {seed}",
+                    lambda w=ways, r=rate, s=seed: list(from_scratch("test", w, steps, r, s)[1:3]),
+                )
+
+    def _rate_from_scratch(self, ways: int, steps: int) -> float:
+        return best_inside(lambda rate: self._validated_from_scratch(ways, steps, rate), (0.1, 0.2, 0.4))
+
+    def _validated_from_scratch(self, ways: int, steps: int, rate: float) -> float:
+        key = f"validation: from scratch, {ways}-way, {steps} steps, learning rate {rate:g}"
+        return self.record.measure(key, lambda: from_scratch("validation", ways, steps, rate, SELECTION_SEED).mean)
 
 
 def main() -> None:
@@ -240,7 +219,6 @@ def main() -> None:
         for method in ("prototypes", "classifier"):
             measurements.test(method, images)
         if images == BUDGETS[0]:
-            measurements.opening_figure()
             measurements.from_scratch()
 
 
