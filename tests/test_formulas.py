@@ -72,7 +72,7 @@ def test_formula_1_3_a_distribution_draws_a_support_and_a_query_set():
             assert len({*zip(task_classes, labels, strict=True)}) == 3
 
 
-def test_formula_1_4_learning_to_learn_minimises_the_loss_on_the_queries_after_adapting():
+def test_formula_1_4_meta_learning_minimizes_the_loss_on_the_queries_after_adaptation():
     learner = identity_learner()
     learner.compile()
     scores = -((QUERY_X[:, None] - np.array([[1, 0], [5, 4]])) ** 2).sum(axis=-1)
@@ -90,7 +90,7 @@ def test_formula_1_5_a_prototype_is_the_mean_of_its_class():
     np.testing.assert_allclose(adapted.memory[0], [[1, 0], [5, 4]])
 
 
-def test_formula_1_6_a_score_is_the_negative_squared_distance():
+def test_formula_1_6_a_logit_is_the_negative_squared_distance():
     scores = identity_learner()(one_task(SUPPORT_X, SUPPORT_Y, QUERY_X))[0]
     np.testing.assert_allclose(scores, [[0, -32], [-41, -1], [-5, -13]])
 

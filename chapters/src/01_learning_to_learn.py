@@ -714,7 +714,7 @@ plt.show()
 # | D1 | 元学习与人工智能的融合 | the fusion of meta-learning and artificial intelligence |
 # | D2 | 元学习的核心概念、算法原理 | core concepts and algorithms of meta-learning |
 # | D3 | AI元学习的最新进展 | recent progress in meta-learning for AI |
-# | D4 | 一切皆是映射：跟踪AI元学习的最新进展 | everything is a mapping: tracking recent progress in meta-learning |
+# | D4 | 一切皆是映射：跟踪AI元学习（Meta-learning）的最新进展 | everything is a mapping: tracking recent progress in meta-learning |
 # | D5 | 迁移学习和元学习 | transfer learning and meta-learning |
 #
 # > **In the articles.** The three functions are D2's. D1's *meta-network* (元网络) is model-based and its
