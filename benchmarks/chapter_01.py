@@ -140,7 +140,7 @@ class Measurements:
         return {"learning_rate": rate, "per_step": per_step, "embeddings": kind, "accuracy": scores[kind]}
 
     def selected(self, method: str, images: int) -> dict[str, object]:
-        """All settings for the smallest budget, and the learning rate again for the middle one; the largest has those."""
+        """All settings for the smallest budget, a new learning rate for the middle one, the same for the largest."""
         small, middle, _ = BUDGETS
         if images == small:
             best = self._per_step(method, small)
