@@ -741,7 +741,7 @@ plt.show()
 # %% [markdown]
 # ## Exercises
 #
-# Exercises 1 to 4 have a check: run its cell and call it with your function, for example
+# Exercises 1 to 3 have a check: run its cell and call it with your function, for example
 # `check_tasks_needed(my_function)`. Here are the [solutions](../tests/solutions.py).
 #
 # **1. How many tasks?** (Warm-up.) The accuracies of a pilot evaluation are in `values`. Write
@@ -786,21 +786,7 @@ def check_linear_head(linear_head):
 
 
 # %% [markdown]
-# **4. A flawed evaluation.** A colleague reports an accuracy of 100 %, but her queries are the support images. Write
-# `shared(episode)`, which counts the queries in the first task of an episode that are also in its support set.
-
-
-# %%
-def check_shared(shared):
-    valid = next(iter(mk.FewShot(mk.load("glyphs"), ways=5, shots=2, queries=2, seed=1)))
-    assert shared(valid) == 0, "this episode is valid"
-    flawed = valid._replace(query_x=valid.support_x, query_y=valid.support_y)
-    assert shared(flawed) == 10, "here all 10 queries are support images"
-    print("Right.")
-
-
-# %% [markdown]
-# **5. Project: more shots.** Do the conclusions also hold for 5-way 5-shot tasks? Compare pixels, the classifier and
+# **4. Project: more shots.** Do the conclusions also hold for 5-way 5-shot tasks? Compare pixels, the classifier and
 # prototypes at equal numbers of training images, and report on half a page. Rubric, one point each: (a) all settings are
 # selected on validation tasks; (b) the test tasks are used only once; (c) at least three seeds, with the same
 # initializations and test tasks for both methods; (d) a figure with intervals; (e) every claim follows from an interval
