@@ -1,6 +1,6 @@
 """Episodic training and an ordinary classifier at three budgets of training images, and what both have to beat.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_01.py          (about 25 minutes on two cores)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_01.py          (about 50 minutes on one core)
 
 Both train the same conv4 on the characters of the 16 training alphabets, with equal numbers of images, and are tested
 by the nearest class mean of their embeddings on 600 tasks of the test alphabets. Learning rate, images per step and

@@ -7,8 +7,8 @@
 #
 # **Prerequisites.** Python, NumPy, and a basic idea of neural networks. Chapter 02 reviews how networks are trained.
 #
-# **Time.** About 75 minutes to read and try out, or one lecture of 90 minutes. The notebook runs in about one minute on
-# two CPU cores.
+# **Time.** About 75 minutes to read and try out, or one lecture of 90 minutes. The notebook runs in less than 90 seconds
+# on two CPU cores.
 #
 # ![Five characters of an unseen alphabet, with one support image and eight query images each](first_success.png)
 #
@@ -470,7 +470,7 @@ plt.xlabel("test accuracy, 5-way 1-shot (error bars: 95 % interval over tasks)")
 plt.show()
 
 # %% [markdown]
-# ## How certain are these numbers?
+# ## How sure are we?
 #
 # We report an average over random tasks with its **95 % confidence interval** (95 % 置信区间). For $n$ tasks whose
 # accuracies have the standard deviation $s$, it extends by
@@ -494,8 +494,8 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# In this book, two methods differ only if their 95 % intervals do not overlap, or if the interval of their paired
-# differences excludes zero. Otherwise the data do not decide.
+# In this book, we say that two methods differ only if their 95 % intervals do not overlap, or if the interval of their
+# paired differences excludes zero. Otherwise the data do not decide.
 #
 # An interval over tasks describes *one trained network*. Another seed yields another network, so a claim about a training
 # *method* needs an interval over several seeds.
@@ -517,8 +517,8 @@ assert all(significantly_better(results[a], results[b]) for a in trained for b i
 # ## Do we need episodes?
 #
 # The script trained each method with three seeds on about 30,000, 100,000 and 250,000 images (2, 6 and 15 passes over the
-# training set), from the same initializations and with the same 600 test tasks. Learning rates were selected at 30,000 and
-# at 100,000 images; the largest budget has those of the middle one.
+# training set), from the same initializations and with the same 600 test tasks (from scratch: 200 tasks with 5 ways and 60
+# with 20). Learning rates were selected at 30,000 and at 100,000 images; the largest budget has those of the middle one.
 
 # %%
 SEEDS, BUDGETS, PROBLEMS = range(3), (30_000, 100_000, 250_000), ("5-way", "20-way")
@@ -594,7 +594,7 @@ mk.report.Table([row(*case, **{"other alphabets": alphabets_gain(*case)}) for ca
 # which does not mean that the methods are equal.
 #
 # The comparison is limited to one network, one data set and 1-shot tasks. It agrees with Chen et al. (2019) and Tian et
-# al. (2020): an ordinary classifier is a strong baseline for few-shot learning.
+# al. (2020) that an ordinary classifier is a strong baseline for few-shot learning.
 
 # %%
 assert all(alphabets_gain(*case).mean > alphabets_gain(*case).interval for case in cases)
@@ -698,7 +698,7 @@ plt.show()
 # %% [markdown]
 # ## The landscape of meta-learning
 #
-# Surveys such as Hospedales et al. (2020) distinguish three families of meta-learning by the form of the adaptation rule:
+# The usual taxonomy of meta-learning (see the survey of Hospedales et al., 2020) has three families:
 #
 # | family | adaptation to a task | examples | chapters |
 # |---|---|---|---|
@@ -723,7 +723,7 @@ plt.show()
 # - D5: 迁移学习和元学习 (transfer learning and meta-learning)
 #
 # > **In the articles.** The three functions are D2's. D1's *meta-network* (元网络) is model-based and its
-# > *meta-optimization* (元优化) optimization-based; it also counts transfer learning. D4's families are model adaptation
+# > *meta-optimization* (元优化) optimization-based; it counts transfer learning, too. D4's families are model adaptation
 # > (distillation, splitting, MAML), transfer, and unsupervised algorithms; its "frameworks" (GAN, VAE; Adam, Adagrad;
 # > TensorFlow, PyTorch) are general tools. D4's motives are learning efficiency, generalization and adaptability.
 
