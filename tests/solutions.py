@@ -5,11 +5,11 @@ import numpy as np
 import meta_keras as mk
 
 
-def cosine(places, prototypes):
+def cosine(embedded, prototypes):
     def unit(rows):
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    return unit(places) @ unit(prototypes).T
+    return unit(embedded) @ unit(prototypes).T
 
 
 def tasks_needed(values, half_width):
@@ -143,7 +143,7 @@ RIGHT = {
 
 WRONG = {
     "check_tasks_needed": lambda values, half_width: int(np.ceil((1.96 * np.std(values) / half_width) ** 2)),
-    "check_cosine": lambda places, prototypes: places @ prototypes.T,
+    "check_cosine": lambda embedded, prototypes: embedded @ prototypes.T,
     "check_linear_head": lambda prototypes: (prototypes.T, -(prototypes**2).sum(axis=1)),
     "check_standardize": lambda train, test: ((train - train.mean()) / train.std(), (test - test.mean()) / test.std()),
     "check_best_rate": lambda smallest, largest: 2 / largest,
