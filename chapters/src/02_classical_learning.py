@@ -93,7 +93,7 @@ assert abs(x_train.mean()) < 1e-3 and abs(x_train.std() - 1) < 1e-3
 dim = test_images // 2
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.6), sharex=True, sharey=True)
 for axis, used in zip(axes, (standard, None), strict=True):
-    for name, x, kind in (("original test images", test_images, "bar"), ("half the brightness", dim, "step")):
+    for name, x, kind in (("original", test_images, "bar"), ("half the brightness", dim, "step")):
         means = preprocess_data(x, used)[0].mean(axis=(1, 2, 3))
         axis.hist(means, np.linspace(-1, 1.6, 40), alpha=0.7, label=name, histtype=kind, linewidth=2)
     axis.set(
@@ -479,9 +479,9 @@ RATES = np.geomspace(0.12, 30, 13).round(2)
 
 # %%
 def final_loss(optimizer, degrees, seed):
-    end = descend(optimizer, valley(degrees), starting_points(degrees, seed))[-1]
+    end = descend(optimizer, valley(degrees), starting_points(degrees, seed))[-1].astype("float64")
     with np.errstate(all="ignore"):  # gradient descent diverges if the learning rate is above 2
-        return np.nan_to_num(loss_at(valley(degrees), end), nan=np.inf)
+        return np.nan_to_num(loss_at(valley(degrees), end), nan=np.inf, posinf=np.inf)
 
 
 def tuned(makers, degrees):
@@ -549,7 +549,8 @@ assert all(below(rotated["momentum"], rotated[name]) for name in OPTIMIZERS if n
 assert not below(rotated["Adagrad"], rotated["gradient descent"])
 assert not below(rotated["gradient descent"], rotated["Adagrad"])
 for scores, degrees in ((aligned, 0), (rotated, 30)):
-    assert below(scores["momentum"], scores["Adam"]) and below(scores["Adam"], scores["gradient descent"])
+    assert below(scores["momentum"], scores["Adam"])
+    assert below(scores["Adam"], scores["gradient descent"])
     usual = partial(keras.optimizers.Adam, beta_1=0.9)
     losses = [final_loss(usual(rate), degrees, seed=0).mean() for rate in RATES]
     usual = np.log10(final_loss(usual(RATES[np.argmin(losses)]), degrees, seed=1))
@@ -698,7 +699,9 @@ plt.show()
 
 # %%
 ends = {name: mk.Score.of(distances[-1]) for name, distances in final.items()}
-rows = [{"schedule": k, "initial learning rate": f"{chosen[k]:g}", "final distance": ends[k]} for k in ends]
+rows = [
+    {"schedule": k, "initial learning rate": f"{chosen[k]:g}", "final distance": ends[k]} for k in ends
+]
 mk.report.Table(rows)
 
 # %% [markdown]
@@ -798,15 +801,17 @@ for size in SIZES:
         mean, half_width = difference(
             f"size: network, {size} per class", f"size: {name}, {size} per class"
         )
-        better = size > 1 if name == "nearest class mean" else size == 150
+        better = size == 150 if name == "linear classifier" else size > 1
         assert (mean > half_width) == better and mean > -half_width
 assert scores["network"][0].mean < 0.5 and scores["network"][-1].mean > 0.8
 mk.report.Table(rows)
 
 # %% [markdown]
-# With one image per class, the three methods cannot be distinguished. From 5 images per class on, the network is
-# significantly better than the nearest class mean, and at 150 per class also better than the linear classifier, by paired
-# differences. Over this range, its mean accuracy rises from less than 0.5 to more than 0.8.
+# With one image per class, the network cannot be distinguished from any baseline; the nearest neighbor and the nearest class
+# mean are then the same classifier. From 5 images per class on, the paired differences between the network and both of
+# them exclude zero. The linear classifier keeps up with the network until 150 images per class, where the network is ahead
+# by about 0.01. All of these intervals are over seeds, on the same 500 test images; over images, the network and the linear
+# classifier did not differ above. The network's mean accuracy rises from less than 0.5 to more than 0.8.
 #
 # A learner that starts from a random initialization needs these labels again for every new task. The other chapters use
 # knowledge from other tasks to reduce this need.
