@@ -11,8 +11,9 @@
 #
 # ![Paths of four optimizers in two valleys](four_optimizers.png)
 #
-# *Forty steps of four optimizers in a valley parallel to the axes (top) and rotated (bottom), at tuned learning rates. The
-# rotation does not affect gradient descent and momentum, whereas Adagrad loses its advantage.*
+# *Forty steps of four optimizers in a valley parallel to the axes (top) and rotated (bottom), with tuned settings. The
+# rotation does not affect gradient descent and momentum, whereas Adagrad loses its advantage. At the bottom right, Adam's
+# first steps leave the frame.*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -484,6 +485,7 @@ def final_loss(optimizer, degrees, seed):
         return np.nan_to_num(loss_at(valley(degrees), end), nan=np.inf, posinf=np.inf)
 
 
+# %%
 def tuned(makers, degrees):
     losses = [[final_loss(make(rate), degrees, seed=0).mean() for rate in RATES] for make in makers]
     best, rate = np.unravel_index(np.argmin(losses), (len(makers), len(RATES)))
