@@ -27,6 +27,7 @@ STEPS, BATCH = 468, 32
 SELECTION_SEEDS, TEST_SEEDS = range(5), range(100, 110)
 GRID = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4)  # times the smallest learning rate of an optimizer
 PER_CLASS = (1, 5, 15, 50, 150)
+NEIGHBORS = (1, 3, 5, 7, 9, 15, 25)
 
 schedules = keras.optimizers.schedules
 Make = Callable[[schedules.LearningRateSchedule], keras.optimizers.Optimizer]
@@ -186,6 +187,28 @@ def nearest_class_mean(per_class: int, seed: int) -> float:
     return round(float((distances.argmin(axis=1) == test.y).mean()), 4)
 
 
+def nearest_neighbors(per_class: int, seed: int, part: str) -> dict[str, float]:
+    """The accuracy of a vote among the k nearest of the same training images, for every k."""
+    rows, data, (x, y) = drawn(per_class, seed), fashion()["train"], fashion()[part]
+    nearest = data.y[rows][((data.x[rows] ** 2).sum(axis=-1) - 2 * x @ data.x[rows].T).argsort(axis=-1, kind="stable")]
+    votes = np.eye(10)[nearest[:, : max(NEIGHBORS)]].cumsum(axis=1)  # column k - 1 holds the votes of k neighbors
+    kept = [k for k in NEIGHBORS if k <= len(rows)]
+    return {str(k): round(float((votes[:, k - 1].argmax(axis=-1) == y).mean()), 4) for k in kept}
+
+
+def tune_neighbors(record: Record, per_class: int) -> None:
+    """Select k by validation accuracy, and test it with other seeds; k = 1 may be selected, as there is none below."""
+    name = f"size: nearest neighbors, {per_class} per class"
+    scores = record.measure(
+        f"{name}, validation", lambda: [nearest_neighbors(per_class, seed, "validation") for seed in SELECTION_SEEDS]
+    )
+    best = max(scores[0], key=lambda k: np.mean([run[k] for run in scores]))
+    if int(best) == max(NEIGHBORS):
+        raise ValueError(f"{name}: the best k, {best}, is the largest: {scores}.")
+    record.measure(f"{name}, selected", lambda: int(best))
+    record.measure(f"{name}, test", lambda: [nearest_neighbors(per_class, seed, "test")[best] for seed in TEST_SEEDS])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--again", action="store_true", help="discard the stored results")
@@ -202,6 +225,7 @@ def main() -> None:
             f"size: nearest class mean, {per_class} per class, test",
             lambda per_class=per_class: [nearest_class_mean(per_class, seed) for seed in TEST_SEEDS],
         )
+        tune_neighbors(record, per_class)
 
 
 if __name__ == "__main__":

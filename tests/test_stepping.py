@@ -60,7 +60,7 @@ def test_compiling_again_does_not_start_over():
 
 
 def test_accumulated_gradients_count_every_batch():
-    learner = learner_of(optimizer=keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
+    learner = learner_of(optimizer=keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), jit_compile=False)
     learner.fit(curves(), steps_per_epoch=3, verbose=0)
     assert int(learner.batches_seen) == 3
 
@@ -95,7 +95,7 @@ def test_a_backup_that_cannot_be_resumed_exactly_is_refused(frequency, tmp_path)
 
 
 def test_train_on_batch_says_that_a_step_was_not_taken_and_then_learns_again():
-    learner = learner_of()
+    learner = learner_of(jit_compile=False)
     *inputs, query_y = next(iter(curves()))
     before = learner.network.get_weights()
     with pytest.raises(FloatingPointError, match="not finite at step 0"):
@@ -106,7 +106,7 @@ def test_train_on_batch_says_that_a_step_was_not_taken_and_then_learns_again():
 
 
 def test_evaluating_on_an_infinite_loss_is_an_error_and_not_an_accuracy():
-    learner = learner_of()
+    learner = learner_of(jit_compile=False)
     bad = curves().map(lambda e: e._replace(query_y=1e30 * tf.ones_like(e.query_y)))
     with pytest.raises(FloatingPointError, match="loss of these tasks is inf, so its metrics are meaningless"):
         learner.evaluate(bad, steps=1, verbose=0)
@@ -131,7 +131,8 @@ class EveryBatch(Count):
 
 @pytest.mark.parametrize("steps", [1, 50, 53])
 def test_by_default_an_epoch_has_exactly_as_many_steps_as_asked_for(steps):
-    fast, slow = learner_of(metrics=["mae"]), learner_of(metrics=["mae"], steps_per_execution=1)
+    fast = learner_of(metrics=["mae"])
+    slow = learner_of(metrics=["mae"], steps_per_execution=1, jit_compile=False)
     histories = [each.fit(curves(), steps_per_epoch=steps, epochs=2, verbose=0).history for each in (fast, slow)]
     assert fast.steps_per_execution == MOST_STEPS and slow.steps_per_execution == 1
     assert int(fast.batches_seen) == int(fast.optimizer.iterations) == 2 * steps
@@ -170,7 +171,7 @@ def test_convolutions_and_dropout_run_one_step_per_call():
 
 
 def test_validation_and_evaluation_use_as_many_batches_as_asked_for():
-    learner, one = learner_of(), learner_of(steps_per_execution=1)
+    learner, one = learner_of(), learner_of(steps_per_execution=1, jit_compile=False)
     histories = [
         each.fit(curves(), steps_per_epoch=60, validation_data=curves(seed=5), validation_steps=3, verbose=0).history
         for each in (learner, one)
