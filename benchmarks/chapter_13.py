@@ -293,7 +293,14 @@ class Measurements:
 
     def validate(self, name: str, kind: str, chosen: Callable[[], Setting], steps: int = STEPS) -> float:
         episode = held_out(kind, "validation", SELECTION)
-        return self.record.measure(f"validation, {kind}: {name}", lambda: accuracy(chosen(), episode, steps))
+
+        def measure() -> float:
+            try:
+                return accuracy(chosen(), episode, steps)
+            except FloatingPointError:  # meta-training diverged
+                return 0.0
+
+        return self.record.measure(f"validation, {kind}: {name}", measure)
 
     def select(self, name: str, kind: str, choose: Callable[[], dict]) -> dict:
         return self.record.measure(f"selected, {kind}: {name}", choose)
@@ -323,9 +330,10 @@ class Measurements:
             key = f"new head, {steps} steps, rate {rate:g}"
             return self.validate(key, kind, lambda: setting(SELECTION, 1.0, head_only(rate)), steps)
 
-        return self.select(f"new head, {steps} steps", kind, lambda: {"rate": best_inside(trial, (0.1, 0.2, 0.4))})[
-            "rate"
-        ]
+        def choose() -> dict:
+            return {"rate": best_inside(trial, (0.1, 0.2, 0.4))}
+
+        return self.select(f"new head, {steps} steps", kind, choose)["rate"]
 
     def two_rates(self, kind: str, steps: int) -> dict:
         """Fine-tuning with one learning rate for the head and a smaller one for the trunk."""
@@ -392,9 +400,10 @@ class Measurements:
             key = f"validation, {kind}: trained class means, outer {outer:g}"
             return self.record.measure(key, lambda: trained_class_means(kind, SELECTION, outer, episode))
 
-        return self.select("trained class means", kind, lambda: {"outer": best_inside(trial, (0.001, 0.002, 0.004))})[
-            "outer"
-        ]
+        def choose() -> dict:
+            return {"outer": best_inside(trial, (0.001, 0.002, 0.004))}
+
+        return self.select("trained class means", kind, choose)["outer"]
 
     def both(self, name: str, accuracies: Callable[..., list[float]], outers: Grid, rates: Grid) -> dict:
         """Hyperparameters for a mixture of near and far tasks, by the mean accuracy on both."""
@@ -412,9 +421,9 @@ class Measurements:
     # Test
 
     def test_fixed(self, kind: str, replicate: int) -> None:
-        chosen = {
-            name[len(f"selected, {kind}: ") :]: value for name, value in self.record.results.items() if kind in name
-        }
+        prefix = f"selected, {kind}: "
+        results = self.record.results.items()
+        chosen = {key.removeprefix(prefix): value for key, value in results if key.startswith(prefix)}
 
         def measure() -> dict[str, float]:
             episode, found = held_out(kind, "test", replicate), {}
