@@ -32,6 +32,8 @@ TASKS, VALIDATION_TASKS, QUERIES = 200, 200, 10
 SELECTION, REPLICATES = 100, tuple(range(6))
 COEFFICIENTS = tuple(n / 8 for n in range(9))
 RATES = tuple(0.003125 * 2**n for n in range(11))
+COARSE = tuple(0.00078125 * 4**n for n in range(6))  # learning rates
+META_COARSE = (0.00625, 0.025, 0.1, 0.4)  # those of methods that are meta-trained for each one
 FAR_TRAINING_IMAGES = 120  # of the 200 per garment; the others are for validation
 
 Grid = Sequence[float]
@@ -235,11 +237,11 @@ def class_means(replicate: int, normalization: str, episode: mk.Episode, *, fres
     """The nearest class mean of the source's features, or of an untrained network's: no training steps."""
     model = network(5, replicate) if fresh else source(replicate)[0]
     body = keras.Model(model.inputs, model.layers[-2].output)
-    sample = body(pools()["source"].arrays(scaled=True)[0][::8])
+    sample = body([pools()["source"].arrays(scaled=True)[0][::8]])
     center = tf.reduce_mean(sample, axis=0) if normalization == "centered unit" else 0.0
 
     def embedded(images: tf.Tensor) -> tf.Tensor:
-        features = body(tf.reshape(images, (-1, 14, 14, 1))) - center
+        features = body([tf.reshape(images, (-1, 14, 14, 1))]) - center
         features = features if normalization == "plain" else tf.math.l2_normalize(features, axis=-1)
         return tf.reshape(features, (*images.shape[:2], -1))
 
@@ -253,9 +255,10 @@ def class_means(replicate: int, normalization: str, episode: mk.Episode, *, fres
 # Selection
 
 
-def best_inside(measure: Callable[[float], float], grid: Grid, factor: float = 2) -> float:
-    """The best value of a grid, which is extended for as long as the best is at its edge."""
+def best_inside(measure: Callable[[float], float], grid: Grid) -> float:
+    """The best value of a geometric grid, which is extended for as long as the best is at its edge."""
     found = {value: measure(value) for value in grid}
+    factor = grid[1] / grid[0]
     while True:
         best = max(found, key=found.get)
         if best not in (min(found), max(found)):
@@ -264,13 +267,28 @@ def best_inside(measure: Callable[[float], float], grid: Grid, factor: float = 2
         found[further] = measure(further)
 
 
-# Method -> mixing coefficient, network, source, and the grid of learning rates
-FIXED: dict[str, tuple[float, str, str, Grid]] = {
-    "from scratch": (0.0, "fresh", "source", (0.2, 0.4, 0.8)),
-    "half": (0.5, "fresh", "source", (0.1, 0.2, 0.4)),
-    "fine-tuning": (1.0, "fresh", "source", (0.025, 0.05, 0.1)),
-    "0.5 x source": (0.5, "zero", "source", (0.1, 0.2, 0.4)),
-    "half, shuffled source": (0.5, "fresh", "shuffled", (0.1, 0.2, 0.4)),
+def search(measure: Callable[[float], float], grid: Grid = COARSE) -> float:
+    """The best value of a coarse grid of factor four, and then of it, its half and its double."""
+    best = best_inside(measure, grid)
+    return max((best, best / 2, best * 2), key=measure)
+
+
+def inner_and_outer(trial: Callable[[float, float], float], inners: Grid, outers: Grid) -> dict[str, float]:
+    """The inner learning rate at the middle outer one, the outer one, and the inner one again in finer steps."""
+    outer = outers[len(outers) // 2]
+    rate = best_inside(lambda value: trial(value, outer), inners)
+    if len(outers) > 1:
+        outer = best_inside(lambda value: trial(rate, value), outers)
+    return {"rate": max((rate, rate / 2, rate * 2), key=lambda value: trial(value, outer)), "outer": outer}
+
+
+# Method -> mixing coefficient, network, source
+FIXED: dict[str, tuple[float, str, str]] = {
+    "from scratch": (0.0, "fresh", "source"),
+    "half": (0.5, "fresh", "source"),
+    "fine-tuning": (1.0, "fresh", "source"),
+    "0.5 x source": (0.5, "zero", "source"),
+    "half, shuffled source": (0.5, "fresh", "shuffled"),
 }
 # What the outer loop trains
 META_TRAINED = {
@@ -317,13 +335,13 @@ class Measurements:
         self.select("searched coefficient", kind, lambda: {"coefficient": COEFFICIENTS[column], "rate": RATES[row]})
 
     def fixed(self, name: str, kind: str, steps: int) -> float:
-        coefficient, fresh, given, grid = FIXED[name]
+        coefficient, fresh, given = FIXED[name]
 
         def trial(rate: float) -> float:
             key = f"{name}, {steps} steps, rate {rate:g}"
             return self.validate(key, kind, lambda: setting(SELECTION, coefficient, rate, fresh, given), steps)
 
-        return self.select(f"{name}, {steps} steps", kind, lambda: {"rate": best_inside(trial, grid)})["rate"]
+        return self.select(f"{name}, {steps} steps", kind, lambda: {"rate": search(trial)})["rate"]
 
     def new_head(self, kind: str, steps: int) -> float:
         def trial(rate: float) -> float:
@@ -331,28 +349,28 @@ class Measurements:
             return self.validate(key, kind, lambda: setting(SELECTION, 1.0, head_only(rate)), steps)
 
         def choose() -> dict:
-            return {"rate": best_inside(trial, (0.1, 0.2, 0.4))}
+            return {"rate": search(trial)}
 
         return self.select(f"new head, {steps} steps", kind, choose)["rate"]
 
-    def two_rates(self, kind: str, steps: int) -> dict:
+    def two_rates(self, kind: str) -> dict:
         """Fine-tuning with one learning rate for the head and a smaller one for the trunk."""
         best: dict[float, float] = {}
 
         def trial(factor: float, rate: float) -> float:
             rates = [factor * rate] * len(TRUNK) + [rate]
-            key = f"two rates, {steps} steps, factor {factor:g}, rate {rate:g}"
-            return self.validate(key, kind, lambda: setting(SELECTION, 1.0, rates), steps)
+            key = f"two rates, factor {factor:g}, rate {rate:g}"
+            return self.validate(key, kind, lambda: setting(SELECTION, 1.0, rates))
 
         def best_of(factor: float) -> float:
-            best[factor] = best_inside(lambda rate: trial(factor, rate), (0.05, 0.1, 0.2))
+            best[factor] = search(lambda rate: trial(factor, rate))
             return trial(factor, best[factor])
 
         def choose() -> dict:
-            factor = best_inside(best_of, (0.015625, 0.0625, 0.25), factor=4)
+            factor = best_inside(best_of, (0.0625, 0.25, 1, 4, 16))
             return {"factor": factor, "rate": best[factor]}
 
-        return self.select(f"two rates, {steps} steps", kind, choose)
+        return self.select("two rates", kind, choose)
 
     def normalization(self, kind: str) -> str:
         def trial(name: str) -> float:
@@ -365,7 +383,7 @@ class Measurements:
         return self.select("class means", kind, lambda: {"features": max(choices, key=trial)})["features"]
 
     def meta_trained(self, name: str, kind: str) -> dict:
-        """The outer learning rate at the middle inner one, and then the (initial) inner learning rate."""
+        """The (initial) inner learning rate at the middle outer one, then the outer one, then the inner one again."""
         method = META_TRAINED[name]
         outers = (0.001, 0.002, 0.004) if method == "MAML" else (0.05, 0.1, 0.2)
 
@@ -374,9 +392,7 @@ class Measurements:
             return self.validate(key, kind, lambda: trained(name, kind, SELECTION, rate, outer))
 
         def choose() -> dict:
-            rates = (0.05, 0.1, 0.2)
-            outer = best_inside(lambda value: trial(rates[1], value), outers)
-            return {"outer": outer, "rate": best_inside(lambda value: trial(value, outer), rates)}
+            return inner_and_outer(trial, META_COARSE, outers)
 
         return self.select(name, kind, choose)
 
@@ -392,7 +408,7 @@ class Measurements:
             return self.validate(key, kind, lambda: reached()._replace(rates=rate), MORE_STEPS)
 
         key = f"{name}, {MORE_STEPS} steps"
-        return self.select(key, kind, lambda: {"rate": best_inside(trial, (0.05, 0.1, 0.2))})["rate"]
+        return self.select(key, kind, lambda: {"rate": search(trial)})["rate"]
 
     def prototypes(self, kind: str) -> float:
         def trial(outer: float) -> float:
@@ -405,18 +421,21 @@ class Measurements:
 
         return self.select("trained class means", kind, choose)["outer"]
 
-    def both(self, name: str, accuracies: Callable[..., list[float]], outers: Grid, rates: Grid) -> dict:
+    def both(self, name: str, accuracies: Callable[..., list[float]], outers: Grid) -> dict:
         """Hyperparameters for a mixture of near and far tasks, by the mean accuracy on both."""
 
         def trial(rate: float, outer: float) -> float:
-            key = f"validation, both: {name}, rate {rate:g}, outer {outer:g}"
-            return float(np.mean(self.record.measure(key, lambda: accuracies(SELECTION, "validation", rate, outer))))
+            def measure() -> list[float]:
+                try:
+                    return accuracies(SELECTION, "validation", rate, outer)
+                except FloatingPointError:  # meta-training diverged
+                    return [0.0, 0.0]
 
-        def choose() -> dict:
-            outer = best_inside(lambda value: trial(rates[1], value), outers) if len(outers) > 1 else outers[0]
-            return {"outer": outer, "rate": best_inside(lambda value: trial(value, outer), rates)}
+            return float(
+                np.mean(self.record.measure(f"validation, both: {name}, rate {rate:g}, outer {outer:g}", measure))
+            )
 
-        return self.select(name, "both", choose)
+        return self.select(name, "both", lambda: inner_and_outer(trial, META_COARSE, outers))
 
     # Test
 
@@ -428,16 +447,16 @@ class Measurements:
         def measure() -> dict[str, float]:
             episode, found = held_out(kind, "test", replicate), {}
             for steps in (STEPS, MORE_STEPS):
-                for name, (coefficient, fresh, given, _) in FIXED.items():
+                for name, (coefficient, fresh, given) in FIXED.items():
                     key = f"{name}, {steps} steps"
                     if key in chosen:
                         one = setting(replicate, coefficient, chosen[key]["rate"], fresh, given)
                         found[key] = accuracy(one, episode, steps)
                 rate = chosen[f"new head, {steps} steps"]["rate"]
                 found[f"new head, {steps} steps"] = accuracy(setting(replicate, 1.0, head_only(rate)), episode, steps)
-                two = chosen[f"two rates, {steps} steps"]
-                rates = [two["factor"] * two["rate"]] * len(TRUNK) + [two["rate"]]
-                found[f"two rates, {steps} steps"] = accuracy(setting(replicate, 1.0, rates), episode, steps)
+            two = chosen["two rates"]
+            rates = [two["factor"] * two["rate"]] * len(TRUNK) + [two["rate"]]
+            found["two rates"] = accuracy(setting(replicate, 1.0, rates), episode)
             searched = chosen["searched coefficient"]
             one = setting(replicate, searched["coefficient"], searched["rate"])
             found["searched coefficient"] = accuracy(one, episode)
@@ -499,11 +518,6 @@ def of_half(replicate: int, part: str, rate: float, _: float) -> list[float]:
     return [accuracy(setting(replicate, 0.5, rate), held_out(kind, part, replicate)) for kind in KINDS]
 
 
-def of_rates(replicate: int, part: str, rate: float, outer: float) -> list[float]:
-    reached = trained("learned coefficients and rates", "both", replicate, rate, outer)
-    return [accuracy(reached, held_out(kind, part, replicate)) for kind in KINDS]
-
-
 def seen_by_network(replicate: int, rate: float, outer: float) -> dict[str, list[list[float]]]:
     """The mixing coefficients that a strategy network chooses for 40 test tasks of each kind."""
     rule, found = looking(replicate, rate, outer).rule, {}
@@ -529,20 +543,19 @@ def main() -> None:
                 if steps == STEPS or name in ("from scratch", "half", "fine-tuning"):
                     measurements.fixed(name, kind, steps)
             measurements.new_head(kind, steps)
-            measurements.two_rates(kind, steps)
+        measurements.two_rates(kind)
         for name in META_TRAINED:
             chosen[name, kind] = measurements.meta_trained(name, kind)
             if name in ("learned coefficients", "MAML"):
                 more[name, kind] = measurements.meta_trained_at_20(name, kind, chosen[name, kind])
         chosen["class means", kind] = measurements.prototypes(kind)
     mixtures = {
-        "strategy network": (of_network, (0.005, 0.01, 0.02), (0.05, 0.1, 0.2)),
-        "one for all": (of_one_for_all, (0.05, 0.1, 0.2), (0.05, 0.1, 0.2)),
-        "one for all, with rates": (of_rates, (0.05, 0.1, 0.2), (0.05, 0.1, 0.2)),
-        "half": (of_half, (0,), (0.05, 0.1, 0.2)),
+        "strategy network": (of_network, (0.01, 0.02, 0.04)),
+        "one for all": (of_one_for_all, (0.05, 0.1, 0.2)),
+        "half": (of_half, (0,)),
     }
-    for name, (accuracies, outers, rates) in mixtures.items():
-        chosen[name, "both"] = measurements.both(name, accuracies, outers, rates)
+    for name, (accuracies, outers) in mixtures.items():
+        chosen[name, "both"] = measurements.both(name, accuracies, outers)
     network = chosen["strategy network", "both"]
     for replicate in REPLICATES:
         record.measure(f"source, replicate {replicate}", lambda r=replicate: round(source(r)[1], 4))
@@ -554,7 +567,7 @@ def main() -> None:
                 f"test, {kind}: trained class means, replicate {replicate}",
                 lambda k=kind, r=replicate: trained_class_means(k, r, chosen["class means", k], held_out(k, "test", r)),
             )
-        for name, (accuracies, _, _) in mixtures.items():
+        for name, (accuracies, _) in mixtures.items():
             each = chosen[name, "both"]
             record.measure(
                 f"test, both: {name}, replicate {replicate}",
