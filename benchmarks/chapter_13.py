@@ -31,8 +31,8 @@ SOURCE_STEPS, META_STEPS, META_BATCH = 1200, 150, 4
 TASKS, VALIDATION_TASKS, QUERIES = 200, 200, 10
 SELECTION, REPLICATES = 100, tuple(range(6))
 COEFFICIENTS = tuple(n / 8 for n in range(9))
-RATES = tuple(0.003125 * 2**n for n in range(11))
-COARSE = tuple(0.00078125 * 4**n for n in range(6))  # learning rates
+RATES = tuple(0.003125 * 2**n for n in range(13))
+COARSE = tuple(0.00078125 * 4**n for n in range(8))  # learning rates
 META_COARSE = (0.00625, 0.025, 0.1, 0.4)  # those of methods that are meta-trained for each one
 FAR_TRAINING_IMAGES = 120  # of the 200 per garment; the others are for validation
 
