@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from record import Record
+from matplotlib.figure import Figure
+from record import ROOT, Record
 
 import meta_keras as mk
 from meta_keras.rules import GradientDescent, Update
@@ -529,6 +530,27 @@ def seen_by_network(replicate: int, rate: float, outer: float) -> dict[str, list
     return found
 
 
+def draw(grids: dict[str, np.ndarray]) -> Figure:
+    """The opening figure of the chapter: accuracy over mixing coefficient and learning rate."""
+    with mk.report.figures.in_style():
+        figure = Figure(figsize=(8, 3.9), layout="constrained")
+        both = figure.subplots(1, 2, sharey=True)
+        for axes, (kind, grid) in zip(both, grids.items(), strict=True):
+            image = axes.imshow(grid, origin="lower", vmin=0.2, vmax=0.9, aspect="auto", cmap="viridis")
+            best = grid.argmax(axis=0)
+            axes.plot(range(len(best)), best, "o", color="white", markeredgecolor="black", markersize=5)
+            column = grid.max(axis=0).argmax()
+            axes.plot(column, best[column], "s", color="none", markeredgecolor="black", markersize=13, mew=2)
+            axes.set(title=f"{kind} tasks", xlabel="mixing coefficient of the source")
+            axes.set(xticks=range(len(COEFFICIENTS)), xticklabels=[f"{a:g}" for a in COEFFICIENTS])
+            axes.set(yticks=range(len(RATES)), yticklabels=[f"{rate:.2g}" for rate in RATES])
+            axes.tick_params(labelsize=8)
+            axes.grid(visible=False)
+        both[0].set_ylabel("learning rate")
+        figure.colorbar(image, ax=both, label="validation accuracy")
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--again", action="store_true", help="discard what was measured before")
@@ -573,6 +595,8 @@ def main() -> None:
                 f"test, both: {name}, replicate {replicate}",
                 lambda f=accuracies, r=replicate, e=each: f(r, "test", e["rate"], e["outer"]),
             )
+    figure = draw({kind: np.array(record.results[f"grid, {kind}"]) for kind in KINDS})
+    figure.savefig(ROOT / "chapters" / "amount_and_rate.png", dpi=110, metadata={"Software": None})
     record.measure("network's coefficients", lambda: seen_by_network(0, network["rate"], network["outer"]))
 
 
