@@ -28,9 +28,10 @@ from meta_keras.transfer import Strategy, StrategyNetwork
 
 KINDS = ("near", "far")
 TRUNK, STEPS, MORE_STEPS = ["conv1", "conv2", "conv3"], 3, 20
-SOURCE_STEPS, META_STEPS, META_BATCH = 1200, 150, 4
+SOURCE_STEPS, META_STEPS, META_BATCH = 1200, 100, 4
 TASKS, VALIDATION_TASKS, QUERIES = 200, 200, 10
-SELECTION, REPLICATES = 100, tuple(range(6))
+SLOW_TASKS = 100  # of the validation tasks: for 20 steps, and for the large grid
+SELECTION, REPLICATES = 100, tuple(range(5))
 COEFFICIENTS = tuple(n / 8 for n in range(9))
 RATES = tuple(0.003125 * 2**n for n in range(13))
 COARSE = tuple(0.00078125 * 4**n for n in range(8))  # learning rates
@@ -116,6 +117,10 @@ def joined(near: mk.Episode, far: mk.Episode) -> mk.Episode:
 def held_out(kind: str, part: str, seed: int) -> mk.Episode:
     count = TASKS if part == "test" else VALIDATION_TASKS
     return next(iter(tasks(kind, part, 10_000 + seed, count)))
+
+
+def first(episode: mk.Episode, count: int) -> mk.Episode:
+    return mk.Episode(*[part[:count] for part in episode])
 
 
 # Networks
@@ -312,6 +317,7 @@ class Measurements:
 
     def validate(self, name: str, kind: str, chosen: Callable[[], Setting], steps: int = STEPS) -> float:
         episode = held_out(kind, "validation", SELECTION)
+        episode = episode if steps == STEPS else first(episode, SLOW_TASKS)
 
         def measure() -> float:
             try:
@@ -328,7 +334,7 @@ class Measurements:
 
     def grid(self, kind: str) -> None:
         def measure() -> list[list[float]]:
-            episode = held_out(kind, "validation", SELECTION)
+            episode = first(held_out(kind, "validation", SELECTION), SLOW_TASKS)
             return [[accuracy(setting(SELECTION, a, rate), episode) for a in COEFFICIENTS] for rate in RATES]
 
         found = np.array(self.record.measure(f"grid, {kind}", measure))
