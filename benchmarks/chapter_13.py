@@ -30,7 +30,7 @@ KINDS = ("near", "far")
 TRUNK, STEPS, MORE_STEPS = ["conv1", "conv2", "conv3"], 3, 20
 SOURCE_STEPS, META_STEPS, META_BATCH = 1200, 100, 4
 TASKS, VALIDATION_TASKS, QUERIES = 200, 200, 10
-SLOW_TASKS = 100  # of the validation tasks: for 20 steps, and for the large grid
+SLOW_TASKS = 100  # the first ones, in validation and test: for 20 steps, and in validation for the large grid
 SELECTION, REPLICATES = 100, tuple(range(5))
 COEFFICIENTS = tuple(n / 8 for n in range(9))
 RATES = tuple(0.003125 * 2**n for n in range(13))
@@ -197,7 +197,7 @@ def correct(learner: mk.MetaLearner, episode: mk.Episode) -> tf.Tensor:
 @functools.cache
 def learner(method: str, steps: int = STEPS) -> mk.MetaLearner:
     """A learner that is traced once; `method` says what the outer loop trains."""
-    rates = LayerRates(learn=method in ("rates", "both"))
+    rates = LayerRates(learn=method == "rates")
     if method == "MAML":
         rule = GradientDescent(rates, STEPS)
     else:
@@ -216,7 +216,7 @@ def accuracy(chosen: Setting, episode: mk.Episode, steps: int = STEPS) -> float:
 
 
 def meta_train(method: str, chosen: Setting, drawn: tf.data.Dataset, outer: float) -> Setting:
-    """The setting after meta-training of its coefficients, its learning rates, both, or its weights (MAML)."""
+    """The setting after meta-training of its coefficients, its learning rates, or its weights (MAML)."""
     one = learner(method)
     install(one, chosen)
     mk.restart(one)
@@ -300,7 +300,6 @@ FIXED: dict[str, tuple[float, str, str]] = {
 META_TRAINED = {
     "learned coefficients": "coefficients",
     "learned rates": "rates",
-    "learned coefficients and rates": "both",
     "MAML": "MAML",
 }
 
@@ -403,20 +402,6 @@ class Measurements:
 
         return self.select(name, kind, choose)
 
-    def meta_trained_at_20(self, name: str, kind: str, chosen: dict) -> float:
-        """The learning rate for 20 steps of what was meta-trained for three."""
-
-        @functools.cache
-        def reached() -> Setting:
-            return trained(name, kind, SELECTION, chosen["rate"], chosen["outer"])
-
-        def trial(rate: float) -> float:
-            key = f"{name}, {MORE_STEPS} steps, rate {rate:g}"
-            return self.validate(key, kind, lambda: reached()._replace(rates=rate), MORE_STEPS)
-
-        key = f"{name}, {MORE_STEPS} steps"
-        return self.select(key, kind, lambda: {"rate": search(trial)})["rate"]
-
     def prototypes(self, kind: str) -> float:
         def trial(outer: float) -> float:
             episode = held_out(kind, "validation", SELECTION)
@@ -454,6 +439,7 @@ class Measurements:
         def measure() -> dict[str, float]:
             episode, found = held_out(kind, "test", replicate), {}
             for steps in (STEPS, MORE_STEPS):
+                episode = first(episode, TASKS if steps == STEPS else SLOW_TASKS)
                 for name, (coefficient, fresh, given) in FIXED.items():
                     key = f"{name}, {steps} steps"
                     if key in chosen:
@@ -461,6 +447,7 @@ class Measurements:
                         found[key] = accuracy(one, episode, steps)
                 rate = chosen[f"new head, {steps} steps"]["rate"]
                 found[f"new head, {steps} steps"] = accuracy(setting(replicate, 1.0, head_only(rate)), episode, steps)
+            episode = held_out(kind, "test", replicate)
             two = chosen["two rates"]
             rates = [two["factor"] * two["rate"]] * len(TRUNK) + [two["rate"]]
             found["two rates"] = accuracy(setting(replicate, 1.0, rates), episode)
@@ -473,13 +460,11 @@ class Measurements:
 
         self.record.measure(f"test, {kind}: fixed strategies, replicate {replicate}", measure)
 
-    def test_meta_trained(self, name: str, kind: str, replicate: int, chosen: dict, more: float | None) -> None:
+    def test_meta_trained(self, name: str, kind: str, replicate: int, chosen: dict) -> None:
         def measure() -> dict[str, Any]:
             episode = held_out(kind, "test", replicate)
             reached = trained(name, kind, replicate, chosen["rate"], chosen["outer"])
             found = {"accuracy": accuracy(reached, episode)}
-            if more is not None:
-                found["20 steps"] = accuracy(reached._replace(rates=more), episode, MORE_STEPS)
             if name != "MAML":
                 found["coefficients"] = np.round(np.broadcast_to(reached.coefficients, 3), 4).tolist()
                 found["rates"] = np.round(np.broadcast_to(reached.rates, 4), 5).tolist()
@@ -562,7 +547,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="discard what was measured before")
     record = Record("chapter_13", again=parser.parse_args().again)
     measurements = Measurements(record)
-    chosen, more = {}, {}
+    chosen: dict[tuple[str, str], Any] = {}
     for kind in KINDS:
         measurements.grid(kind)
         measurements.normalization(kind)
@@ -574,8 +559,6 @@ def main() -> None:
         measurements.two_rates(kind)
         for name in META_TRAINED:
             chosen[name, kind] = measurements.meta_trained(name, kind)
-            if name in ("learned coefficients", "MAML"):
-                more[name, kind] = measurements.meta_trained_at_20(name, kind, chosen[name, kind])
         chosen["class means", kind] = measurements.prototypes(kind)
     mixtures = {
         "strategy network": (of_network, (0.01, 0.02, 0.04)),
@@ -585,12 +568,15 @@ def main() -> None:
     for name, (accuracies, outers) in mixtures.items():
         chosen[name, "both"] = measurements.both(name, accuracies, outers)
     network = chosen["strategy network", "both"]
+    figure = draw({kind: np.array(record.results[f"grid, {kind}"]) for kind in KINDS})
+    figure.savefig(ROOT / "chapters" / "amount_and_rate.png", dpi=110, metadata={"Software": None})
+    record.measure("network's coefficients", lambda: seen_by_network(0, network["rate"], network["outer"]))
     for replicate in REPLICATES:
         record.measure(f"source, replicate {replicate}", lambda r=replicate: round(source(r)[1], 4))
         for kind in KINDS:
             measurements.test_fixed(kind, replicate)
             for name in META_TRAINED:
-                measurements.test_meta_trained(name, kind, replicate, chosen[name, kind], more.get((name, kind)))
+                measurements.test_meta_trained(name, kind, replicate, chosen[name, kind])
             record.measure(
                 f"test, {kind}: trained class means, replicate {replicate}",
                 lambda k=kind, r=replicate: trained_class_means(k, r, chosen["class means", k], held_out(k, "test", r)),
@@ -601,9 +587,6 @@ def main() -> None:
                 f"test, both: {name}, replicate {replicate}",
                 lambda f=accuracies, r=replicate, e=each: f(r, "test", e["rate"], e["outer"]),
             )
-    figure = draw({kind: np.array(record.results[f"grid, {kind}"]) for kind in KINDS})
-    figure.savefig(ROOT / "chapters" / "amount_and_rate.png", dpi=110, metadata={"Software": None})
-    record.measure("network's coefficients", lambda: seen_by_network(0, network["rate"], network["outer"]))
 
 
 if __name__ == "__main__":
