@@ -43,11 +43,10 @@ stored = mk.report.measured("chapter_13")  # long measurements, made by benchmar
 #
 # $$\omega^* = \arg\min_\omega \; L(g_\omega, D_s, D_t) \qquad \text{(Formula 13.1)}$$
 #
-# As in chapters 01 and 10, $L$ is the loss on the *queries* of a target task after adaptation to its support set, averaged
-# over many target tasks.
+# As in chapter 10, $L$ is the loss on the *queries* of a target task after adaptation to its support set, averaged over many tasks.
 
 # %% [markdown]
-# We will compare three groups of strategies, all with the same source:
+# We compare three groups of strategies:
 #
 # - **fixed** strategies: fine-tuning, a new head on frozen layers, a blend of source and random weights, and class means of
 #   the source's features, which need no gradient step;
@@ -92,7 +91,7 @@ stored = mk.report.measured("chapter_13")  # long measurements, made by benchmar
 # by $r_1 = 1 - 2\alpha = 0.8$ in the first task, and by $r_2 = 1 - 8\alpha = 0.2$ in the second.
 
 # %% [markdown]
-# Let the coefficient be one half, so that $\theta_0 = 2$. This solves the first task, whose derivative is zero. In the second
+# If the coefficient is one half, $\theta_0 = 2$ solves the first task, whose derivative is zero. In the second
 # task, the step leads to 6, and the derivative of the query loss with respect to $\theta_0$ is $0.2 \cdot 8 \cdot
 # (6 - 7) = -1.6$. The mean over both tasks is $-0.8$, and Formula 13.3 gives $0.5 \cdot 0.5 \cdot (4 - 0) \cdot (-0.8) =
 # -0.8$. So gradient descent takes more of the source. Automatic differentiation agrees:
@@ -184,8 +183,8 @@ assert np.isclose(model.get_weights()[0].item(), 3, atol=1e-2)
 # The source is a classifier of 200 characters from `glyphs` (chapter 01). All target tasks are 5-way 5-shot. **Near** tasks have
 # five *other* characters: the meta-training tasks use the remaining characters of the training alphabets, and validation and
 # test tasks use alphabets of their own. **Far** tasks have five kinds of garments from Fashion-MNIST (chapter 02). Since there are
-# only ten kinds, meta-training, validation and test share the classes but use different images. A method that meta-trains many
-# weights may therefore learn the garments themselves.
+# only ten kinds, meta-training, validation and test share them, in different images. A method that meta-trains many weights may
+# therefore learn the garments themselves.
 
 
 # %%
@@ -403,7 +402,8 @@ for kind in test:
 # 200 test tasks of each kind, so the intervals include the variation of all of them.
 
 # %% [markdown]
-# The next figure shows the learned coefficients of every replicate.
+# The next figure has one line per replicate. For near tasks, the strategy learns to take almost all of the source. For far tasks,
+# it takes less, and the coefficients vary between replicates.
 
 # %%
 REPLICATES = range(5)
@@ -415,7 +415,10 @@ for axes, kind in zip(both, test, strict=True):
     rate = selected("learned coefficients", kind)["rate"]
     axes.axhline(0.5, color="0.5", linestyle=":")
     axes.set(
-        title=f"{kind} tasks, learning rate {rate:g}", xticks=range(3), xticklabels=TRUNK, ylim=(0, 1)
+        title=f"{kind} tasks, learning rate {rate:g}",
+        xticks=range(3),
+        xticklabels=TRUNK,
+        ylim=(0, 1.05),
     )
 both[0].set_ylabel("mixing coefficient of the source")
 plt.show()
@@ -455,7 +458,7 @@ for axes, kind in zip(both, test, strict=True):
         scores = [mk.Score.of(results[kind][name]) for name in names]
         means, halves = [score.mean for score in scores], [score.interval for score in scores]
         axes.errorbar(means, names, xerr=halves, fmt=marker, color=color, capsize=3)
-    axes.set(title=f"{kind} tasks", xlabel="test accuracy (5-way 5-shot)")
+    axes.set(title=f"{kind} tasks", xlabel="test accuracy (5-way 5-shot)", xlim=(0.15, 0.9))
 both[0].invert_yaxis()
 figure.legend(["fixed", "meta-trained"], loc="outside lower center", ncols=2)
 plt.show()
@@ -489,8 +492,8 @@ mk.report.Table([row_of(name) for name in FIXED + LEARNED])
 # %% [markdown]
 # On far tasks, the searched coefficient falls from 0.635 to 0.414 and training from scratch from 0.525 to 0.329, whereas the
 # class means do not fall. In the opening figure, the two settings that fall are next to cells near chance accuracy (0.2). A
-# learning rate that is best for one source and initialization is thus not necessarily good for others. The test accuracies
-# are realistic for hyperparameters that are carried over, but not the best that each strategy can reach (exercise 5).
+# learning rate that is best for one source and initialization is thus not necessarily good for others. With a search
+# for every source, some strategies may reach more (exercise 5).
 
 # %% [markdown]
 # Two methods differ if the interval of the paired differences over replicates excludes zero.
@@ -554,8 +557,7 @@ assert better("far", "MAML", one) and not better("near", "MAML", one)
 # ### Controls
 #
 # What does a blend contribute: knowledge of the source, or weights of a suitable size? We compare it with 0.5 x source, and with
-# a **shuffled** blend, in which the weights of the source are permuted within each array, so that they keep their size but lose
-# their structure. The search for its learning rate was the same.
+# a **shuffled** blend, in which the weights of the source are permuted within each array.
 
 # %%
 half, scaled, shuffled = (
@@ -625,8 +627,8 @@ for kind, rival in (("near", "new head, 20 steps"), ("far", "half, 20 steps")):
 # The third number is the fraction of the variance that is between classes.
 
 # %% [markdown]
-# For example, let a layer have the outputs $-1$ and $1$ for the sample, $4$ and $6$ for the support images of class 0, and
-# $8$ and $10$ for those of class 1. Then $\mu_s = 0$, $s_s = 1$, $\mu_t = 7$ and $s_t^2 = (9 + 1 + 1 + 9) / 4 = 5$. The class
+# For example, let a layer have the outputs $-1$, $1$ for the sample, $4$, $6$ for class 0 of the support set, and $8$, $10$ for
+# class 1. Then $\mu_s = 0$, $s_s = 1$, $\mu_t = 7$ and $s_t^2 = (9 + 1 + 1 + 9) / 4 = 5$. The class
 # means are 5 and 9, so $s_b^2 = 4$, and $c = (7, \log \sqrt 5, 4/5)$.
 
 # %%
@@ -675,8 +677,7 @@ plt.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# In every layer, the network takes more of the source for near tasks than for far ones, although it was never told that there
-# are two kinds. Does this improve the accuracy? **One for all** learns a single set of coefficients on the same mixed
+# In every layer, the network takes more of the source for near tasks than for far ones, although it does not know the kinds. Does this improve the accuracy? **One for all** learns a single set of coefficients on the same mixed
 # tasks, and **half** keeps one half. Each method has a single learning rate, selected for the mean accuracy on both kinds.
 
 
@@ -728,8 +729,8 @@ assert np.all(near.min(axis=0) > far.max(axis=0))
 # %% [markdown]
 # ## Summary
 #
-# - A transfer strategy says what to take from a source and how to train further. It can be learned from many target tasks by
-#   gradients through the adaptation; the simplest one has one mixing coefficient per layer.
+# - A transfer strategy, such as one mixing coefficient per layer, can be learned from many target tasks, by gradients through
+#   the adaptation.
 # - The more of the source is taken, the smaller the learning rate has to be, so compare coefficients only at their own learning
 #   rates. Those at the edge of divergence do not carry over reliably to another source.
 # - With three steps, learned coefficients improve on some fixed blends, but class means of the source's features, which need no
@@ -771,7 +772,7 @@ def check_best_coefficient(best_coefficient):
 
 # %% [markdown]
 # **3. The derivative.** Write `derivative(omega, source, initial, upstream)`, which is Formula 13.3 for one layer. `upstream` is
-# the gradient with respect to the blended weights.
+# the gradient for the blended weights.
 
 
 # %%
