@@ -35,7 +35,7 @@ stored = mk.report.measured("chapter_13")  # long measurements, made by benchmar
 # labeled images. The weights of the source contain **shared knowledge** (共享知识). How should the target use it? It could copy
 # all layers or some, freeze them or train them further, or start from a mixture of the source's weights and random ones. Such a
 # recipe is a **transfer strategy** (迁移策略). Can it be *learned* from many target tasks, and is the result better than a well
-# chosen fixed strategy? This is the question of the chapter.
+# chosen fixed strategy?
 
 # %% [markdown]
 # Let $g_\omega$ be a strategy with parameters $\omega$. It turns the source, trained on data $D_s$, and the support set of a
@@ -284,8 +284,8 @@ def new_head(rate):
 
 
 # %% [markdown]
-# **Class means** assign a query to the class whose mean support feature is nearest. They take no gradient step. Their only
-# hyperparameter is the normalization of the features, and unit length was selected.
+# **Class means** (Wang et al., 2019) assign a query to the class whose mean support feature is nearest, without a gradient step.
+# Their only hyperparameter is the normalization of the features; unit length was selected.
 
 
 # %%
@@ -367,8 +367,8 @@ assert all(selected("class means", kind)["features"] == "unit" for kind in test)
 # %% [markdown]
 # ## Learning a strategy
 #
-# Meta-training of the coefficients starts from one half in every layer and takes 100 steps of Adam, each with four target tasks,
-# so the strategy sees 400 tasks or 20,000 images. Its inner learning rate and Adam's were selected on validation tasks.
+# Meta-training of the coefficients (策略优化, strategy optimization) starts from one half in every layer and takes 100 steps of
+# Adam with four target tasks each, so the strategy sees 400 tasks or 20,000 images. Its inner learning rate and Adam's were selected on validation tasks.
 
 
 # %%
@@ -426,10 +426,9 @@ plt.show()
 # %% [markdown]
 # ## A fair comparison
 #
-# Four fixed strategies join those above: the **searched coefficient** is the best cell
-# of the opening figure, **two rates** is fine-tuning with separate learning rates for trunk and head, **0.5 x source** halves the
-# weights of the source without adding random ones, and the **untrained** class means use the features of the random
-# initialization.
+# Four fixed strategies join those above: the **searched coefficient** is the best cell of the opening figure, **two rates** is
+# fine-tuning with separate learning rates for trunk and head, **0.5 x source** halves the weights of the source without adding
+# random ones, and **untrained** class means use the features of the random initialization.
 
 # %%
 META_TRAINED = ("learned coefficients", "learned rates", "MAML")
@@ -525,8 +524,8 @@ compare_all(pairs + [("class means", other) for other in ("class means, untraine
 #
 # - **Class means are hard to beat.** Without a single gradient step, they are better than learned coefficients by 4 percentage
 #   points on near and 12 on far tasks, and no three-step or meta-trained method is significantly better than they are.
-# - **The source is valuable for near tasks only.** There, class means of the source's features are 22 points better than those
-#   of untrained features. On far tasks, we find no difference.
+# - **For class means, the source helps on near tasks.** There, its features are 22 points better than untrained ones. On far
+#   tasks, we find no difference.
 # - **Learned coefficients improve on some fixed blends.** On far tasks they are better than one half, 0.5 x source, two rates and
 #   the searched coefficient, but not significantly better than fine-tuning. On near tasks they are better than fine-tuning,
 #   no different from one half, and worse than 0.5 x source.
@@ -677,7 +676,8 @@ plt.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# In every layer, the network takes more of the source for near tasks than for far ones, although it does not know the kinds. Does this improve the accuracy? **One for all** learns a single set of coefficients on the same mixed
+# In every layer, the network takes more of the source for near tasks than for far ones, although it does not
+# know the kinds. Does this improve the accuracy? **One for all** learns a single set of coefficients on the same mixed
 # tasks, and **half** keeps one half. Each method has a single learning rate, selected for the mean accuracy on both kinds.
 
 
@@ -818,7 +818,6 @@ def check_fixed(rule):
 # %% [markdown]
 # ## References
 #
-# - J. Yosinski and others, [How transferable are features in deep neural networks?](https://arxiv.org/abs/1411.1792), 2014.
 # - C. Finn, P. Abbeel, S. Levine, [Model-Agnostic Meta-Learning](https://arxiv.org/abs/1703.03400), 2017.
 # - J. Snell, K. Swersky, R. Zemel, [Prototypical Networks for Few-shot Learning](https://arxiv.org/abs/1703.05175), 2017.
 # - Y. Wang and others, [SimpleShot](https://arxiv.org/abs/1911.04623), 2019: class means of normalized features.
