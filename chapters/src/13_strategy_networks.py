@@ -7,9 +7,9 @@
 # **Prerequisites.** Tasks and episodes (chapter [01](01_learning_to_learn.ipynb)), transfer and fine-tuning (chapter
 # [03](03_transfer.ipynb)), and gradients through gradient descent (chapter [10](10_maml.ipynb)).
 #
-# **Time.** About 80 minutes, or one lecture of 90 minutes. The notebook runs in about one minute on two CPU cores.
+# **Time.** One lecture of 90 minutes. The notebook runs in about one minute on two CPU cores.
 #
-# ![Two heat maps of accuracy over mixing coefficient and learning rate, for near and for far tasks](amount_and_rate.png)
+# ![Accuracy over mixing coefficient and learning rate](amount_and_rate.png)
 #
 # *Validation accuracy after three gradient steps from a blend of a trained source (coefficient 1) and random weights
 # (coefficient 0). Dots mark the best learning rate for each coefficient, squares the best cell.*
@@ -368,7 +368,8 @@ assert all(selected("class means", kind)["features"] == "unit" for kind in test)
 # ## Learning a strategy
 #
 # Meta-training of the coefficients (策略优化, strategy optimization) starts from one half in every layer and takes 100 steps of
-# Adam with four target tasks each, so the strategy sees 400 tasks or 20,000 images. Its inner learning rate and Adam's were selected on validation tasks.
+# Adam with four target tasks each, so the strategy sees 400 tasks or 20,000 images. Its inner learning rate and Adam's were
+# selected on validation tasks.
 
 
 # %%
@@ -616,7 +617,7 @@ for kind, rival in (("near", "new head, 20 steps"), ("far", "half, 20 steps")):
 # source's layer $l$ for the support set compare with its outputs for a sample of source data.
 
 # %% [markdown]
-# The comparison consists of three numbers. Let $\mu_t$ and $\mu_s$ be the mean outputs of the layer for the support set and
+# Let $\mu_t$ and $\mu_s$ be the mean outputs of the layer for the support set and
 # for the sample, and $s_t$ and $s_s$ the spreads, that is, the root mean squared distances from these means. Let $s_b$ be the
 # spread of the class means of the support set. Then
 #
