@@ -95,14 +95,14 @@ def coral(a, b):
     return ((np.cov(a, rowvar=False) - np.cov(b, rowvar=False)) ** 2).sum() / (4 * a.shape[1] ** 2)
 
 
-def best_coefficient(curvatures, centres, source, fresh, alpha, steps):
+def best_coefficient(curvatures, centers, source, initial, alpha, steps):
     left = (1 - 2 * alpha * curvatures) ** steps
-    return (np.average(centres, weights=curvatures * left**2) - fresh) / (source - fresh)
+    return (np.average(centers, weights=curvatures * left**2) - initial) / (source - initial)
 
 
-def coefficient_slope(omega, source, fresh, upstream):
+def coefficient_derivative(omega, source, initial, upstream):
     coefficient = 1 / (1 + np.exp(-omega))
-    return coefficient * (1 - coefficient) * np.sum((source - fresh) * upstream)
+    return coefficient * (1 - coefficient) * np.sum((source - initial) * upstream)
 
 
 def a_quarter(source, **more):
@@ -137,7 +137,7 @@ RIGHT = {
     "check_stitch": lambda seen_a, seen_b: np.linalg.lstsq(seen_a, seen_b, rcond=None)[0],
     "check_omega_for": lambda coefficient: np.log(coefficient / (1 - coefficient)),
     "check_best_coefficient": best_coefficient,
-    "check_slope": coefficient_slope,
+    "check_derivative": coefficient_derivative,
     "check_fixed": lambda source: a_quarter(source, learn=False),
 }
 
@@ -170,7 +170,7 @@ WRONG = {
     "check_without_head": lambda model: mk.transfer.same_structure(model, [layer.name for layer in model.layers[:-1]]),
     "check_stitch": lambda seen_a, seen_b: np.eye(seen_a.shape[1]),
     "check_omega_for": lambda coefficient: coefficient,
-    "check_best_coefficient": lambda curvatures, centres, source, *_: np.average(centres, weights=curvatures) / source,
-    "check_slope": lambda omega, source, fresh, upstream: np.sum((source - fresh) * upstream),
+    "check_best_coefficient": lambda curvatures, centers, source, *_: np.average(centers, weights=curvatures) / source,
+    "check_derivative": lambda omega, source, initial, upstream: np.sum((source - initial) * upstream),
     "check_fixed": a_quarter,
 }
