@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 
 ROOT, CHAPTERS = press.ROOT, press.CHAPTERS
 GUIDE = CHAPTERS / "README.md"
-LONGEST_CELL, MEDIAN_CELL, MOST_CELLS, MOST_BYTES = 40, 8, 120, 1_000_000
+LONGEST_CELL, MEDIAN_CELL, MOST_CELLS, MOST_WORDS, MOST_BYTES = 40, 8, 100, 3000, 1_000_000
 MARKDOWN_TO_CODE = (1.2, 1.6)
 FORMULA = re.compile(r"Formula (\d+\.\d+)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -93,6 +93,8 @@ def proportions(stored: NotebookNode) -> list[str]:
         problems.append(f"its code cells have a median of {median(lines)} lines; at most {MEDIAN_CELL} are allowed")
     if len(stored.cells) > MOST_CELLS:
         problems.append(f"{len(stored.cells)} cells; at most {MOST_CELLS} are allowed")
+    if (count := words(prose)) > MOST_WORDS:
+        problems.append(f"{count} words; at most {MOST_WORDS} are allowed")
     if code and not MARKDOWN_TO_CODE[0] <= len(prose) / len(code) <= MARKDOWN_TO_CODE[1]:
         problems.append(
             f"{len(prose)} Markdown cells and {len(code)} code cells; the ratio must be in {MARKDOWN_TO_CODE}"
@@ -101,6 +103,13 @@ def proportions(stored: NotebookNode) -> list[str]:
     if len(headings) != 1:
         problems.append(f"{len(headings)} first-level headings; exactly one is needed")
     return problems
+
+
+def words(prose: list[NotebookNode]) -> int:
+    """How many words there are to read, without displayed formulas and the list of references."""
+    text = "\n".join(cell.source for cell in prose).split("\n## References")[0]
+    text = re.sub(r"\$\$.*?\$\$", "", text, flags=re.DOTALL)
+    return sum(any(character.isalnum() for character in word) for word in text.split())
 
 
 def pages_with_links() -> list[Path]:
