@@ -258,11 +258,20 @@ def plain(record: Record) -> None:
 
 # Baselines without meta-training, and extra gradient steps in the test
 
-LENGTHS, JITTERS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0), (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+LENGTHS, RIDGES = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0), (1e-10, 1e-8, 1e-6, 1e-4, 1e-2)
+FLOORS = RIDGES[:3]  # without noise, a smaller ridge is better as long as the numbers have digits
+PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0, 100.0)
 MORE_STEPS = (2, 10)
-TEST_STEPS = {"MAML, 1 step": (1, 2, 5, 10), "Meta-SGD, 1 step": (1, 2, 5, 10), "MAML, 5 steps": (5, 10, 20)}
-ADAM_RATES, ADAM_STEPS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03), (100, 300, 1000, 3000, 10_000)
+TEST_STEPS = {
+    "MAML, 1 step": (1, 2, 5, 10, 20, 50, 100),
+    "Meta-SGD, 1 step": (1, 2, 5),
+    "MAML, 5 steps": (5, 10, 20, 50, 100),
+}
+ADAM_RATES = {
+    "Adam from scratch": (0.001, 0.003, 0.01, 0.03, 0.1),
+    "Adam from pretraining": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03),
+}
+ADAM_STEPS = (100, 300, 1000, 3000, 10_000)
 ADAM_SEEDS, ADAM_VALIDATION, ADAM_TEST = TEST_SEEDS[:3], 200, 500
 
 
@@ -281,14 +290,14 @@ def first(tasks: mk.Episode, number: int) -> mk.Episode:
     return mk.Episode(*(part[:number] for part in tasks))
 
 
-def kernel_ridge(tasks: mk.Episode, length: float, jitter: float) -> np.ndarray:
+def kernel_ridge(tasks: mk.Episode, length: float, ridge: float) -> np.ndarray:
     """Ridge regression with a Gaussian kernel on the support set of each task, in double precision."""
     x, y, queries = (np.asarray(part, dtype=float) for part in tasks[:3])
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.exp(-((a - b.swapaxes(1, 2)) ** 2) / (2 * length**2))
 
-    return kernel(queries, x) @ np.linalg.solve(kernel(x, x) + jitter * np.eye(x.shape[1]), y)
+    return kernel(queries, x) @ np.linalg.solve(kernel(x, x) + ridge * np.eye(x.shape[1]), y)
 
 
 def linear_interpolation(tasks: mk.Episode) -> np.ndarray:
@@ -306,31 +315,36 @@ def nearest_neighbor(tasks: mk.Episode) -> np.ndarray:
 
 
 def without_training(record: Record) -> dict[str, Any]:
-    """Predictors that have no weights from other tasks, and what was selected for kernel ridge."""
+    """Predictors that have no weights from other tasks, and what was selected for kernel ridge at each floor."""
     tuning = record.measure(
         "validation: kernel ridge",
-        lambda: [[summary(task_errors(kernel_ridge(VALIDATION, n, j), VALIDATION)) for j in JITTERS] for n in LENGTHS],
+        lambda: [[summary(task_errors(kernel_ridge(VALIDATION, n, r), VALIDATION)) for r in RIDGES] for n in LENGTHS],
     )
-    row, column = np.unravel_index(np.argmin(np.array(tuning)[..., 0]), (len(LENGTHS), len(JITTERS)))
-    best = record.measure("selected: kernel ridge", {"length": LENGTHS[row], "jitter": JITTERS[column]}.copy)
-    predictors = {
-        "kernel ridge": lambda tasks: kernel_ridge(tasks, **best),
-        "linear interpolation": linear_interpolation,
-        "nearest neighbor": nearest_neighbor,
-    }
+
+    def best(floor: float) -> dict[str, float]:
+        means = np.where(np.array(RIDGES) >= floor, np.array(tuning)[..., 0], np.inf)
+        row, column = np.unravel_index(np.argmin(means), means.shape)
+        return {"length": LENGTHS[row], "ridge": RIDGES[column]}
+
+    selected = record.measure("selected: kernel ridge", lambda: {f"{floor:g}": best(floor) for floor in FLOORS})
+    predictors = {"linear interpolation": linear_interpolation, "nearest neighbor": nearest_neighbor}
     for name, predict in predictors.items():
         record.measure(f"test over tasks: {name}", lambda p=predict: summary(task_errors(p(TEST), TEST)))
-    return best
+    for floor, setting in selected.items():
+        key = f"test over tasks: kernel ridge, floor {floor}"
+        record.measure(key, lambda s=setting: summary(task_errors(kernel_ridge(TEST, **s), TEST)))
+    return selected
 
 
 def test_steps(record: Record) -> None:
     """More gradient steps in the test than in meta-training, and the difference from kernel ridge on the same tasks."""
-    reference = task_errors(kernel_ridge(TEST, **without_training(record)), TEST)
+    settings = without_training(record).items()
+    kernels = {floor: task_errors(kernel_ridge(TEST, **setting), TEST) for floor, setting in settings}
     for name, counts in TEST_STEPS.items():
-        record.measure(f"test steps: {name}", lambda n=name, c=counts: at_test_steps(n, c, record.results, reference))
+        record.measure(f"test steps: {name}", lambda n=name, c=counts: at_test_steps(n, c, record.results, kernels))
 
 
-def at_test_steps(name: str, counts: Sequence[int], results: dict[str, Any], reference: np.ndarray) -> dict[str, Any]:
+def at_test_steps(name: str, counts: Sequence[int], results: dict[str, Any], kernels: dict[str, Any]) -> dict[str, Any]:
     method, rates, learners = Sines(name, sine_rules()[name]()), results[f"selected: {name}"], {}
     for steps in counts:
         method.training.learner.rule.evaluation_steps = steps  # read when the function is traced
@@ -344,7 +358,7 @@ def at_test_steps(name: str, counts: Sequence[int], results: dict[str, Any], ref
     return {
         str(steps): {
             "seeds": [round(float(row.mean()), 5) if np.isfinite(row).all() else None for row in rows],
-            "minus kernel ridge": summary(np.mean(rows, axis=0) - reference),
+            "minus kernel ridge": {floor: summary(np.mean(rows, axis=0) - other) for floor, other in kernels.items()},
         }
         for steps, rows in errors.items()
     }
@@ -415,12 +429,12 @@ def until_convergence(record: Record, name: str, initial: Callable[[int, int], l
 
     def tune() -> list[list[float]]:
         each, weights = PerTask(validation), initial(TUNING_SEEDS[0], ADAM_VALIDATION)
-        found = [each.errors(weights, rate) for rate in ADAM_RATES]
+        found = [each.errors(weights, rate) for rate in ADAM_RATES[name]]
         return [[round(float(row[steps].mean()), 5) for steps in ADAM_STEPS] for row in found]
 
     tuning = record.measure(f"validation: {name}", tune)
-    row, column = np.unravel_index(np.argmin(tuning), (len(ADAM_RATES), len(ADAM_STEPS)))
-    best = record.measure(f"selected: {name}", {"rate": ADAM_RATES[row], "steps": ADAM_STEPS[column]}.copy)
+    row, column = np.unravel_index(np.argmin(tuning), (len(tuning), len(ADAM_STEPS)))
+    best = record.measure(f"selected: {name}", {"rate": ADAM_RATES[name][row], "steps": ADAM_STEPS[column]}.copy)
 
     def tested() -> list[float]:
         each = PerTask(test)
