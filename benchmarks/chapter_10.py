@@ -407,11 +407,11 @@ class PerTask:
 
         return tf.while_loop(lambda step, *_: step < end, body, (begin, *state))[1:]
 
-    def errors(self, weights: list[tf.Tensor], rate: float) -> dict[int, np.ndarray]:
-        """The error of each task after each number of steps."""
+    def errors(self, weights: list[tf.Tensor], rate: float, last: int = ADAM_STEPS[-1]) -> dict[int, np.ndarray]:
+        """The error of each task after each number of steps up to the last."""
         nothing = [tf.zeros_like(weight) for weight in weights]
         state, begin, found = (weights, nothing, nothing), 0, {}
-        for end in ADAM_STEPS:
+        for end in (steps for steps in ADAM_STEPS if steps <= last):
             state = self._run(state, tf.constant(begin), tf.constant(end), tf.constant(rate))
             found[end], begin = task_errors(self._forward(state[0], self.tasks.query_x), self.tasks), end
         return found
@@ -438,7 +438,8 @@ def until_convergence(record: Record, name: str, initial: Callable[[int, int], l
 
     def tested() -> list[float]:
         each = PerTask(test)
-        rows = [each.errors(initial(seed, ADAM_TEST), best["rate"])[best["steps"]] for seed in ADAM_SEEDS]
+        found = [each.errors(initial(seed, ADAM_TEST), best["rate"], best["steps"]) for seed in ADAM_SEEDS]
+        rows = [errors[best["steps"]] for errors in found]
         return summary(np.mean(rows, axis=0))
 
     record.measure(f"test over tasks: {name}", tested)
