@@ -1,11 +1,17 @@
 """What chapter 10 reports about MAML and its relatives, measured with tuned learning rates and several seeds.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_10.py      (about 35 minutes on two cores)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_10.py      (about 40 minutes on two cores)
 
 sine curves: every method is meta-trained for 1,500 batches of the same 25 tasks with the same 20 points per task (10
 support and 10 query points; pretraining and Reptile have no query set and use all 20). Its outer learning rate is
 selected first, then the best of nine inner learning rates, both by the error on 500 validation tasks. Test errors are
-those of ten new seeds on 1,000 test tasks, the same for all methods.
+those of ten new seeds on 1,000 test tasks, the same for all methods. Gradients are not clipped. MAML++ and Meta-SGD
+with five steps diverged too often to be compared; the record keeps what was tried.
+
+baselines for sine curves, on the same test tasks: predictors without weights from other tasks (kernel ridge regression,
+interpolation, nearest neighbor), more gradient steps in the test, ridge regression on pretrained features, and Adam
+until convergence on each of 500 tasks, from random and from pretrained weights. All hyperparameters are selected on the
+validation tasks.
 
 batch normalization: MAML with the three policies of `batch_statistics`, 5-way 1-shot on glyphs, the inner learning rate
 of each selected on validation alphabets, five new seeds on 300 tasks from test alphabets.
@@ -21,16 +27,15 @@ import functools
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
-from record import Record
+from record import ROOT, Record
 
 import meta_keras as mk
 from meta_keras.rules import GradientDescent, ImplicitGradient, LearnedRates, Reptile, Rule, Update
@@ -189,26 +194,6 @@ def sine_method(record: Record, name: str, method: Sines) -> None:
         tested(record, f"test at 0.01: {name}", method, 0.01, outer)
 
 
-def times(record: Record) -> None:
-    """Milliseconds per meta-training step of the methods that were tested: medians, all methods in turn."""
-    names = [name for name in sine_rules() if None not in record.results.get(f"test: {name}", [None])]
-    record.measure("milliseconds", lambda: milliseconds(names, record.results))
-
-
-def milliseconds(names: Sequence[str], results: dict[str, Any], repeats: int = 7) -> dict[str, float]:
-    methods = {name: Sines(name, sine_rules()[name]()) for name in names}
-    tasks = {name: batches(0, name) for name in names}
-    found: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(repeats + 1):
-        for name, method in methods.items():
-            rates = results[f"selected: {name}"]
-            method.training.reset(0, rates["inner"], rates["outer"])
-            began = time.monotonic()
-            method.training.learner.fit(tasks[name], verbose=0)
-            found[name].append(1e3 * (time.monotonic() - began) / STEPS)
-    return {name: round(median(each[1:]), 3) for name, each in found.items()}  # the first one compiles
-
-
 class Adapted:
     """A network adapted by `steps` steps at any rate, with a compiled measurement of its error."""
 
@@ -269,6 +254,278 @@ def plain(record: Record) -> None:
     rate = OUTER_RATES[least(outer)]
     for name in ("pretraining", "random initialization"):
         measure(name)
+
+
+# Baselines without meta-training, and extra gradient steps in the test
+
+LENGTHS, RIDGES = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0), (1e-10, 1e-8, 1e-6, 1e-4, 1e-2)
+FLOORS = RIDGES[:3]  # without noise, a smaller ridge is better as long as the numbers have digits
+PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0, 100.0)
+MORE_STEPS = (2, 10)
+TEST_STEPS = {
+    "MAML, 1 step": (1, 2, 5, 10, 20, 50, 100),
+    "Meta-SGD, 1 step": (1, 2, 5),
+    "MAML, 5 steps": (5, 10, 20, 50, 100),
+}
+ADAM_RATES = {
+    "Adam from scratch": (0.001, 0.003, 0.01, 0.03, 0.1),
+    "Adam from pretraining": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03),
+}
+ADAM_STEPS = (100, 300, 1000, 3000, 10_000)
+ADAM_SEEDS, ADAM_VALIDATION, ADAM_TEST = TEST_SEEDS[:3], 200, 500
+
+
+def task_errors(predicted: Any, tasks: mk.Episode) -> np.ndarray:
+    return np.mean((np.asarray(predicted) - np.asarray(tasks.query_y)) ** 2, axis=(1, 2))
+
+
+def summary(errors: Sequence[float]) -> list[float] | None:
+    """The mean over tasks, and half the width of its 95 % interval; None if it diverged on some task."""
+    if not np.isfinite(errors).all():
+        return None
+    return [round(number, 5) for number in mk.report.mean_and_interval(errors)]
+
+
+def first(tasks: mk.Episode, number: int) -> mk.Episode:
+    return mk.Episode(*(part[:number] for part in tasks))
+
+
+def kernel_ridge(tasks: mk.Episode, length: float, ridge: float) -> np.ndarray:
+    """Ridge regression with a Gaussian kernel on the support set of each task, in double precision."""
+    x, y, queries = (np.asarray(part, dtype=float) for part in tasks[:3])
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.exp(-((a - b.swapaxes(1, 2)) ** 2) / (2 * length**2))
+
+    return kernel(queries, x) @ np.linalg.solve(kernel(x, x) + ridge * np.eye(x.shape[1]), y)
+
+
+def linear_interpolation(tasks: mk.Episode) -> np.ndarray:
+    """Between neighboring support points; constant beyond the outermost two."""
+    x, y, queries = (np.asarray(part)[..., 0] for part in tasks[:3])
+    order = np.argsort(x, axis=1)
+    x, y = np.take_along_axis(x, order, 1), np.take_along_axis(y, order, 1)
+    return np.stack([np.interp(*each) for each in zip(queries, x, y, strict=True)])[..., None]
+
+
+def nearest_neighbor(tasks: mk.Episode) -> np.ndarray:
+    x, y, queries = (np.asarray(part)[..., 0] for part in tasks[:3])
+    nearest = np.argmin(np.abs(queries[:, :, None] - x[:, None]), axis=2)
+    return np.take_along_axis(y, nearest, 1)[..., None]
+
+
+def without_training(record: Record) -> dict[str, Any]:
+    """Predictors that have no weights from other tasks, and what was selected for kernel ridge at each floor."""
+    tuning = record.measure(
+        "validation: kernel ridge",
+        lambda: [[summary(task_errors(kernel_ridge(VALIDATION, n, r), VALIDATION)) for r in RIDGES] for n in LENGTHS],
+    )
+
+    def best(floor: float) -> dict[str, float]:
+        means = np.where(np.array(RIDGES) >= floor, np.array(tuning)[..., 0], np.inf)
+        row, column = np.unravel_index(np.argmin(means), means.shape)
+        return {"length": LENGTHS[row], "ridge": RIDGES[column]}
+
+    selected = record.measure("selected: kernel ridge", lambda: {f"{floor:g}": best(floor) for floor in FLOORS})
+    predictors = {"linear interpolation": linear_interpolation, "nearest neighbor": nearest_neighbor}
+    for name, predict in predictors.items():
+        record.measure(f"test over tasks: {name}", lambda p=predict: summary(task_errors(p(TEST), TEST)))
+    for floor, setting in selected.items():
+        key = f"test over tasks: kernel ridge, floor {floor}"
+        record.measure(key, lambda s=setting: summary(task_errors(kernel_ridge(TEST, **s), TEST)))
+    return selected
+
+
+def test_steps(record: Record) -> None:
+    """More gradient steps in the test than in meta-training, and the difference from kernel ridge on the same tasks."""
+    settings = without_training(record).items()
+    kernels = {floor: task_errors(kernel_ridge(TEST, **setting), TEST) for floor, setting in settings}
+    for name, counts in TEST_STEPS.items():
+        record.measure(f"test steps: {name}", lambda n=name, c=counts: at_test_steps(n, c, record.results, kernels))
+
+
+def at_test_steps(name: str, counts: Sequence[int], results: dict[str, Any], kernels: dict[str, Any]) -> dict[str, Any]:
+    method, rates, learners = Sines(name, sine_rules()[name]()), results[f"selected: {name}"], {}
+    for steps in counts:
+        method.training.learner.rule.evaluation_steps = steps  # read when the function is traced
+        learners[steps] = tf.function(lambda *i: method.training.learner(i, training=False), jit_compile=True)
+        learners[steps](*TEST[:3])
+    errors: dict[int, list[np.ndarray]] = {steps: [] for steps in counts}
+    for seed in TEST_SEEDS:
+        method.training.train(batches(seed, name), seed, rates["inner"], rates["outer"])
+        for steps, predict in learners.items():
+            errors[steps].append(task_errors(predict(*TEST[:3]), TEST))
+    return {
+        str(steps): {
+            "seeds": [round(float(row.mean()), 5) if np.isfinite(row).all() else None for row in rows],
+            "minus kernel ridge": {floor: summary(np.mean(rows, axis=0) - other) for floor, other in kernels.items()},
+        }
+        for steps, rows in errors.items()
+    }
+
+
+def ridge_on_features(network: keras.Model, tasks: mk.Episode, penalty: float) -> np.ndarray:
+    """The last layer refitted by ridge regression; the penalty is on its distance from the pretrained one."""
+    features = keras.Model(network.inputs, network.layers[-2].output)
+
+    def of(x: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        flat = tf.reshape(x, (-1, 1))
+        found = np.asarray(features(flat), dtype=float).reshape(*x.shape[:2], -1)
+        ones = np.ones((*found.shape[:2], 1))
+        return np.concatenate([found, ones], axis=2), np.asarray(network(flat), dtype=float).reshape(x.shape)
+
+    (known, before), (asked, prior) = of(tasks.support_x), of(tasks.query_x)
+    products = known @ known.swapaxes(1, 2) + penalty * np.eye(known.shape[1])
+    residual = np.asarray(tasks.support_y, dtype=float) - before
+    return prior + asked @ known.swapaxes(1, 2) @ np.linalg.solve(products, residual)
+
+
+class PerTask:
+    """One network per task, trained on its support set alone by Adam, all tasks at once."""
+
+    def __init__(self, tasks: mk.Episode) -> None:
+        self.tasks, self._run = tasks, tf.function(self._steps, jit_compile=True, autograph=False)
+
+    @staticmethod
+    def _forward(weights: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+        for kernel, bias in zip(weights[:-2:2], weights[1:-2:2], strict=True):
+            x = tf.nn.relu(x @ kernel + bias)
+        return x @ weights[-2] + weights[-1]
+
+    def _steps(self, state: Any, begin: tf.Tensor, end: tf.Tensor, rate: tf.Tensor) -> Any:
+        def body(step: tf.Tensor, weights: Any, means: Any, squares: Any) -> tuple[Any, ...]:
+            with tf.GradientTape() as tape:
+                tape.watch(weights)
+                errors = self._forward(weights, self.tasks.support_x) - self.tasks.support_y
+                loss = tf.reduce_sum(tf.reduce_mean(errors**2, axis=(1, 2)))  # tasks share nothing
+            gradients, number = tape.gradient(loss, weights), tf.cast(step + 1, tf.float32)
+            means = [0.9 * m + 0.1 * g for m, g in zip(means, gradients, strict=True)]
+            squares = [0.999 * s + 0.001 * g**2 for s, g in zip(squares, gradients, strict=True)]
+            size = rate * tf.sqrt(1 - 0.999**number) / (1 - 0.9**number)
+            moved = [w - size * m / (tf.sqrt(s) + 1e-7) for w, m, s in zip(weights, means, squares, strict=True)]
+            return step + 1, moved, means, squares
+
+        return tf.while_loop(lambda step, *_: step < end, body, (begin, *state))[1:]
+
+    def errors(self, weights: list[tf.Tensor], rate: float, last: int = ADAM_STEPS[-1]) -> dict[int, np.ndarray]:
+        """The error of each task after each number of steps up to the last."""
+        nothing = [tf.zeros_like(weight) for weight in weights]
+        state, begin, found = (weights, nothing, nothing), 0, {}
+        for end in (steps for steps in ADAM_STEPS if steps <= last):
+            state = self._run(state, tf.constant(begin), tf.constant(end), tf.constant(rate))
+            found[end], begin = task_errors(self._forward(state[0], self.tasks.query_x), self.tasks), end
+        return found
+
+
+def stacked(networks: Sequence[keras.Model]) -> list[tf.Tensor]:
+    """The weights of one network per task, with the tasks along axis 0; biases as rows."""
+    weights = [np.stack(each) for each in zip(*(network.get_weights() for network in networks), strict=True)]
+    return [tf.constant(w if w.ndim == 3 else w[:, None]) for w in weights]
+
+
+def until_convergence(record: Record, name: str, initial: Callable[[int, int], list[tf.Tensor]]) -> None:
+    """Adam on each task alone; initial: `(seed, tasks) -> weights`. Learning rate and steps selected together."""
+    validation, test = first(VALIDATION, ADAM_VALIDATION), first(TEST, ADAM_TEST)
+
+    def tune() -> list[list[float]]:
+        each, weights = PerTask(validation), initial(TUNING_SEEDS[0], ADAM_VALIDATION)
+        found = [each.errors(weights, rate) for rate in ADAM_RATES[name]]
+        return [[round(float(row[steps].mean()), 5) for steps in ADAM_STEPS] for row in found]
+
+    tuning = record.measure(f"validation: {name}", tune)
+    row, column = np.unravel_index(np.argmin(tuning), (len(tuning), len(ADAM_STEPS)))
+    best = record.measure(f"selected: {name}", {"rate": ADAM_RATES[name][row], "steps": ADAM_STEPS[column]}.copy)
+
+    def tested() -> list[float]:
+        each = PerTask(test)
+        found = [each.errors(initial(seed, ADAM_TEST), best["rate"], best["steps"]) for seed in ADAM_SEEDS]
+        rows = [errors[best["steps"]] for errors in found]
+        return summary(np.mean(rows, axis=0))
+
+    record.measure(f"test over tasks: {name}", tested)
+
+
+def baselines(record: Record) -> None:
+    """What needs no meta-gradient: pretraining and random weights with more steps, ridge regression, and Adam."""
+    rate = record.results["selected: pretraining"]["outer"]
+    training = Training(lambda: mk.networks.mlp(1), GradientDescent(0.01, steps=0), loss="mse", steps_per_execution=50)
+    network, adapted = training.learner.network, {n: Adapted(training.learner.network, n) for n in MORE_STEPS}
+
+    def pretrain(seed: int) -> None:
+        training.train(batches(seed, "pretraining"), seed, 0.01, rate)
+
+    def sweep(seeds: Sequence[int], tasks: mk.Episode, begin: Callable[[int], None]) -> dict[str, Any]:
+        found: dict[str, list[Any]] = {str(steps): [] for steps in MORE_STEPS} | {"ridge": []}
+        for seed in seeds:
+            begin(seed)
+            for steps, one in adapted.items():
+                found[str(steps)].append(one.errors(tasks))
+            ridge = [task_errors(ridge_on_features(network, tasks, p), tasks).mean() for p in PENALTIES]
+            found["ridge"].append([round(float(error), 5) for error in ridge])
+        return {key: [list(setting) for setting in zip(*rows, strict=True)] for key, rows in found.items()}
+
+    begins = {"pretraining": pretrain, "random initialization": lambda seed: training.reset(seed, 0.01, rate)}
+    for name, begin in begins.items():
+        tuning = record.measure(f"validation, more: {name}", lambda b=begin: sweep(TUNING_SEEDS, VALIDATION, b))
+        best = {key: least(rows) for key, rows in tuning.items()}
+        grids = {key: PENALTIES if key == "ridge" else INNER_RATES for key in tuning}
+        record.measure(f"selected, more: {name}", {key: grids[key][number] for key, number in best.items()}.copy)
+        record.measure(
+            f"test, more: {name}",
+            lambda b=begin, at=best: {k: rows[at[k]] for k, rows in sweep(TEST_SEEDS, TEST, b).items()},
+        )
+
+    def scratch(seed: int, tasks: int) -> list[tf.Tensor]:
+        keras.utils.set_random_seed(seed)
+        return stacked([mk.networks.mlp(1) for _ in range(tasks)])
+
+    def pretrained(seed: int, tasks: int) -> list[tf.Tensor]:
+        pretrain(seed)
+        return stacked([network] * tasks)
+
+    until_convergence(record, "Adam from scratch", scratch)
+    until_convergence(record, "Adam from pretraining", pretrained)
+
+
+# The opening figure
+
+
+def draw(results: dict[str, Any]) -> dict[str, list[float]]:
+    """chapters/near_start.png: the first three test tasks adapted from two initializations. Errors after five steps."""
+    figure, panels = plt.subplots(2, 3, figsize=(8, 4.6), sharex=True, sharey=True, layout="constrained")
+    grid, tasks = np.linspace(-5, 5, 200, dtype="float32")[:, None], first(TEST, 3)
+    found = {}
+    for row, (name, label) in zip(panels, (("MAML, 1 step", "MAML"), ("pretraining", "pretraining")), strict=True):
+        rates = results[f"selected: {name}"]
+        inner = rates["inner"]["1"] if name == "pretraining" else rates["inner"]
+        method = Sines(name, GradientDescent(AdjustableRate(0.01), 1) if label == "MAML" else GradientDescent(0.01, 0))
+        method.training.train(batches(TEST_SEEDS[0], name), TEST_SEEDS[0], inner, rates["outer"])
+        for task, axes in enumerate(row):
+            draw_task(axes, mk.Episode(*(part[task : task + 1] for part in tasks)), grid)
+        for steps, (color, dashes) in {0: ("0.45", ":"), 1: ("#d95f02", "--"), 5: ("#1f4e9c", "-")}.items():
+            learner = Adapted(method.training.learner.network, steps).learner
+            learner.rule.transform.rate.assign(inner)
+            curves = learner((*tasks[:2], np.stack([grid] * 3)), training=False)
+            for axes, curve in zip(row, curves, strict=True):
+                axes.plot(grid, curve, dashes, color=color, label=f"{steps} step{'s' * (steps != 1)}")
+        found[label] = [round(float(e), 4) for e in task_errors(learner(tasks[:3], training=False), tasks)]
+        row[0].set_ylabel(f"{label}\ny")
+    for axes in panels[1]:
+        axes.set_xlabel("x")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    figure.savefig(ROOT / "chapters" / "near_start.png", dpi=110, metadata={"Software": None})
+    return found
+
+
+def draw_task(axes: plt.Axes, task: mk.Episode, grid: np.ndarray) -> None:
+    """The support set and the true curve, which is a sin x + b cos x, from all points of the task."""
+    x, y = (
+        np.concatenate([a[0, :, 0], b[0, :, 0]])
+        for a, b in ((task.support_x, task.query_x), (task.support_y, task.query_y))
+    )
+    (a, b), *_ = np.linalg.lstsq(np.stack([np.sin(x), np.cos(x)], axis=1), y, rcond=None)
+    axes.plot(grid, a * np.sin(grid) + b * np.cos(grid), color="0.8", linewidth=5, label="true curve")
+    axes.scatter(task.support_x[0], task.support_y[0], color="black", s=16, zorder=3, label="support set")
 
 
 # Batch normalization
@@ -399,8 +656,9 @@ def main() -> None:
         print(rise(options.rise[0], int(options.rise[1])))
         return
     record = Record("chapter_10", again=options.again)
-    for part in (plain, sines, times, memory, batch_normalization):
+    for part in (plain, sines, test_steps, baselines, memory, batch_normalization):
         part(record)
+    record.measure("opening figure", lambda: draw(record.results))
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ def inner_steps(theta, c, alpha, steps):
     return theta
 
 
-def best_start(curvatures, centers, alpha):
-    return np.average(centers, weights=curvatures * (1 - 2 * alpha * curvatures) ** 2)
+def best_initialization(curvatures, minima, alpha):
+    return np.average(minima, weights=curvatures * (1 - 2 * alpha * curvatures) ** 2)
 
 
 def fading(source, target, names):
@@ -125,7 +125,7 @@ RIGHT = {
     "check_head_after_one_step": head_after_one_step,
     "check_remaining": lambda tasks, done: tasks.from_batch(done),
     "check_inner_steps": inner_steps,
-    "check_best_start": best_start,
+    "check_best_initialization": best_initialization,
     "check_proximal": lambda theta, c, strength: (2 * c + strength * theta) / (2 + strength),
     "check_fading": fading,
     "check_count": count,
@@ -157,7 +157,7 @@ WRONG = {
     "check_head_after_one_step": lambda features, labels, ways, rate: rate * features.T @ np.eye(ways)[labels],
     "check_remaining": lambda tasks, done: tasks,
     "check_inner_steps": lambda theta, c, alpha, steps: theta - steps * alpha * 2 * (theta - c),
-    "check_best_start": lambda curvatures, centers, alpha: np.average(centers, weights=curvatures),
+    "check_best_initialization": lambda curvatures, minima, alpha: np.average(minima, weights=curvatures),
     "check_proximal": lambda theta, c, strength: (c + strength * theta) / (1 + strength),
     "check_fading": lambda source, target, names: mk.transfer.blend_weights(source, target, 0.5, names),
     "check_count": lambda model, train: model.count_params(),
