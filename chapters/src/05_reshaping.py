@@ -395,23 +395,14 @@ mk.report.Table(rows)
 
 # %%
 unlabeled = "one task: distilled without labels, 75 per class"
-rows = [
-    {
-        "student": "distilled without labels",
-        "accuracy": mk.Score.of(test_values(unlabeled)),
-        "difference": "",
-    }
-]
+score = mk.Score.of(test_values(unlabeled))
+rows = [{"student": "distilled without labels", "accuracy": score, "difference": ""}]
 for count in (*COUNTS, 150):
     labeled = f"one task: true labels, {count} per class"
-    score = mk.Score.of(test_values(labeled))
-    rows.append(
-        {
-            "student": f"true labels, {count} per class",
-            "accuracy": score,
-            "difference": compare(unlabeled, labeled),
-        }
-    )
+    row = {"student": f"true labels, {count} per class"}
+    row["accuracy"] = mk.Score.of(test_values(labeled))
+    rows.append(row | {"difference": compare(unlabeled, labeled)})
+assert [signs({"": row["difference"]}) for row in rows[1:]] == ["+", "+", "+", "0"]
 mk.report.Table(rows)
 
 # %% [markdown]
@@ -595,8 +586,7 @@ plt.show()
 
 # %%
 baselines = [differences("new head", "trained trunk", name) for name in (*HEADS[1:], "table")]
-for row in baselines:
-    print(row["method"], signs(row))
+assert [signs(row) for row in baselines] == ["+++", "000", "000", "+++", "+++"]
 mk.report.Table([*rows, *table_rows, *baselines])
 
 # %% [markdown]
@@ -701,7 +691,8 @@ for name in ("A", "orientations"):
 
 # %% [markdown]
 # Do these numbers show that the networks have learned similar features? A reference is missing: how well do the same
-# procedures work for a front with *random* weights? The stored results, with ten seeds, include it.
+# procedures work for a front with *random* weights? The stored results, with ten seeds, include it. "Same initialization"
+# means a network that was trained from B's initial weights, with the images in another order.
 
 # %%
 joints = stored["joints"]
@@ -710,21 +701,10 @@ plt.figure(figsize=(7.5, 3.4))
 for shift, how, hatch in zip((-0.27, 0, 0.27), HOW, ("", "//", ".."), strict=True):
     values = [mk.Score.of(joints[front][how]) for front in joints]
     heights, halves = [v.mean for v in values], [v.interval for v in values]
-    plt.bar(
-        np.arange(len(joints)) + shift,
-        heights,
-        0.25,
-        yerr=halves,
-        capsize=3,
-        hatch=hatch,
-        label=how,
-        alpha=0.8,
-    )
-plt.xticks(
-    range(len(joints)),
-    [name.replace(", ", ",\n").replace("another ", "another\n") for name in joints],
-    fontsize=8,
-)
+    x = np.arange(len(joints)) + shift
+    plt.bar(x, heights, 0.25, yerr=halves, capsize=3, hatch=hatch, label=how, alpha=0.8)
+names = [name.replace(", ", ",\n").replace(" init", "\ninit") for name in joints]
+plt.xticks(range(len(joints)), names, fontsize=8)
 plt.axhline(0.1, color="0.4", linestyle=":", linewidth=1)
 plt.gca().set(xlabel="front", ylabel="test accuracy (chance: 0.1)")
 plt.legend(loc="upper right", ncols=3)
@@ -733,9 +713,7 @@ plt.show()
 # %%
 rows = [{"front": f} | {k: mk.Score.of(v[k]) for k in (*HOW, "correlation")} for f, v in joints.items()]
 untrained = mk.Score.of(stored["joints, both untrained"]["correlation"])
-print(
-    f"correlation of matched units of two untrained networks: {untrained.mean:.3f} ± {untrained.interval:.3f}"
-)
+print(f"correlation of two untrained networks: {untrained.mean:.3f} ± {untrained.interval:.3f}")
 similar = ("another initialization", "other task, another initialization", "untrained")
 for how in (*HOW[1:], "correlation"):
     for first, second in zip(similar, similar[1:], strict=False):
@@ -763,8 +741,7 @@ mk.report.Table(rows)
 BACKS = ("trained back", "untrained back", "fresh back")
 _, rows = by_count("stitch", BACKS)
 rows += [differences("stitch", "trained back", name) for name in BACKS[1:]]
-for row in rows[3:]:
-    print(row["method"], signs(row))
+assert [signs(row) for row in rows[3:]] == ["000", "000"]
 mk.report.Table(rows)
 
 # %% [markdown]
