@@ -366,7 +366,7 @@ class Measurements:
 
         joint = grid(rate=RATES[1:5], feature_weight=(0.001, 0.01, 0.1, 1, 10))
         self.tuned(f"hints: jointly, {per_class} per class", jointly, joint, SNAPSHOTS)
-        staged = grid(rate=RATES[1:5], hint_rate=RATES[1:5])
+        staged = grid(rate=RATES[1:5], hint_rate=RATES[:5])
         self.tuned(f"hints: in stages, {per_class} per class", in_stages, staged, SNAPSHOTS[:-1])
 
     # New heads and recombined networks
@@ -541,7 +541,7 @@ def teacher_weights(seeds: tuple[int, ...], rates: tuple[float, ...]) -> list[li
 TEMPERATURES = (1, 2, 4, 8, 16, 32)
 METHODS = {
     "true labels": grid(rate=RATES),
-    "label smoothing": grid(rate=RATES[:5], smoothing=(0.05, 0.1, 0.2, 0.4, 0.6)),
+    "label smoothing": grid(rate=RATES[:5], smoothing=(0.05, 0.1, 0.2, 0.4, 0.6, 0.8)),
     "teacher's answers": grid(rate=RATES),
     "distilled": grid(rate=RATES[1:5], soft=(0.25, 0.5, 0.75, 1.0), temperature=TEMPERATURES),
     "distilled without labels": grid(rate=RATES[1:5], soft=(1.0,), temperature=TEMPERATURES),

@@ -376,15 +376,14 @@ def signs(row):
 
 rows += [differences("one task", "distilled", name) for name in METHODS[:3]]
 assert [signs(row) for row in rows[4:]] == ["+++", "+++", "+++"]
-for name in METHODS[1:3]:
-    assert signs(differences("one task", name, "true labels")) == "000"
+rows += [differences("one task", name, "true labels") for name in METHODS[1:3]]
 mk.report.Table(rows)
 
 # %% [markdown]
-# Distillation is significantly more accurate than each baseline, at every number of images. Label smoothing and the
-# teacher's answers do not differ significantly from the true labels. So the improvement is not explained by uniformly
-# smoothed labels, nor by the teacher's decisions. What distillation has in addition to both is the teacher's
-# probabilities of the other classes.
+# Distillation is significantly more accurate than each baseline, at every number of images. Label smoothing does not differ
+# significantly from true labels, so uniformly smoothed labels do not explain the improvement. The teacher's answers come out
+# ahead of true labels with 5 images, where the interval excludes zero, but distillation exceeds them, too. What it
+# has in addition is the teacher's probabilities of the other classes.
 
 # %% [markdown]
 # ### Without labels
@@ -406,9 +405,9 @@ assert [signs({"": row["difference"]}) for row in rows[1:]] == ["+", "+", "+", "
 mk.report.Table(rows)
 
 # %% [markdown]
-# Without a single label, the student is significantly better than with 5 or 20 true labels per class. The knowledge
-# comes from the teacher's 750 labeled images. Distillation passes it on, which is useful if these images are no longer
-# available or training on them is too expensive.
+# Without a single label, the student is significantly better than with 75 true labels per class for the same images, and
+# does not differ significantly from one with 150. The knowledge comes from the teacher's 750 labeled images. Distillation
+# passes it on, which is useful if these images are no longer available or too expensive to train on.
 
 # %% [markdown]
 # ### Which temperature?
@@ -426,8 +425,8 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# Up to about $T = 4$ the accuracy increases with the temperature. Beyond, where the student approximately matches logits,
-# it changes little.
+# The best temperature is between 2 and 8, and the maximum is flat. At $T = 1$, where soft labels are ordinary
+# probabilities, all three values are lower. These are validation results used for selection, without intervals.
 
 # %% [markdown]
 # ## Distilling several tasks
@@ -515,14 +514,16 @@ for name in ("in stages", "jointly"):
         pair = (f"hints: {name}, {c} per class", f"one task: distilled, {c} per class")
         row[f"{c} per class"] = compare(*pair)
     rows.append(row)
-assert [signs(row) for row in rows] == ["000", "000"]
+assert signs(rows[1]) == "000"
 joint = [stored[f"hints: jointly, {c} per class, selected"]["setting"] for c in COUNTS]
 print("weights of the feature loss:", [setting["feature_weight"] for setting in joint])
 mk.report.Table(rows)
 
 # %% [markdown]
-# No significant difference is found, neither in stages nor jointly. Our student is thinner than its teacher, but equally
-# deep. Romero et al. designed hints for students that are *deeper*, which were not tested here.
+# Joint training makes no significant difference. Two stages make none with 5 and 20 images, where the smallest of five
+# learning rates was selected for the first stage, so that even weaker hints may be better. With 75 images they are
+# significantly *worse*, at the same total budget. Our student is thinner than its teacher, but equally deep; FitNets were
+# designed for *deeper* students, which were not tested here.
 
 # %% [markdown]
 # ## Splitting a network
@@ -586,11 +587,19 @@ plt.show()
 
 # %%
 baselines = [differences("new head", "trained trunk", name) for name in (*HEADS[1:], "table")]
-assert [signs(row) for row in baselines] == ["+++", "000", "000", "+++", "+++"]
+assert [signs(row) for row in baselines if "pixels" not in row["method"]] == [
+    "+++",
+    "0--",
+    "+++",
+    "+++",
+]
 mk.report.Table([*rows, *table_rows, *baselines])
 
 # %% [markdown]
-# RESULT-HEAD
+# The head on the trained trunk is far better than the lookup table and the head on the old logits, and significantly better
+# than one on an untrained trunk, so it uses features learned for the orientation. Nevertheless, training from scratch is as
+# good with 5 labels per class and significantly better with 20 and 75. For this small network, the pretext task is no
+# substitute for training the lower layers on the new task. Fine-tuning the trunk (chapter 03) was not tested.
 
 # %% [markdown]
 # Trunk, old head and new head form a network for both tasks. Because the trunk was frozen, the answers for the orientation
@@ -714,21 +723,21 @@ plt.show()
 rows = [{"front": f} | {k: mk.Score.of(v[k]) for k in (*HOW, "correlation")} for f, v in joints.items()]
 untrained = mk.Score.of(stored["joints, both untrained"]["correlation"])
 print(f"correlation of two untrained networks: {untrained.mean:.3f} ± {untrained.interval:.3f}")
-similar = ("another initialization", "other task, another initialization", "untrained")
+same_task, other_task = "another initialization", "other task, another initialization"
 for how in (*HOW[1:], "correlation"):
-    for first, second in zip(similar, similar[1:], strict=False):
-        gain = mk.Score.of(np.subtract(joints[first][how], joints[second][how]), "difference")
-        assert signs({how: gain}) == "+"
+    of_task = mk.Score.of(np.subtract(joints[same_task][how], joints[other_task][how]))
+    of_training = mk.Score.of(np.subtract(joints[other_task][how], joints["untrained"][how]))
+    assert signs({"task": of_task, "training": of_training}) == ("+0" if how == "matched" else "++")
 mk.report.Table(rows)
 
 # %% [markdown]
 # As they are, only fronts that share B's initialization and task fit well. Without labels, matching raises the accuracy of
-# a front for the same task from another initialization from chance to about half, and least squares to almost
-# that of B itself. However, most of this is no evidence for similar features: with least squares, even an *untrained*
-# front exceeds 0.5, and the units of two untrained networks can be matched with a correlation above 0.4. What counts are
-# the differences from this reference. They are significant: both methods and the correlations rank fronts for the same
-# task above those for the other task, and these above untrained ones. In this sense, independently trained networks have
-# learned similar features, and networks for the same task more similar ones.
+# a front for the same task from another initialization from about chance to 0.47, and least squares nearly to that of B
+# itself. Most of this is no evidence of similar features, however: with least squares, even an *untrained* front reaches
+# 0.56, and the units of two untrained networks are matched with a correlation of 0.43. What counts are the differences
+# from this reference. Fronts for the same task exceed those for the other task significantly by all three measures. Fronts
+# for the other task exceed untrained ones by least squares and correlation, but not after matching. So networks for the same
+# task have learned more similar features, and what two tasks share is much less.
 
 # %% [markdown]
 # ### A stitch that is trained on labels
@@ -741,11 +750,12 @@ mk.report.Table(rows)
 BACKS = ("trained back", "untrained back", "fresh back")
 _, rows = by_count("stitch", BACKS)
 rows += [differences("stitch", "trained back", name) for name in BACKS[1:]]
-assert [signs(row) for row in rows[3:]] == ["000", "000"]
 mk.report.Table(rows)
 
 # %% [markdown]
-# RESULT-STITCH
+# A stitch to the trained back is never better than one to an untrained back, with 75 images it is significantly worse, and
+# a fresh back is significantly better throughout. A stitch that works after training on labels is therefore no evidence
+# that two networks have learned similar features.
 
 # %% [markdown]
 # > **In the articles.** D4's second algorithm recombines independently trained modules. They fit on a shared trunk, or with a
@@ -755,15 +765,12 @@ mk.report.Table(rows)
 # ## Summary
 #
 # - **Distillation** trains a small network on the soft labels of a large one, for one or several tasks. Here it was more
-#   accurate than training on true labels, with label smoothing, or on the teacher's answers. The knowledge comes from the
-#   teacher's data.
+#   accurate than true labels, label smoothing, or the teacher's answers. The knowledge comes from the teacher's data.
 # - A higher **temperature** makes small probabilities visible, and $T^2$ keeps the gradient from vanishing.
-# - **Hints** brought no measurable improvement, neither in stages (FitNets) nor jointly.
-# - Compare a **new head** on a trained trunk with a lookup table, the old logits, an untrained trunk, and training from
-#   scratch.
-# - Parts of **independently trained networks** do not fit as they are, because hidden units can be permuted. Matching and
-#   linear maps connect them without labels, but whether features are similar can only be judged with an untrained network
-#   as a reference.
+# - **Hints** did not improve this student, neither in stages (FitNets) nor jointly.
+# - Compare a **new head** with a lookup table, the old logits, an untrained trunk, and training from scratch.
+# - Parts of **independently trained networks** do not fit as they are. Matching or linear maps connect them, but only an
+#   untrained reference shows how similar features are.
 # - A **stitching layer trained on labels** may learn the task on its own.
 
 # %% [markdown]
@@ -802,9 +809,8 @@ def check_soft_slope(derivative):
 
 
 # %% [markdown]
-# **3. A lookup table.** Write `lookup(old, labels, new)`: from the old network's answers for the labeled examples and their
-# labels in the new task, it finds the most frequent label for each answer, and returns the predictions for the
-# answers `new`. Every answer in `new` also occurs in `old`.
+# **3. A lookup table.** Write `lookup(old, labels, new)`. From the old network's answers for labeled examples and their labels in
+# the new task, it finds the most frequent label per answer, and returns predictions for the answers `new`.
 
 
 # %%
