@@ -12,7 +12,7 @@
 #
 # ![Probabilities that a large network assigns to ten classes for three test images, at three temperatures](soft_labels.png)
 #
-# *Soft labels of a large network for three test images. The hatched bar is the correct class. A higher temperature shows
+# *Soft labels of a large network for three test images; the outlined bar is the correct class. A higher temperature shows
 # more clearly which other classes the network considers similar, and a small network can learn from this.*
 
 # %%
@@ -36,14 +36,14 @@ stored = mk.report.measured("chapter_05")  # long measurements, made by benchmar
 # %% [markdown]
 # ## Two tasks for the same images
 #
-# A trained network is more than a function that classifies images. It can teach another network, its first layers can
-# serve other tasks, and its parts can be combined with parts of other networks. Methods that change the structure or the
-# weights of a model in such ways are called **model adaptation** (模型自适应).
+# A trained network can teach another network, its first layers can serve other tasks, and its parts can be combined with
+# parts of other networks. Methods that change the structure or the weights of a model in such ways are called **model
+# adaptation** (模型自适应).
 
 # %% [markdown]
 # To study several tasks at once, we show each image of Fashion-MNIST in four orientations, turned by 0, 90, 180 and 270
-# degrees. One task is to recognize the *class*, and the other the *orientation*. Because every image occurs in every
-# orientation, neither label contains information about the other. For speed, we reduce the images to 14 x 14 pixels.
+# degrees. One task is to recognize the *class*, the other the *orientation*. Because every image occurs in every orientation,
+# neither label contains information about the other. For speed, images are reduced to 14 x 14 pixels.
 
 
 # %%
@@ -196,7 +196,7 @@ for row, k in zip(axes, (6, 3, 7), strict=True):
         bars = axis.bar(
             range(10), soft_labels(class_teacher, x_test[[image]], temperature)[0], color="0.7"
         )
-        bars[k].set(color=mk.report.PALETTE[2], hatch="//", edgecolor="black")
+        bars[k].set(color=mk.report.PALETTE[2], edgecolor="black")
         axis.set(ylim=(0, 1), yticks=(0, 0.5, 1), xticks=range(10), xticklabels=[])
         axis.set_title(f"T = {temperature}" if k == 6 else "", fontsize=9)
     row[1].set_ylabel("probability", fontsize=8)
@@ -220,8 +220,8 @@ plt.show()
 Code(inspect.getsource(soft_loss), language="python")
 
 # %% [markdown]
-# The factor $T^2$ keeps the size of the gradient independent of the temperature. With it, the derivative with respect to
-# the student's logit $s_k$ is
+# The factor $T^2$ keeps the gradient from vanishing at high temperatures. With it, the derivative with respect to the
+# student's logit $s_k$ is
 #
 # $$\frac{\partial L_\text{soft}}{\partial s_k} = T \, (q_k - p_k). \qquad \text{(Formula 5.3)}$$
 #
@@ -270,12 +270,10 @@ Code(inspect.getsource(Distiller.distil), language="python")
 # Is it the teacher that helps? Three baselines see the same images, starting from the same weights:
 #
 # - **true labels**: ordinary training;
-# - **label smoothing** (Szegedy et al., 2016): the label's probability is $1 - \varepsilon$, and $\varepsilon$ is
-#   distributed over all classes. This equals distillation at $T = 1$ from a teacher whose probabilities are always
-#   uniform, with $\lambda = \varepsilon$. If soft labels act only as a regularizer, it should do as well (Yuan et al.,
-#   2020);
+# - **label smoothing** (Szegedy et al., 2016): the label has the probability $1 - \varepsilon$, and $\varepsilon$ is
+#   distributed over all classes. This equals distillation at $T = 1$ with $\lambda = \varepsilon$ and a teacher whose
+#   probabilities are uniform. If soft labels act only as a regularizer, it should do as well (Yuan et al., 2020);
 # - **teacher's answers**: the teacher's most likely class is used as the label (伪标签, pseudo-labels).
-
 
 # %%
 smoothing = stored["one task: label smoothing, 20 per class, selected"]["setting"]["smoothing"]
@@ -301,17 +299,16 @@ for method, (model, targets, loss) in methods.items():
 assert all(np.array_equal(a, b) for a, b in zip(before, class_teacher.get_weights(), strict=True))
 
 # %% [markdown]
-# The distiller has trained the student only, and the teacher is unchanged. Single runs, however, cannot decide which
-# method is better.
+# Only the student has changed, not the teacher. Single runs, however, cannot decide which method is better.
 
 # %% [markdown]
 # ## Does distillation help?
 #
-# The stored measurements repeat this with ten seeds, each with its own teacher, split of the images and initializations.
-# Every method has at most 1,600 steps. Its learning rate, number of steps (early stopping), $\varepsilon$, $T$ and
-# $\lambda$ were selected by validation accuracy with three other seeds, and no best learning rate is at the edge of its grid.
-# Distillation has the most hyperparameters and therefore the largest grid. The validation set of 50 images per class is
-# optimistic where only 5 labels per class are assumed to exist.
+# The stored measurements repeat this with ten seeds, each with its own teacher, split of the images and initializations. For
+# every method, with at most 1,600 steps, the learning rate, the number of steps (early stopping), $\varepsilon$, $T$ and
+# $\lambda$ were selected by validation accuracy with three other seeds; no best learning rate is at the edge of its grid.
+# Distillation has the most hyperparameters and so the largest grid. With 50 validation images per class, selection is
+# optimistic for 5 labels per class.
 
 # %%
 METHODS = ("true labels", "label smoothing", "teacher's answers", "distilled")
@@ -381,16 +378,16 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # Distillation is significantly more accurate than each baseline, at every number of images. Label smoothing does not differ
-# significantly from true labels, so uniformly smoothed labels do not explain the improvement. The teacher's answers come out
-# ahead of true labels with 5 images, where the interval excludes zero, but distillation exceeds them, too. What it
-# has in addition is the teacher's probabilities of the other classes.
+# significantly from true labels, so uniformly smoothed labels do not explain the improvement. The teacher's answers are
+# significantly better than true labels with 5 images only, and distillation exceeds them, too. What it has in addition
+# is the teacher's probabilities of the other classes.
 
 # %% [markdown]
 # ### Without labels
 #
-# With $\lambda = 1$ the loss contains no true label. How many true labels per class are the soft labels worth? The student
-# in the first row gets 75 images per class and no label. It is compared with students that get true labels for 5, 20 or all
-# 75 of them, or for all 150 images per class including the teacher's, which is possible if its data is still available.
+# With $\lambda = 1$ the loss contains no true label. The student in the first row gets 75 images per class and no label. It
+# is compared with students that get true labels for 5, 20 or all 75 of them, or for all 150 images per class including
+# the teacher's, which is possible if its data is still available.
 
 # %%
 unlabeled = "one task: distilled without labels, 75 per class"
@@ -405,9 +402,9 @@ assert [signs({"": row["difference"]}) for row in rows[1:]] == ["+", "+", "+", "
 mk.report.Table(rows)
 
 # %% [markdown]
-# Without a single label, the student is significantly better than with 75 true labels per class for the same images, and
-# does not differ significantly from one with 150. The knowledge comes from the teacher's 750 labeled images. Distillation
-# passes it on, which is useful if these images are no longer available or too expensive to train on.
+# Without a single label, the student is significantly better than with 75 true labels per class, and not significantly
+# different from one with 150. The knowledge comes from the teacher's 750 labeled images; distillation passes it on if they
+# are no longer available or too expensive to train on.
 
 # %% [markdown]
 # ### Which temperature?
@@ -425,8 +422,8 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# The best temperature is between 2 and 8, and the maximum is flat. At $T = 1$, where soft labels are ordinary
-# probabilities, all three values are lower. These are validation results used for selection, without intervals.
+# The best temperature is between 2 and 8, with a flat maximum, and $T = 1$ is lower in all three cases. These validation
+# results were used for selection and have no intervals.
 
 # %% [markdown]
 # ## Distilling several tasks
@@ -487,9 +484,9 @@ mk.report.Table(rows)
 # $$L_\text{features} = \frac1d \, \lVert W h_s - h_t \rVert^2 \qquad \text{(Formula 5.5)}$$
 
 # %% [markdown]
-# FitNets are trained in **two stages**: first the layers of the student up to $h_s$, on $L_\text{features}$ alone, and then
-# the whole student by distillation, without a feature loss. Our hint is the first hidden layer. As in the paper, $W$ is
-# followed by the teacher's nonlinearity, here a ReLU. `split_model` returns the first part of a model.
+# FitNets are trained in **two stages**: first the student up to $h_s$, on $L_\text{features}$ alone, and then the whole
+# student by distillation, without a feature loss. Our hint is the first hidden layer. As in the paper, $W$ is followed by the
+# teacher's nonlinearity, here a ReLU. `split_model` returns the first part of a model.
 
 # %%
 staged = "hints: in stages, 20 per class"
@@ -502,9 +499,9 @@ train(distiller, x_few, y_few["class"], staged)
 print(f"two stages: test accuracy {accuracy(student(x_test), y_test['class']):.3f}")
 
 # %% [markdown]
-# Alternatively, Formula 5.4 can be trained jointly, as the library does with `Distiller(..., features=("first", "first"))`
-# and a linear $W$. The script compared both with plain distillation at the same $T$ and $\lambda$, with equal maximal
-# numbers of steps (800 per stage, or 1,600), and with selected learning rates and $\eta$ (five values from 0.001 to 10).
+# Alternatively, Formula 5.4 can be trained jointly, with a linear $W$: `Distiller(..., features=("first", "first"))`. The
+# script compared both with plain distillation at the same $T$ and $\lambda$ and equal maximal numbers of steps (800 per stage,
+# or 1,600). Learning rates and $\eta$ (five values from 0.001 to 10) were selected.
 
 # %%
 rows = []
@@ -521,9 +518,8 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # Joint training makes no significant difference. Two stages make none with 5 and 20 images, where the smallest of five
-# learning rates was selected for the first stage, so that even weaker hints may be better. With 75 images they are
-# significantly *worse*, at the same total budget. Our student is thinner than its teacher, but equally deep; FitNets were
-# designed for *deeper* students, which were not tested here.
+# learning rates was selected for the first stage, so that even weaker hints may be better, and are significantly *worse* with
+# 75. FitNets were designed for students that are thinner but *deeper* than the teacher, which were not tested here.
 
 # %% [markdown]
 # ## Splitting a network
@@ -545,9 +541,8 @@ assert head.trainable_variables[0] is orientation_network.trainable_variables[4]
 # %% [markdown]
 # ## A new head on a trained trunk
 #
-# Orientations can be labeled automatically. Suppose that we have many images, but know the classes of only a few. We train a
-# network to recognize the orientation of all 1,500 images, a pretext task introduced by Gidaris et al. (2018), and then use
-# its trunk to learn classes from few labels.
+# Suppose that we have many images, but know the classes of only a few. Orientations can be labeled automatically, so we train a
+# network to recognize the orientation of all 1,500 images (Gidaris et al., 2018) and use its trunk to learn classes.
 
 # %%
 x_all, y_all = in_four_orientations(images[~held_out], labels[~held_out])
@@ -597,13 +592,12 @@ mk.report.Table([*rows, *table_rows, *baselines])
 
 # %% [markdown]
 # The head on the trained trunk is far better than the lookup table and the head on the old logits, and significantly better
-# than one on an untrained trunk, so it uses features learned for the orientation. Nevertheless, training from scratch is as
-# good with 5 labels per class and significantly better with 20 and 75. For this small network, the pretext task is no
-# substitute for training the lower layers on the new task. Fine-tuning the trunk (chapter 03) was not tested.
+# than one on an untrained trunk, so it uses features learned for the orientation. However, training from scratch is as
+# good with 5 labels per class and significantly better with 20 and 75, so freezing this trunk is not worthwhile here.
+# Fine-tuning it (chapter 03) was not tested.
 
 # %% [markdown]
-# Trunk, old head and new head form a network for both tasks. Because the trunk was frozen, the answers for the orientation
-# are unchanged:
+# Trunk, old head and new head form a network for both tasks, with unchanged answers for the orientation:
 
 # %%
 _, old_head = split_model(orientation_network, cut)
@@ -715,7 +709,7 @@ for shift, how, hatch in zip((-0.27, 0, 0.27), HOW, ("", "//", ".."), strict=Tru
 names = [name.replace(", ", ",\n").replace(" init", "\ninit") for name in joints]
 plt.xticks(range(len(joints)), names, fontsize=8)
 plt.axhline(0.1, color="0.4", linestyle=":", linewidth=1)
-plt.gca().set(xlabel="front", ylabel="test accuracy (chance: 0.1)")
+plt.gca().set(xlabel="front", ylabel="test accuracy (chance: 0.1)", ylim=(0, 0.95))
 plt.legend(loc="upper right", ncols=3)
 plt.show()
 
@@ -732,19 +726,19 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # As they are, only fronts that share B's initialization and task fit well. Without labels, matching raises the accuracy of
-# a front for the same task from another initialization from about chance to 0.47, and least squares nearly to that of B
-# itself. Most of this is no evidence of similar features, however: with least squares, even an *untrained* front reaches
-# 0.56, and the units of two untrained networks are matched with a correlation of 0.43. What counts are the differences
-# from this reference. Fronts for the same task exceed those for the other task significantly by all three measures. Fronts
-# for the other task exceed untrained ones by least squares and correlation, but not after matching. So networks for the same
-# task have learned more similar features, and what two tasks share is much less.
+# a front for the same task from another initialization from about chance to 0.47, and least squares nearly to that of B.
+# Most of this is no evidence of similar features, however: with least squares, even an *untrained* front reaches 0.56, and
+# the units of two untrained networks are matched with a correlation of 0.43. Relative to this reference, fronts
+# for the same task fit significantly better than those for the other task by all three measures, and the latter better than
+# untrained ones by least squares and correlation, but not by matching. So networks for the same task have learned more
+# similar features, and two tasks share much less.
 
 # %% [markdown]
 # ### A stitch that is trained on labels
 #
-# If the stitching layer is trained on labels, with front and back frozen, its 4,160 weights may learn the task on their own
-# instead of translating. The script trained three networks on the front for orientations: a stitch to the trained back of B,
-# a stitch to an *untrained* back, and a *fresh back* that is trained itself, without a stitch.
+# Trained on labels, with front and back frozen, the 4,160 weights of a stitching layer may learn the task instead of
+# translating. The script trained, on the front for orientations, a stitch to the trained back of B, a stitch to an
+# *untrained* back, and a *fresh back* without a stitch.
 
 # %%
 BACKS = ("trained back", "untrained back", "fresh back")
@@ -753,9 +747,8 @@ rows += [differences("stitch", "trained back", name) for name in BACKS[1:]]
 mk.report.Table(rows)
 
 # %% [markdown]
-# A stitch to the trained back is never better than one to an untrained back, with 75 images it is significantly worse, and
-# a fresh back is significantly better throughout. A stitch that works after training on labels is therefore no evidence
-# that two networks have learned similar features.
+# A stitch to the trained back is never better than one to an untrained back, and with 75 images significantly worse. A fresh
+# back is significantly better throughout. So a stitch that works after training on labels is no evidence of similar features.
 
 # %% [markdown]
 # > **In the articles.** D4's second algorithm recombines independently trained modules. They fit on a shared trunk, or with a
@@ -839,19 +832,17 @@ def check_stitch(stitch):
 
 # %% [markdown]
 # **5. Project: which images does a student need?** Replace the student's images by unlabeled images of another data set, or by
-# noise, and measure how far distillation still works. A good report
+# noise, and measure how well distillation still works. A good report
 #
 # - states a hypothesis before the experiment (1 point);
 # - includes label smoothing and a teacher with shuffled soft labels as baselines (3 points);
 # - selects hyperparameters on validation data, at equal numbers of steps (3 points);
-# - reports paired differences over at least five seeds, each with its own teacher (2 points);
+# - reports paired differences over at least five seeds and teachers (2 points);
 # - names what remains undecided (1 point).
 
 # %% [markdown]
 # ## References
 #
-# - Y. Bansal, P. Nakkiran, B. Barak,
-#   [Revisiting Model Stitching to Compare Neural Representations](https://arxiv.org/abs/2106.07682), 2021.
 # - A. Csiszárik and others, [Similarity and Matching of Neural Network Representations](https://arxiv.org/abs/2110.14633), 2021.
 # - S. Gidaris, P. Singh, N. Komodakis,
 #   [Unsupervised Representation Learning by Predicting Image Rotations](https://arxiv.org/abs/1803.07728), 2018.
