@@ -28,6 +28,7 @@ TRUNK, TOP = ["conv1", "conv2", "hidden"], ["conv2", "hidden", "head"]
 DECAY = 1 / 2.6  # from layer to layer, as in Howard and Ruder (2018)
 RANK = 4
 GRID = [round(10 ** (exponent / 2), 6) for exponent in range(-10, 5)]  # 0.00001, 0.000032, 0.0001, ..., 100
+tf.get_logger().setLevel("ERROR")  # TensorFlow warns about the many graphs that are traced here
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -63,7 +64,8 @@ def network(units: int, shape: tuple[int, ...]) -> keras.Model:
     layers = keras.layers
     return keras.Sequential(
         [
-            keras.Input(shape),
+            keras.Input(shape, dtype="uint8"),
+            layers.Rescaling(1 / 255),
             layers.Conv2D(16, 5, strides=4, padding="same", activation="relu", name="conv1"),
             layers.Conv2D(32, 3, strides=2, padding="same", activation="relu", name="conv2"),
             layers.Flatten(),
@@ -92,7 +94,7 @@ def task(name: str, labels: int, seed: int) -> Task:
     train, *others = divided(pool, chosen.validation, chosen.test)
     train = random.permutation(train)
     train = np.concatenate([train[pool.labels[train] == label][:labels] for label in range(len(pool))])
-    x, y = pool.arrays(scaled=True)
+    x, y = pool.arrays()
     return Task(*((x[rows], y[rows]) for rows in (train, *others)))
 
 
@@ -133,7 +135,7 @@ def source_model(name: str, seed: int, learning_rate: float = 0.003) -> tuple[ke
     """A source model, trained on four fifths of each class, and its accuracy on the last fifth."""
     chosen = pair(name)
     kept, _, held_out = divided(chosen.source, 0, int(chosen.source.counts[0] / 5))
-    x, y = chosen.source.arrays(scaled=True)
+    x, y = chosen.source.arrays()
     keras.utils.set_random_seed(seed)
     model = network(len(chosen.source), x.shape[1:])
     Trainer(model).train(x[kept], y[kept], chosen.source_steps, learning_rate, seed, SOURCE_BATCH)
@@ -262,7 +264,7 @@ def nearest_centroid(name: str, labels: int) -> dict[str, Any]:
     accuracies = []
     for seed in range(SEEDS):
         data, source = learned_features(name, labels, seed), source_model(name, seed)[0]
-        center = transfer.extract_features(transfer.feature_extractor(source), pair(name).source.arrays(scaled=True)[0])
+        center = transfer.extract_features(transfer.feature_extractor(source), pair(name).source.arrays()[0])
         center = center.mean(axis=0)
 
         def unit(rows: np.ndarray, center: np.ndarray = center) -> np.ndarray:
