@@ -75,14 +75,14 @@ def network(units: int, shape: tuple[int, ...]) -> keras.Model:
     )
 
 
-def divided(pool: mk.ClassPool, validation: int, test: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def divide(pool: mk.ClassPool, validation: int, test: int) -> list[np.ndarray]:
     """The rows for training, validation and test: the last of each class are for test, those before for validation."""
     from_end = (pool.first + pool.counts)[pool.labels] - np.arange(len(pool.labels))
-    return (
+    return [
         np.flatnonzero(from_end > test + validation),
         np.flatnonzero((from_end > test) & (from_end <= test + validation)),
         np.flatnonzero(from_end <= test),
-    )
+    ]
 
 
 @functools.cache
@@ -91,7 +91,7 @@ def task(name: str, labels: int, seed: int) -> Task:
     chosen, random = pair(name), np.random.default_rng(seed)
     classes = random.permutation(len(chosen.target))[: chosen.classes]
     pool = chosen.target.select(np.sort(classes))
-    train, *others = divided(pool, chosen.validation, chosen.test)
+    train, *others = divide(pool, chosen.validation, chosen.test)
     train = random.permutation(train)
     train = np.concatenate([train[pool.labels[train] == label][:labels] for label in range(len(pool))])
     x, y = pool.arrays()
@@ -134,7 +134,7 @@ def accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
 def source_model(name: str, seed: int, learning_rate: float = 0.003) -> tuple[keras.Model, float]:
     """A source model, trained on four fifths of each class, and its accuracy on the last fifth."""
     chosen = pair(name)
-    kept, _, held_out = divided(chosen.source, 0, int(chosen.source.counts[0] / 5))
+    kept, _, held_out = divide(chosen.source, 0, int(chosen.source.counts[0] / 5))
     x, y = chosen.source.arrays()
     keras.utils.set_random_seed(seed)
     model = network(len(chosen.source), x.shape[1:])
