@@ -297,8 +297,10 @@ def measure(record: Record, name: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--again", action="store_true", help="discard what was measured before")
-    record = Record("chapter_03", again=parser.parse_args().again)
-    for name in ("fashion", "glyphs"):
+    parser.add_argument("pairs", nargs="*", default=["fashion", "glyphs"], help="of tasks: fashion, glyphs, or both")
+    options = parser.parse_args()
+    record = Record("chapter_03", again=options.again)
+    for name in options.pairs:
         measure(record, name)
 
 
