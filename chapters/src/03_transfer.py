@@ -279,8 +279,10 @@ for axis, (title, model) in zip(axes, models.items(), strict=True):
     extractor = transfer.feature_extractor(model)
     points = project(transfer.extract_features(extractor, pair.target.examples[rows]))
     for c, marker, color in zip(classes, "osD^vP", [*mk.report.PALETTE, "0.55"], strict=False):
-        axis.scatter(*points[pair.target.labels[rows] == c].T, s=18, marker=marker, color=color)
+        one = points[pair.target.labels[rows] == c]
+        axis.scatter(*one.T, s=18, marker=marker, color=color, label=f"class {c}")
     axis.set(title=title, xlabel="component 1", ylabel="component 2", xticks=[], yticks=[])
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
 plt.show()
 
 # %% [markdown]
