@@ -83,9 +83,9 @@ def load(name: str) -> Pair:
 
 
 # %% [markdown]
-# Some test images of CIFAR-100 are also training images, so a model can classify them correctly by memorizing them. We
-# therefore remove exact duplicates before anything is split. (Near duplicates, which Barz and Denzler (2020) found for
-# about 10 % of the test images, remain.)
+# CIFAR-100 contains some images more than once. If one copy is used for training and another for testing, a model can
+# classify it correctly by memorizing it, so we remove exact duplicates before anything is split. (Near duplicates, which
+# Barz and Denzler (2020) found for about 10 % of its test images, remain.)
 
 
 # %%
@@ -203,6 +203,7 @@ def accuracy(model: keras.Model, x, y) -> float:
 x, y = pair.source.arrays()
 rows, _, held_out = divide(pair.source, validation=0, test=pair.source.counts.min() // 5)
 source = network(len(pair.source), x.shape[1:])
+print(f"training the source model for {pair.source_steps} steps ...", flush=True)
 train(source, x[rows], y[rows], 0.003, pair.source_steps, seed=0, batch=64)
 chance = 1 / len(pair.source)
 print(f"source accuracy {accuracy(source, x[held_out], y[held_out]):.3f}, chance {chance:.3f}")
@@ -271,13 +272,23 @@ def project(features: np.ndarray) -> np.ndarray:
     return centered @ np.linalg.svd(centered, full_matrices=False)[2][:2].T
 
 
+def share_between_classes(features: np.ndarray, labels: np.ndarray) -> float:
+    """The share of the variance of all features that is between classes."""
+    within = np.mean([features[labels == c].var(axis=0).sum() for c in np.unique(labels)])
+    return 1 - within / features.var(axis=0).sum()
+
+
+# %%
 classes = range(0, len(pair.target), len(pair.target) // 5)
 rows = np.concatenate([np.flatnonzero(pair.target.labels == c)[:20] for c in classes])
 models = {"random weights": network(pair.classes, shape), "trained on the source": source}
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.1))
 for axis, (title, model) in zip(axes, models.items(), strict=True):
     extractor = transfer.feature_extractor(model)
-    points = project(transfer.extract_features(extractor, pair.target.examples[rows]))
+    features = transfer.extract_features(extractor, pair.target.examples[rows])
+    share = share_between_classes(features, pair.target.labels[rows])
+    print(f"{title}: {share:.0%} of the variance is between classes")
+    points = project(features)
     for c, marker, color in zip(classes, "osD^vP", [*mk.report.PALETTE, "0.55"], strict=False):
         one = points[pair.target.labels[rows] == c]
         axis.scatter(*one.T, s=18, marker=marker, color=color, label=f"class {c}")
@@ -286,8 +297,9 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", 
 plt.show()
 
 # %% [markdown]
-# Each marker is a class that the source model has never seen. With random weights the classes overlap. After training
-# on other classes, they are easier to distinguish, so a simple classifier may need few labels. We will measure how few.
+# Each marker is a class that the source model has never seen. If a larger share of the variance is between classes
+# after training than with random weights, the source has learned to distinguish classes that it was not trained on.
+# Whether a classifier benefits is measured below.
 
 # %% [markdown]
 # ## Structure
