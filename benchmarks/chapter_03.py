@@ -12,6 +12,7 @@ the chapter reads them.
 
 import argparse
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -293,7 +294,7 @@ def nearest_centroid(name: str, labels: int, kind: str) -> dict[str, Any]:
 
 def measure(record: Record, name: str) -> None:
     """All results of a pair of tasks."""
-    chosen, head = pair(name), "frozen features, linear head"
+    chosen, head, long = pair(name), "frozen features, linear head", "from scratch, with the steps of the source"
     budgets = {"steps": STEPS, "batch": BATCH, "source steps": chosen.source_steps, "source batch": SOURCE_BATCH}
     record.measure(f"{name}, budgets", lambda: budgets | {"seeds": SEEDS})
     for rate in (0.001, 0.003, 0.01):
@@ -302,10 +303,13 @@ def measure(record: Record, name: str) -> None:
         for kind in ("frozen features", "random features", "pixels"):
             centroids = functools.partial(nearest_centroid, name, labels, kind)
             record.measure(f"{name}, {kind}, nearest centroid, {labels}", centroids)
-        of_head = record.measure(f"{name}, {head}, {labels}", functools.partial(selected, name, head, labels))
-        for method, settings in METHODS.items():
+    for labels, (method, settings) in itertools.product(chosen.labels, METHODS.items()):
+        if not settings.more_steps:
+            of_head = record.measure(f"{name}, {head}, {labels}", functools.partial(selected, name, head, labels))
             head_rate = of_head["learning rate"] if len(settings.stages) > 1 else None
             record.measure(f"{name}, {method}, {labels}", functools.partial(selected, name, method, labels, head_rate))
+    for labels in chosen.labels:  # the most expensive ones last
+        record.measure(f"{name}, {long}, {labels}", functools.partial(selected, name, long, labels))
 
 
 def main() -> None:
