@@ -70,8 +70,8 @@ def test_a_wrong_answer_to_an_exercise_is_told_why(source, name):
 
 
 def made_up_cifar(name):
-    """Random images, some of which are in both the training images and the test images of their class."""
-    classes, per_class = (10, 40) if name == "cifar10" else (100, 155)
+    """As many random images as CIFAR has; some are in both the training images and the test images of their class."""
+    classes, per_class = (10, 6000) if name == "cifar10" else (100, 600)
     images = np.random.default_rng(0).integers(0, 256, (classes, per_class, 32, 32, 3), dtype=np.uint8)
     if name == "cifar100":
         images[:3, -1] = images[:3, 0]
@@ -89,9 +89,9 @@ def test_chapter_03_goes_from_cifar10_to_cifar100_by_the_same_code(monkeypatch, 
         if cell.cell_type == "code":
             exec(small, scope)
     assert scope["DATASET"] == "cifar" and scope["network"](100, (32, 32, 3)).output_shape == (None, 100)
-    assert scope["pair"].target.counts.sum() == 15_500 - 4
+    assert scope["pair"].target.counts.sum() == 60_000 - 4
     printed = capsys.readouterr().out
-    assert "4 of 15500 images are duplicates" in printed and "source accuracy" in printed
+    assert "4 of 60000 images are duplicates" in printed and "source accuracy" in printed
     assert len(re.findall(r"minus .* \((?:higher|lower|not significantly different)\)", printed)) == 3
 
 
