@@ -276,7 +276,8 @@ def project(features: np.ndarray) -> np.ndarray:
 def share_between_classes(features: np.ndarray, labels: np.ndarray) -> float:
     """The share of the variance of all features that is between classes."""
     within = np.mean([features[labels == c].var(axis=0).sum() for c in np.unique(labels)])
-    return 1 - within / features.var(axis=0).sum()
+    total = features.var(axis=0).sum()
+    return (total - within) / max(total, 1e-12)
 
 
 classes = range(0, len(pair.target), len(pair.target) // 5)
@@ -392,13 +393,16 @@ assert by_argument > 0.01 and by_layer == 0
 
 
 # %%
+fresh = network(pair.classes, shape)
+
+
 def step_lengths(decay: float) -> np.ndarray:
-    model = transfer.same_structure(target)
-    model.set_weights(target.get_weights())
+    model = transfer.same_structure(fresh)
+    model.set_weights(fresh.get_weights())
     data = tf.data.Dataset.from_tensors(task["train"])
     optimizer = transfer.LayerwiseLearningRates(keras.optimizers.SGD(0.001), decay)
     transfer.fine_tune(model, data, train="all", optimizer=optimizer, verbose=0)
-    pairs = [(model.get_layer(name), target.get_layer(name)) for name in ("head", *TRUNK[::-1])]
+    pairs = [(model.get_layer(name), fresh.get_layer(name)) for name in ("head", *TRUNK[::-1])]
     return np.array([float(tf.norm(new.kernel - old.kernel)) for new, old in pairs])
 
 
@@ -593,7 +597,8 @@ LONG = "from scratch, with the steps of the source"
 for name, count in itertools.product(counts, (1, 2, 5, 10, 20, 100)):
     if f"{name}, {LONG}, {count}" in stored:
         runs = (stored[f"{name}, {m}, {count}"]["accuracy"] for m in ("fine-tuning", LONG))
-        print(comparison(f"{name}, {count} per class: fine-tuning", "more steps from scratch", *runs))
+        what = f"{titles[name]}, {count} per class: fine-tuning"
+        print(comparison(what, "more steps from scratch", *runs))
 
 # %% [markdown]
 # ### Do the recipes help?
