@@ -62,9 +62,10 @@ def fading(source, target, names):
     mk.transfer.blend_weights(source, target, dict(zip(names, coefficients, strict=True)))
 
 
-def count(model, train):
-    mk.transfer.freeze(model, train)
-    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+def nearest_centroid(x, y, queries):
+    labels = np.unique(y)
+    means = np.stack([x[y == label].mean(axis=0) for label in labels])
+    return labels[np.linalg.norm(queries[:, None] - means, axis=2).argmin(axis=1)]
 
 
 def pays(with_transfer, from_scratch):
@@ -133,7 +134,7 @@ RIGHT = {
     "check_best_initialization": best_initialization,
     "check_proximal": lambda theta, c, strength: (2 * c + strength * theta) / (2 + strength),
     "check_fading": fading,
-    "check_count": count,
+    "check_nearest_centroid": nearest_centroid,
     "check_saving": lambda m, n, r: m * n / (r * (m + n)),
     "check_pays": pays,
     "check_soften": soften,
@@ -165,7 +166,7 @@ WRONG = {
     "check_best_initialization": lambda curvatures, minima, alpha: np.average(minima, weights=curvatures),
     "check_proximal": lambda theta, c, strength: (c + strength * theta) / (1 + strength),
     "check_fading": lambda source, target, names: mk.transfer.blend_weights(source, target, 0.5, names),
-    "check_count": lambda model, train: model.count_params(),
+    "check_nearest_centroid": lambda x, y, queries: y[np.linalg.norm(queries[:, None] - x, axis=2).argmin(axis=1)],
     "check_saving": lambda m, n, r: m * n / r,
     "check_pays": lambda with_transfer, from_scratch: "yes" if np.mean(with_transfer) > np.mean(from_scratch) else "no",
     "check_soften": lambda p, temperature: p / temperature,
