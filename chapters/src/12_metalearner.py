@@ -2,22 +2,20 @@
 # # MetaLearner: writing the meta-training loop
 #
 # **Goals.** After this chapter you can write a meta-training loop with `tf.GradientTape`, train the same model with `fit`,
-# resume it from a checkpoint, exchange its inner loop, compare the result with strong baselines, and deploy an adapted
-# network as a plain Keras model.
+# exchange its inner loop, compare the result with strong baselines, and deploy an adapted network.
 #
 # **Prerequisites.** Tasks and episodes (chapter [01](01_learning_to_learn.ipynb)), gradient descent and Adam (chapter
-# [02](02_classical_learning.ipynb)). Chapter [10](10_maml.ipynb) treats the mathematics of MAML in detail, and can be
-# read before or after this one.
+# [02](02_classical_learning.ipynb)). Chapter [10](10_maml.ipynb), on the mathematics of MAML, can be read before or after.
 #
-# **Time.** About 75 minutes, or one lecture of 90 minutes with two of the exercises. The notebook runs in about one minute
-# on two CPU cores.
+# **Time.** About 75 minutes, or a lecture of 90 minutes with two exercises. The notebook runs in about one minute on two
+# CPU cores.
 #
 # ![Five characters of an unseen alphabet with one support image each, and predictions for eight queries of each](adapted_expert.png)
 #
 # *A network with a meta-learned backbone and an output layer that starts from zero (section 5), meta-trained on 30,000
 # images and adapted to the five support images on the left, from an alphabet that it has never seen. Queries in a solid
-# frame are classified correctly; those in a dashed frame are misclassified, with the predicted class below. The task was
-# chosen to be typical: its accuracy is the closest to the mean of 200 tasks.*
+# frame are classified correctly; those in a dashed frame are misclassified, with the predicted class below. The task is
+# typical: its accuracy, @CORRECT@ of @QUERIES@ queries, is the closest to the mean of 200 tasks, @MEAN@.*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -55,8 +53,8 @@ stored = mk.report.measured("chapter_12")  # long measurements, made by benchmar
 Code(inspect.getsource(mk.networks.d3), language="python")
 
 # %% [markdown]
-# We train on `glyphs`, the synthetic characters of chapter 01, with its splits by alphabet into training, validation and
-# test classes. To keep the notebook fast, we average blocks of 2 x 2 pixels, which leaves 14 x 14 pixels per image. The
+# We train on `glyphs`, the synthetic characters of chapter 01, split by alphabet into training, validation and test
+# classes. To keep the notebook fast, we average blocks of 2 x 2 pixels, which leaves 14 x 14 pixels per image. The
 # network has no batch normalization, so predictions for a query never depend on other queries.
 
 
@@ -93,18 +91,17 @@ for labels in (tf.range(5), tf.range(4, -1, -1)):
     assert list(probabilities[0].argmax(axis=-1)) == list(labels)
 
 # %% [markdown]
-# After 40 steps of gradient descent, the same five images are classified correctly under both assignments of labels. This
-# only shows that the network can memorize five images. The goal is to classify *other* images of these classes.
+# The adapted network classifies the same five images correctly under both assignments of labels. This only shows that it
+# can memorize five images. The goal is to classify *other* images of these classes.
 
 # %% [markdown]
-# **Where does the optimizer belong?** In `compile`, as in every Keras model: `compile` sets `self.optimizer`, so an
-# optimizer that a constructor stores under this name would be overwritten.
+# **Where does the optimizer belong?** In `compile`, which sets `self.optimizer` in every Keras model and so would
+# overwrite an optimizer that a constructor has stored under this name.
 
 # %% [markdown]
-# > **In the articles.** D3 ([section 5](README.md#from-the-documents-to-the-chapters)) has this class with fixed output
-# > classes, an optimizer in the constructor, and a loop whose four comments have no code. It also passes `task_indices`
-# > to `call`, which select rows of a batch but cannot tell the network what the task is. `mk.MetaLearner(num_classes)`
-# > still accepts them. Each point has a test in the [errata](README.md#errata).
+# > **In the articles.** D3 ([section 5](README.md#from-the-documents-to-the-chapters)) has this class with fixed classes, an
+# > optimizer in the constructor, and a loop whose four comments have no code. Its `task_indices` select rows of a batch,
+# > but do not describe the task; `mk.MetaLearner` still accepts them. See the [errata](README.md#errata).
 
 # %% [markdown]
 # ## 3. The loop by hand
@@ -203,7 +200,7 @@ plt.show()
 # %% [markdown]
 # The loop learns: the query loss after one inner step decreases. `mk.maml_loop` is the same function with several inner
 # steps and what other networks need: regularization penalties, random numbers for dropout, and the moving averages of
-# batch normalization. Neither version has metrics, validation or checkpoints.
+# batch normalization.
 
 # %% [markdown]
 # ## 4. The same loop with fit
@@ -260,8 +257,8 @@ assert all(np.allclose(a, b, atol=1e-4) for a, b in pairs)
 # Most meta-learners share steps 1, 3 and 4; what distinguishes them is step 2. In MAML, all layers including the output
 # layer, the *head*, start from meta-learned weights. However, labels are assigned at random, and Ye and Chao (2022) show
 # that MAML's accuracy varies greatly with the assignment; they learn one initial weight vector for all classes instead.
-# Kao, Chiu and Chen (2022) analyze how a random head causes interference between tasks in the updates of the layers
-# below, and set the head to zero before adaptation. We do the same, and adapt only the head.
+# Kao, Chiu and Chen (2022) find that the initial head and interactions between tasks interfere with the updates of the
+# layers below, and set the head to zero before adaptation. We do the same, and adapt only the head.
 
 # %% [markdown]
 # **One step from zero.** With a zero head, each of the $N$ classes has probability $1/N$. Let $f_i$ be the embedding of
@@ -284,9 +281,9 @@ assert all(np.allclose(a, b, atol=1e-4) for a, b in pairs)
 #
 # where $\lVert f \rVert^2$ is the same for every class and cancels in the softmax. So with $\alpha = 2N$, the logits of the
 # two methods differ only in $-\lVert c_k \rVert^2$. If all prototypes have the same norm, for example with one shot and
-# embeddings of unit length, the two methods are identical. This also explains why useful inner learning rates of the
-# zero head are so large: $\alpha / N$ is the scale of the dot products in the softmax, and $\alpha = 10$ is that of
-# prototypes for $N = 5$.
+# embeddings of unit length, the two methods are identical. This also explains why the inner learning rates of the zero
+# head are large: $\alpha / N$ scales the dot products in the softmax, and for $N = 5$, prototypes correspond to
+# $\alpha = 10$.
 
 # %%
 rng = np.random.default_rng(0)
@@ -297,7 +294,7 @@ assert np.allclose(tf.nn.softmax(one_step), tf.nn.softmax(distances))
 
 # %% [markdown]
 # In the library, `layers="head"` restricts the inner loop to the head, and `trainable = False` keeps the outer loop from
-# changing its zeros. So the outer loop trains the backbone, for embeddings with which one step is enough.
+# changing its zeros, so that it trains the backbone only.
 
 # %%
 rates = stored["selected: zero head"]["rates"]
@@ -339,14 +336,12 @@ prototypes.fit(tasks, steps_per_epoch=250, verbose=0)
 # ## 6. A fair comparison
 
 # %% [markdown]
-# Is meta-training worth the effort? Methods that use the same network but no meta-training tell us:
+# Is meta-training worth the effort? We compare with methods that use the same network but no meta-training:
 #
 # - **from scratch**: gradient descent on all weights for each task, from random weights;
-# - **random backbone**: the zero head and the nearest class mean on embeddings of a network with random weights. These
-#   controls have the inner loops of the zero head and of prototypes, but no meta-training;
+# - **random backbone**: the zero head and the nearest class mean on embeddings of a network with random weights;
 # - **pretrained classifier**: an ordinary classifier of all 851 training classes, whose embeddings are used for new tasks by
-#   the **nearest class mean** (SimpleShot; Wang et al., 2019). It has the inner loop of prototypes, and is trained on as
-#   many images, but never sees a task.
+#   the **nearest class mean** (SimpleShot; Wang et al., 2019), the inner loop of prototypes.
 
 # %% [markdown]
 # **Training.** Meta-training and pretraining see 250 batches of 120 images, as four tasks or as an ordinary batch. This is
@@ -357,11 +352,11 @@ prototypes.fit(tasks, steps_per_epoch=250, verbose=0)
 # MAML's, the zero head's and from scratch's number of evaluation steps; for methods that compare distances, the
 # normalization of the embeddings (none, unit length, or unit length after subtracting the training mean). For every
 # learning rate, half and twice the selected value were tried as well and were no better.
+# @STEPS@
 
 # %% [markdown]
-# **Test.** Every seed has its own initialization, training tasks and 200 test tasks of the test alphabets; the test tasks
-# are the same for all methods. So the intervals over seeds include the variation of tasks. They do not include the choice
-# of the alphabets.
+# **Test.** Every seed has its own initialization, training tasks and 200 test tasks, which are the same for all methods. So
+# the intervals over seeds include the variation of tasks.
 
 # %%
 for key, value in stored.items():
@@ -369,8 +364,7 @@ for key, value in stored.items():
         print(f"{key.removeprefix('selected: '):<38}", value)
 
 # %% [markdown]
-# The classifier runs live, too. Its embeddings are scaled to unit length, the selected normalization, so that the nearest
-# class mean compares their directions.
+# The classifier runs live, too. Its embeddings are scaled to unit length, the selected normalization.
 
 # %%
 classifier = mk.networks.d3(len(train), input_shape=(14, 14, 1))
@@ -387,49 +381,61 @@ class_means = mk.MetaLearner(network=embedding, rule=Prototypes())
 
 # %%
 test_tasks = mk.FewShot(test, ways=5, shots=1, queries=5, meta_batch=20, seed=1000)
-for name, learner in (("MAML", maml), ("zero head", zero_head)):
-    learner.rule.evaluation_steps = int(stored[f"selected: {name}"]["choice"])
-learners = {"MAML": maml, "zero head": zero_head}
-learners |= {"prototypes": prototypes, "classifier": class_means}
-live = {name: mk.evaluate(learner, test_tasks, 200) for name, learner in learners.items()}
+STEPS = {name: stored[f"selected: {name}"]["choice"] for name in ("MAML", "zero head")}
+maml.rule.evaluation_steps = int(STEPS["MAML"])
+live = {
+    "prototypes": mk.evaluate(prototypes, test_tasks, 200),
+    "classifier": mk.evaluate(class_means, test_tasks, 200),
+    "zero head, 1 step": mk.evaluate(zero_head, test_tasks, 200),
+    f"MAML, {STEPS['MAML']} steps": mk.evaluate(maml, test_tasks, 200),
+}
 for name, score in live.items():
-    print(f"{name:<12}{score}")
+    print(f"{name:<18}{score}")
 
 # %% [markdown]
 # ## 7. Results
+#
+# These are single runs. The stored results repeat them with several seeds, and add the other methods.
+
 
 # %%
-SEEDS = sum(key.startswith("from scratch, seed") for key in stored)
-
-
 def per_seed(method, key=None):
     runs = [stored[f"{method}, seed {seed}"] for seed in range(SEEDS)]
     return np.array([run if key is None else run[key] for run in runs])
 
 
-scores = {name: per_seed(name, stored[f"selected: {name}"]["choice"]) for name in learners}
+SEEDS = sum(key.startswith("from scratch, seed") for key in stored)
+scores = {
+    name: per_seed(name, stored[f"selected: {name}"]["choice"]) for name in ("prototypes", "classifier")
+}
+for name, steps in (("zero head", STEPS["zero head"]), ("zero head", "1"), ("MAML", STEPS["MAML"])):
+    scores[f"{name}, {steps} step{'s' * (steps != '1')}"] = per_seed(name, steps)
 scores["from scratch"] = per_seed("from scratch")
-for name in ("zero head", "nearest class mean"):
-    scores[f"random backbone, {name}"] = per_seed("random backbone", name)
+scores["random, zero head"] = per_seed("random backbone", "zero head")
+scores["random, class means"] = per_seed("random backbone", "nearest class mean")
 
 # %%
-plt.figure(figsize=(7, 3))
+plt.figure(figsize=(7, 3.2))
 for name, values in scores.items():
-    score, trained = mk.Score.of(values), name in live
-    style = {"fmt": "o", "color": "C0"} if trained else {"fmt": "s", "color": "0.4"}
+    score = mk.Score.of(values)
+    style = (
+        {"fmt": "s", "color": "0.4"}
+        if name.startswith(("from", "random"))
+        else {"fmt": "o", "color": "C0"}
+    )
     plt.errorbar(score.mean, name, xerr=score.interval, capsize=4, **style)
-    if trained:
+    if name in live:
         plt.plot(live[name].mean, name, "*", color="white", markeredgecolor="black", markersize=11)
-plt.axvline(0.2, color="0.4", linestyle=":")
-plt.text(0.21, "MAML", "chance", va="center")
+plt.axvline(0.2, color="0.4", linestyle=":", label="chance")
 plt.gca().invert_yaxis()
 plt.gca().set(xlabel="test accuracy (5-way 1-shot)", xlim=(0.15, 1))
+plt.legend()
 plt.show()
 
 # %% [markdown]
 # Circles are methods that have seen the training alphabets, squares those that have not, both with 95 % intervals over
-# seeds; stars are the single runs of this notebook. Because all methods have the same test tasks, we say that two of them
-# differ if the interval of their paired differences over seeds excludes zero:
+# seeds; stars are the runs of this notebook. Because all methods have the same test tasks, we say that two of them differ
+# if the interval of their paired differences over seeds excludes zero:
 
 
 # %%
@@ -440,20 +446,26 @@ def difference(a, b):
     return {"comparison": f"{a} - {b}", "difference": shown, "differ": differ}
 
 
-pairs = [(a, "from scratch") for a in ("MAML", "zero head", "prototypes", "classifier")]
-pairs += [("zero head", "random backbone, zero head")]
-pairs += [("prototypes", "random backbone, nearest class mean")]
-pairs += [(a, "classifier") for a in ("MAML", "zero head", "prototypes")]
-mk.report.Table([difference(a, b) for a, b in pairs])
+MANY, ONE, MAML = (name for name in scores if "step" in name)
+pairs = [(name, "from scratch") for name in (MAML, ONE, MANY, "prototypes", "classifier")]
+pairs += [(MANY, "random, zero head"), ("prototypes", "random, class means"), (MANY, ONE)]
+pairs += [(name, "classifier") for name in ("prototypes", MANY, MAML)]
+mk.report.Table([difference(*pair) for pair in pairs])
+
+# %% [markdown]
+# @RESULTS@
+
+# %%
+differs = {pair: difference(*pair)["differ"] == "yes" for pair in pairs}
+# @ASSERTS@
 
 # %% [markdown]
 # ## 8. Deployment
 
 # %% [markdown]
 # So far, the adapted weights were discarded after each task. `adapt` takes a support set and returns an **expert**
-# (专家模型): the adapted network as a plain Keras model for one task. Here is one for five characters of a single unseen
-# alphabet. It can be saved, loaded without this library, served, and later fine-tuned (微调) on more images like any other
-# Keras model.
+# (专家模型): the adapted network as a plain Keras model for one task. It can be saved, loaded without this library, served,
+# and later fine-tuned (微调) on more images.
 
 # %%
 one_alphabet = mk.FewShot(test, ways=5, queries=8, meta_batch=1, seed=12, within="alphabet")
@@ -469,23 +481,16 @@ folder.cleanup()
 
 # %% [markdown]
 # The learner itself can be saved in the same way; its file needs the library to be loaded. Each step of the outline
-# corresponds to one argument, which can be replaced without touching the others:
-#
-# | step of the outline | in the library | alternatives |
-# |---|---|---|
-# | 1. task data | `mk.FewShot` | `mk.Sinusoids`, your own images, any dataset of episodes |
-# | 2. task model | `MetaLearner(rule=...)` | more steps, learned learning rates, ANIL, Reptile (chapter 10) |
-# | 3. prediction error | `compile(loss=...)`, `Rule.judge` | the mean query loss over all inner steps (chapter 10) |
-# | 4. optimization | `compile(optimizer=...)` | any Keras optimizer or learning rate schedule (chapter 02) |
+# corresponds to one argument that can be replaced without touching the others: the dataset of `fit`, the `rule`, and the
+# `loss` and `optimizer` of `compile`.
 
 # %% [markdown]
 # ## Summary
 #
-# - A model for few-shot tasks takes a support set as input, its outputs are the ways of a task, and its optimizer belongs
-#   to `compile`.
-# - The meta-training loop draws tasks, adapts the network to each support set, computes the loss of the adapted network
-#   on the queries, and updates the initialization with the gradient of that loss through the adaptation.
-# - `MetaLearner.fit` is this loop with validation, checkpoints and exact resumption.
+# - A model for few-shot tasks takes a support set as input, and its outputs are the ways of a task.
+# - The meta-training loop draws tasks, adapts the network to each support set, computes the query loss of the adapted
+#   network, and updates the initialization with its gradient through the adaptation. `MetaLearner.fit` is this loop with
+#   validation, checkpoints and exact resumption.
 # - One step of a head that starts from zero compares a query with the prototypes by dot products; for prototypes of equal
 #   norm, this is the prototypical network.
 # @SUMMARY@
@@ -493,9 +498,9 @@ folder.cleanup()
 # %% [markdown]
 # ## Exercises
 #
-# Exercises 1 to 4 have a check: run its cell, then call the check with your function ([solutions](../tests/solutions.py)).
+# Run the cell below an exercise, then call its check with your function ([solutions](../tests/solutions.py)).
 #
-# **1. Budgets (warm-up).** Fair comparisons need equal numbers of training images. Write
+# **1. Budgets (warm-up).** Write
 # `images_seen(steps, meta_batch, ways, shots, queries)`, the number of images that meta-training processes.
 
 
@@ -528,7 +533,7 @@ def check_through_the_step(meta_gradient):
 # %% [markdown]
 # **3. A head after one step.** Write `head_after_one_step(features, labels, ways, rate)`, the weights (one column per class)
 # and the biases of a zero head after one step, for support sets in which classes may have *different* numbers of images.
-# Which classes do the biases favor then, and is that desirable?
+# Which classes do the biases favor then?
 
 
 # %%
@@ -561,24 +566,22 @@ def check_remaining(remaining):
 
 # %% [markdown]
 # **5. Project: a better inner loop.** Design an inner loop that beats prototypes at 30,000 training images with the same
-# network, for example with learned learning rates, several steps, unit-length embeddings in training, or a learned
-# temperature. A good report
+# network, for example with learned learning rates or unit-length embeddings in training. A good report
 #
 # - states the hypothesis before the experiment, and changes one thing at a time (3 points);
 # - selects all hyperparameters on validation tasks, with equal effort for the baseline (3 points);
 # - reports several seeds with intervals of paired differences, on test tasks used once (3 points);
-# - describes at least one result that contradicts the hypothesis, or its limits (1 point).
+# - describes its limits (1 point).
 
 # %% [markdown]
 # ## References
 #
 # - C. Finn, P. Abbeel, S. Levine, [Model-Agnostic Meta-Learning](https://arxiv.org/abs/1703.03400), 2017.
 # - J. Snell, K. Swersky, R. Zemel, [Prototypical Networks for Few-shot Learning](https://arxiv.org/abs/1703.05175), 2017.
-# - Y. Wang and others, [SimpleShot](https://arxiv.org/abs/1911.04623), 2019: nearest class means of normalized features.
-# - H.-J. Ye, W.-L. Chao, [How to Train Your MAML to Excel in Few-Shot Classification](https://arxiv.org/abs/2106.16245),
-#   2022: MAML's predictions depend on the permutation of classes.
+# - Y. Wang and others, [SimpleShot](https://arxiv.org/abs/1911.04623), 2019.
+# - H.-J. Ye, W.-L. Chao, [How to Train Your MAML to Excel in Few-Shot Classification](https://arxiv.org/abs/2106.16245), 2022.
 # - C.-H. Kao, W.-C. Chiu, P.-Y. Chen, [MAML is a Noisy Contrastive Learner in
-#   Classification](https://arxiv.org/abs/2106.15367), 2022: the effect of zeroing the head.
+#   Classification](https://arxiv.org/abs/2106.15367), 2022.
 # - Keras,
 #   [Customizing what happens in fit() with TensorFlow](https://keras.io/guides/custom_train_step_in_tensorflow/).
 #
