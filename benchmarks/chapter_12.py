@@ -206,10 +206,14 @@ class Measurements:
 
         def trial(point: Point) -> dict[str, float]:
             *inner, outer = point
-            return self.record.measure(
-                f"validation: {name}, " + ", ".join(f"{x:g}" for x in point),
-                lambda: tried(train(inner, outer, SELECTION_SEED, STEPS), *inner),
-            )
+
+            def measure() -> dict[str, float]:
+                try:
+                    return tried(train(inner, outer, SELECTION_SEED, STEPS), *inner)
+                except (FloatingPointError, ValueError):  # training diverged: its predictions are not finite
+                    return {"diverged": 0}
+
+            return self.record.measure(f"validation: {name}, " + ", ".join(f"{x:g}" for x in point), measure)
 
         point = climb(lambda point: max(trial(point).values()), start)
         choice = max(trial(point), key=trial(point).get)

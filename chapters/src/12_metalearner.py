@@ -13,9 +13,9 @@
 # ![Five characters of an unseen alphabet with one support image each, and predictions for eight queries of each](adapted_expert.png)
 #
 # *A network with a meta-learned backbone and an output layer that starts from zero (section 5), meta-trained on 30,000
-# images and adapted to the five support images on the left, from an alphabet that it has never seen. Queries in a solid
+# images and adapted by one step to the five support images on the left, from an unseen alphabet. Queries in a solid
 # frame are classified correctly; those in a dashed frame are misclassified, with the predicted class below. The task is
-# typical: its accuracy, @CORRECT@ of @QUERIES@ queries, is the closest to the mean of 200 tasks, @MEAN@.*
+# typical: its accuracy, 27 of 40 queries, is the closest to the mean of 200 tasks, 67 %.*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -47,7 +47,7 @@ stored = mk.report.measured("chapter_12")  # long measurements, made by benchmar
 # 3. compute the **prediction error** (预测误差) of the task model, which will be its loss on the queries;
 # 4. optimize the network with respect to that error.
 #
-# We write these four steps by hand, then let `fit` run them, and finally exchange step 2, the inner loop.
+# We write these steps by hand, then let `fit` run them, and finally exchange step 2, the inner loop.
 
 # %%
 Code(inspect.getsource(mk.networks.d3), language="python")
@@ -77,8 +77,8 @@ print(train, validation, test, sep="\n")
 # both tasks.
 
 # %% [markdown]
-# **What is the input?** Because the label depends on the task, the model has to see the task: a support set of labeled
-# images, besides the queries to be classified. A `MetaLearner` therefore takes `(support_x, support_y, query_x)`, each
+# **What is the input?** Because the label depends on the task, the model has to see a support set of labeled images,
+# besides the queries to be classified. A `MetaLearner` therefore takes `(support_x, support_y, query_x)`, each
 # with the tasks along axis 0, and a *rule* that says how the network is adapted to a support set.
 
 # %%
@@ -307,7 +307,7 @@ zero_head.compile(keras.optimizers.Adam(rates[1]))
 zero_head.fit(tasks, steps_per_epoch=250, verbose=0)
 
 # %% [markdown]
-# The adapted head agrees with Formula 12.1. `adapt` returns the network for one task; its backbone is that of the learner.
+# `adapt` returns the adapted network for one task. Its head agrees with Formula 12.1:
 
 
 # %%
@@ -348,11 +348,13 @@ prototypes.fit(tasks, steps_per_epoch=250, verbose=0)
 # little: Finn et al. meta-train for 60,000 iterations of 32 tasks.
 
 # %% [markdown]
-# **Selection.** All hyperparameters were selected on validation tasks, jointly for each method: the learning rates and
-# MAML's, the zero head's and from scratch's number of evaluation steps; for methods that compare distances, the
-# normalization of the embeddings (none, unit length, or unit length after subtracting the training mean). For every
-# learning rate, half and twice the selected value were tried as well and were no better.
-# @STEPS@
+# **Selection.** All hyperparameters were selected on validation tasks, jointly for each method: the learning rates, the
+# number of evaluation steps of gradient descent, and where distances are compared, the normalization of the embeddings
+# (none, unit length, or unit length after subtracting the training mean). For every learning rate, half and twice the
+# selected value were tried as well and were no better.
+# The selected numbers of evaluation steps are the largest tried for the zero head (270) and MAML (30), but little is
+# left to gain: with three times as many steps, the validation accuracy changes from 0.826 to 0.830 and from 0.766 to
+# 0.770.
 
 # %% [markdown]
 # **Test.** Every seed has its own initialization, training tasks and 200 test tasks, which are the same for all methods. So
@@ -404,29 +406,30 @@ def per_seed(method, key=None):
     return np.array([run if key is None else run[key] for run in runs])
 
 
-SEEDS = sum(key.startswith("from scratch, seed") for key in stored)
-scores = {
-    name: per_seed(name, stored[f"selected: {name}"]["choice"]) for name in ("prototypes", "classifier")
-}
+SEEDS = sum(key.startswith("MAML, seed") for key in stored)
+trained = ("prototypes", "classifier")
+scores = {name: per_seed(name, stored[f"selected: {name}"]["choice"]) for name in trained}
 for name, steps in (("zero head", STEPS["zero head"]), ("zero head", "1"), ("MAML", STEPS["MAML"])):
     scores[f"{name}, {steps} step{'s' * (steps != '1')}"] = per_seed(name, steps)
 scores["from scratch"] = per_seed("from scratch")
 scores["random, zero head"] = per_seed("random backbone", "zero head")
 scores["random, class means"] = per_seed("random backbone", "nearest class mean")
+mk.report.Table(
+    [{"method": name, "test accuracy": mk.Score.of(values)} for name, values in scores.items()]
+)
 
 # %%
 plt.figure(figsize=(7, 3.2))
-for name, values in scores.items():
+for place, (name, values) in enumerate(scores.items()):
     score = mk.Score.of(values)
-    style = (
-        {"fmt": "s", "color": "0.4"}
-        if name.startswith(("from", "random"))
-        else {"fmt": "o", "color": "C0"}
-    )
-    plt.errorbar(score.mean, name, xerr=score.interval, capsize=4, **style)
+    fmt, color = ("s", "0.4") if name.startswith(("from", "random")) else ("o", "C0")
+    plt.errorbar(score.mean, place, xerr=score.interval, fmt=fmt, color=color, capsize=4)
     if name in live:
-        plt.plot(live[name].mean, name, "*", color="white", markeredgecolor="black", markersize=11)
+        plt.plot(
+            live[name].mean, place + 0.3, "*", color="white", markeredgecolor="black", markersize=11
+        )
 plt.axvline(0.2, color="0.4", linestyle=":", label="chance")
+plt.yticks(range(len(scores)), list(scores))
 plt.gca().invert_yaxis()
 plt.gca().set(xlabel="test accuracy (5-way 1-shot)", xlim=(0.15, 1))
 plt.legend()
@@ -453,11 +456,35 @@ pairs += [(name, "classifier") for name in ("prototypes", MANY, MAML)]
 mk.report.Table([difference(*pair) for pair in pairs])
 
 # %% [markdown]
-# @RESULTS@
+# **Is it meta-training, or the inner loop alone?** On a random backbone, the zero head reaches 0.50 and class means
+# 0.52. With a meta-trained backbone, they gain +0.258 ± 0.052 (zero head, 270 steps) and +0.328 ± 0.019 (prototypes).
+# So much of the accuracy comes from meta-training, and not from the inner loop alone.
+
+# %% [markdown]
+# **Against training from scratch.** With five seeds, prototypes, the zero head after 270 steps, the zero head after
+# one step and MAML clearly beat training from scratch, which reaches 0.60; prototypes by +0.249 ± 0.015.
+
+# %% [markdown]
+# **Against the pretrained classifier.** At equal numbers of images, prototypes beat the classifier with class means
+# by +0.064 ± 0.018. So in this setting, training on tasks wins even against training on classes. For the zero head
+# with 270 steps, no difference is established (-0.025 ± 0.028); MAML is worse (-0.117 ± 0.022).
+
+# %% [markdown]
+# **The number of steps.** The zero head was trained for one step, but 270 steps in evaluation are better by +0.066 ±
+# 0.015. Ye and Chao (2022) report likewise that MAML needs more inner steps than are commonly used.
+
+# %% [markdown]
+# **Limits.** These results hold for synthetic characters, one set of test alphabets, and a small budget; MAML was
+# trained with a single inner step only. With more training images, the lead of prototypes over the classifier
+# shrinks: in an earlier version of this comparison, with three seeds and 600 test tasks, it was +0.055 ± 0.027 at
+# 30,000, +0.012 ± 0.017 at 60,000, +0.009 ± 0.011 at 120,000 images, and only the first interval excludes zero.
 
 # %%
-differs = {pair: difference(*pair)["differ"] == "yes" for pair in pairs}
-# @ASSERTS@
+differ = {pair for pair in pairs if difference(*pair)["differ"] == "yes"}
+not_established = {(MANY, "classifier")}
+assert set(pairs) - differ == not_established
+assert scores["prototypes"].mean() > scores["classifier"].mean() > scores["from scratch"].mean()
+assert scores[MAML].mean() < scores["classifier"].mean()
 
 # %% [markdown]
 # ## 8. Deployment
@@ -493,7 +520,10 @@ folder.cleanup()
 #   validation, checkpoints and exact resumption.
 # - One step of a head that starts from zero compares a query with the prototypes by dot products; for prototypes of equal
 #   norm, this is the prototypical network.
-# @SUMMARY@
+# - After 30,000 training images, prototypes clearly beat training from scratch, class means on a random backbone, and
+#   a pretrained classifier with class means.
+# - The zero head after 270 steps, the zero head after one step and MAML beat training from scratch, but not the
+#   classifier.
 
 # %% [markdown]
 # ## Exercises
