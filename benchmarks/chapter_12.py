@@ -1,19 +1,24 @@
-"""Meta-training of D3's network against its baselines, at three budgets of training images.
+"""Three inner loops for D3's network against their baselines, after 30,000 training images.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_12.py          (about 20 minutes on two cores)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_12.py          (about 20 minutes on one core)
 
-Every method has D3's network, 14x14 images of the training alphabets, and 120 images per training step. MetaLearner
-draws them as four 5-way tasks and adapts by gradient descent (MAML), by one step of a head that starts from zero, or
-by prototypes. The classifier learns all training classes; its features are then used for new tasks by the nearest
-class mean, by a new head, or by fine-tuning all weights. All hyperparameters are selected on tasks of the validation
-alphabets at the middle budget, and no selected number is at the edge of its grid. Every training has three seeds,
-and every method is tested on the same tasks of the test alphabets. The results are in data/results/chapter_12.json,
-from where the chapter reads them.
+Every method has D3's network and images of 14x14 pixels. Those that are trained see 250 batches of 120 images of the
+training alphabets: MetaLearner as four 5-way tasks, which it solves by gradient descent on all weights (MAML), by
+gradient descent on a head that starts from zero, or by prototypes; the classifier as a batch of all training classes,
+after which new tasks are solved by the nearest class mean. The same inner loops also start from random weights.
+
+Every hyperparameter is selected on tasks of the validation alphabets: the learning rates by moving to the best neighbor
+(half or twice the learning rate) until no neighbor is better, so that none is at the edge of a grid; the number of
+evaluation steps together with the learning rates (and three times the selected number is measured, too); and the
+normalization of the embeddings whenever they are compared by distances. In the test, seed n has its own initialization,
+training tasks and 200 test tasks, which are the same for all methods, so intervals over seeds include the variation of
+tasks.
+The results are in data/results/chapter_12.json, from where the chapter reads them.
 """
 
 import argparse
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -24,15 +29,15 @@ import meta_keras as mk
 
 SIDE, WAYS, QUERIES, META_BATCH = 14, 5, 5, 4
 PER_STEP = META_BATCH * WAYS * (1 + QUERIES)
-BUDGETS = (250, 500, 1000)  # training steps
-SELECTION_STEPS, SELECTION_SEED = BUDGETS[1], 100
-SEEDS = (0, 1, 2)
-INNER_STEPS = (0, 1, 2, 3, 5, 10, 20, 30)
-EVALUATION_STEPS, SATURATED = (3, 10, 30, 90, 270), 0.01
-TASKS, SLOW_TASKS, SELECTION_TASKS = 600, 200, 200
-VALIDATION_SEED, TEST_SEED = 1, 2
+STEPS = 250  # of training
+SEEDS, SELECTION_SEED = 5, 100
+EVALUATION_STEPS = (1, 3, 10, 30)
+HEAD_STEPS = (*EVALUATION_STEPS, 90, 270)  # of a head on fixed embeddings
+TASKS, SLOW_SELECTION_TASKS = 200, 100
+VALIDATION_SEED, TEST_SEED = 1, 1000
 
-Accuracy = Callable[[str, int], mk.Score]
+Point = tuple[float, ...]
+Pools = dict[str, mk.ClassPool]
 
 
 def shrunk(images: np.ndarray) -> np.ndarray:
@@ -47,15 +52,24 @@ def characters(split: str) -> mk.ClassPool:
     return mk.load("glyphs").map(shrunk).split(split)
 
 
-def tasks(split: str, pool: mk.ClassPool | None = None, meta_batch: int = 20, **options: str) -> mk.FewShot:
-    """The tasks that all methods are selected on (validation) and tested on (test)."""
-    seed = {"validation": VALIDATION_SEED, "test": TEST_SEED}[split]
+def tasks(split: str, seed: int = 0, pool: mk.ClassPool | None = None, **options: str) -> mk.FewShot:
+    """The tasks that all methods are selected on (validation), or that they are tested on with this seed (test)."""
+    seed = {"validation": VALIDATION_SEED, "test": TEST_SEED + seed}[split]
     pool = characters(split) if pool is None else pool
-    return mk.FewShot(pool, WAYS, 1, queries=QUERIES, meta_batch=meta_batch, seed=seed, **options)
+    return mk.FewShot(pool, WAYS, 1, queries=QUERIES, meta_batch=20, seed=seed, **options)
 
 
-def d3(classes: int) -> keras.Model:
-    return mk.networks.d3(classes, input_shape=(SIDE, SIDE, 1))
+def d3(classes: int, *, zero_head: bool = False) -> keras.Model:
+    network = mk.networks.d3(classes, input_shape=(SIDE, SIDE, 1))
+    if zero_head:
+        head = network.get_layer("head")
+        head.set_weights([np.zeros_like(weight) for weight in head.get_weights()])
+    return network
+
+
+def backbone(network: keras.Model) -> keras.Model:
+    """The network up to its last hidden layer."""
+    return keras.Model(network.inputs, network.layers[-2].output)
 
 
 def descent(network: keras.Model, rate: float, steps: int) -> mk.MetaLearner:
@@ -64,285 +78,286 @@ def descent(network: keras.Model, rate: float, steps: int) -> mk.MetaLearner:
 
 
 def maml(inner: float) -> mk.MetaLearner:
-    """One inner step in meta-training and three in evaluation, until the latter number is selected."""
-    return descent(d3(WAYS), inner, 3)
+    return descent(d3(WAYS), inner, 1)
 
 
 def zero_head(inner: float) -> mk.MetaLearner:
     """One inner step of the head alone, from zero: the outer loop trains the layers below."""
-    network = d3(WAYS)
-    head = network.get_layer("head")
-    head.set_weights([np.zeros_like(weight) for weight in head.get_weights()])
-    head.trainable = False
+    network = d3(WAYS, zero_head=True)
+    network.get_layer("head").trainable = False
     return mk.MetaLearner(network=network, rule=mk.rules.GradientDescent(inner, layers="head"))
 
 
-def prototypes(_: float) -> mk.MetaLearner:
-    network = d3(WAYS)
-    body = keras.Model(network.inputs, network.layers[-2].output)
-    return mk.MetaLearner(network=body, rule=mk.rules.Prototypes())
+def prototypes() -> mk.MetaLearner:
+    return mk.MetaLearner(network=backbone(d3(WAYS)), rule=mk.rules.Prototypes())
 
 
-def meta_trained(make: Callable, inner: float, outer: float, seed: int, budgets: Sequence) -> Iterator[mk.MetaLearner]:
-    """The learner after each of these numbers of meta-training steps."""
+def meta_trained(make: Callable, inner: Sequence[float], outer: float, seed: int, steps: int) -> keras.Model:
+    """The network after this number of meta-training steps."""
     keras.utils.set_random_seed(seed)
-    learner = make(inner)
+    learner = make(*inner)
     learner.compile(keras.optimizers.Adam(outer))
     drawn = mk.FewShot(characters("train"), WAYS, 1, queries=QUERIES, meta_batch=META_BATCH, seed=seed)
-    for steps in np.diff(budgets, prepend=0):
-        learner.fit(drawn, steps_per_epoch=int(steps), verbose=0)
-        yield learner
+    learner.fit(drawn, steps_per_epoch=steps, verbose=0)
+    return learner.network
 
 
-def classifier(rate: float, seed: int, budgets: Sequence[int]) -> Iterator[keras.Model]:
-    """The network as a classifier of all training classes, after each of these numbers of steps."""
+def classifier(_: Sequence[float], rate: float, seed: int, steps: int) -> keras.Model:
+    """The backbone of a classifier of all training classes, after this number of training steps."""
     keras.utils.set_random_seed(seed)
     network = d3(len(characters("train")))
     network.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
     rows = tf.data.Dataset.from_tensor_slices(characters("train").arrays(scaled=True))
     data = rows.shuffle(len(rows), seed=seed).repeat().batch(PER_STEP)
-    for steps in np.diff(budgets, prepend=0):
-        network.fit(data, steps_per_epoch=int(steps), verbose=0, shuffle=False)
-        yield network
+    network.fit(data, steps_per_epoch=steps, verbose=0, shuffle=False)
+    return backbone(network)
 
 
-def embeddings(network: keras.Model, split: str) -> dict[str, mk.ClassPool]:
-    """Features of the last hidden layer: plain, of unit length, and of unit length around the training mean."""
-    body = keras.Model(network.inputs, network.layers[-2].output)
+def plain_embeddings(below: keras.Model, split: str) -> mk.ClassPool:
+    return characters(split).map(lambda pixels: below.predict(pixels / np.float32(255), batch_size=256, verbose=0))
+
+
+def embeddings(below: keras.Model, split: str) -> Pools:
+    """Embeddings: plain, of unit length, and of unit length around the training mean."""
     sample = characters("train").arrays(scaled=True)[0][::8]
-    mean = body.predict(sample, batch_size=256, verbose=0).mean(axis=0)
+    mean = below.predict(sample, batch_size=256, verbose=0).mean(axis=0)
 
     def unit(rows: np.ndarray) -> np.ndarray:
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
 
-    plain = characters(split).map(lambda pixels: body.predict(pixels / np.float32(255), batch_size=256, verbose=0))
+    plain = plain_embeddings(below, split)
     return {"plain": plain, "unit": plain.map(unit), "centered unit": plain.map(lambda rows: unit(rows - mean))}
 
 
-def nearest_class_mean(pool: mk.ClassPool, split: str, count: int) -> mk.Score:
-    identity = keras.Sequential([keras.Input(pool.examples.shape[1:]), keras.layers.Flatten()])
-    learner = mk.MetaLearner(network=identity, rule=mk.rules.Prototypes())
-    return mk.evaluate(learner, tasks(split, pool), count)
+def nearest_class_mean(support_x: tf.Tensor, support_y: tf.Tensor, query_x: tf.Tensor) -> np.ndarray:
+    """Minus the squared distances between queries and class means."""
+    means = np.eye(WAYS)[np.asarray(support_y)].T @ np.asarray(support_x)  # one image per class
+    return -np.square(np.asarray(query_x)[:, None] - means).sum(axis=-1)
 
 
-def new_head(pool: mk.ClassPool, split: str, rate: float, steps: int, count: int) -> mk.Score:
-    """A linear head from zero, trained on the embeddings of the support set."""
-    head = keras.Sequential([keras.Input(pool.examples.shape[1:]), keras.layers.Dense(WAYS, "softmax", name="head")])
-    head.set_weights([np.zeros_like(weight) for weight in head.get_weights()])
-    return mk.evaluate(descent(head, rate, steps), tasks(split, pool), count)
+def head_from_zero(rate: float, steps: int) -> Callable:
+    """Gradient descent on the cross-entropy of a head that starts from zero, on embeddings."""
+
+    def logits(support_x: tf.Tensor, support_y: tf.Tensor, query_x: tf.Tensor) -> np.ndarray:
+        x = np.pad(np.asarray(support_x, float), ((0, 0), (0, 1)), constant_values=1)  # the last input is the bias
+        weights, right = np.zeros((x.shape[1], WAYS)), np.eye(WAYS)[np.asarray(support_y)]
+        for _ in range(steps):
+            scores = np.exp(x @ weights - np.max(x @ weights, axis=1, keepdims=True))
+            weights -= rate * x.T @ (scores / scores.sum(axis=1, keepdims=True) - right) / len(x)
+        return np.asarray(query_x, float) @ weights[:-1] + weights[-1]
+
+    return logits
 
 
-def with_new_head(network: keras.Model) -> keras.Model:
-    """The network with a head of five ways that is zero, for fine-tuning."""
-    fresh = d3(WAYS)
-    head = [np.zeros_like(weight) for weight in fresh.get_weights()[-2:]]
-    fresh.set_weights([*network.get_weights()[:-2], *head])
-    return fresh
+def by_distances(below: keras.Model, split: str, seed: int = 0, kinds: Sequence[str] = ()) -> dict[str, float]:
+    """Accuracy of the nearest class mean, for each normalization."""
+    pools = embeddings(below, split)
+    return {
+        kind: mk.evaluate(nearest_class_mean, tasks(split, seed, pool), TASKS).mean
+        for kind, pool in pools.items()
+        if kind in (kinds or pools)
+    }
 
 
-def best_inside(measure: Callable[[float], float], grid: Sequence[float], factor: float = 2) -> float:
-    """The best value of a grid, which is extended for as long as the best is at its edge."""
-    found = {value: measure(value) for value in grid}
+def by_head(below: keras.Model, rate: float, split: str, seed: int = 0, steps: Sequence[int] = HEAD_STEPS) -> dict:
+    """Accuracy of a head from zero, for each number of steps."""
+    drawn = tasks(split, seed, plain_embeddings(below, split))
+    return {str(count): mk.evaluate(head_from_zero(rate, count), drawn, TASKS).mean for count in steps}
+
+
+def by_descent(
+    network: keras.Model, rate: float, split: str, seed: int = 0, steps: Sequence = EVALUATION_STEPS
+) -> dict:
+    """Accuracy after gradient descent on all weights, for each number of steps."""
+    drawn = tasks(split, seed)
+    return {str(count): mk.evaluate(descent(network, rate, count), drawn, TASKS).mean for count in steps}
+
+
+def climb(measure: Callable[[Point], float], start: Point) -> Point:
+    """The point that is better than its neighbors, which have half or twice one of its coordinates."""
+    measure, best = functools.cache(measure), start
     while True:
-        best = max(found, key=found.get)
-        if best not in (min(found), max(found)):
+        neighbors = [
+            (*best[:place], best[place] * factor, *best[place + 1 :])
+            for place in range(len(best))
+            for factor in (0.5, 2)
+        ]
+        winner = max((best, *neighbors), key=measure)
+        if winner == best:
             return best
-        further = best / factor if best == min(found) else best * factor
-        found[further] = measure(further)
-
-
-def plain(score: mk.Score) -> list[float]:
-    """Mean and half width of the interval over tasks."""
-    return [score.mean, score.interval]
+        best = winner
 
 
 class Measurements:
     """The measurements of this script, each under a key of its own."""
 
-    def __init__(self, record: Record) -> None:
-        self.record = record
+    def __init__(self, record: Record, seeds: int) -> None:
+        self.record, self.seeds = record, range(seeds)
 
-    def select_rates(self, name: str, make: Callable, inner_rates: Sequence[float]) -> dict[str, float]:
-        """Inner and outer learning rate: the outer one at the middle inner one, then the inner one."""
+    def trained(self, name: str, train: Callable, tried: Callable, tested: Callable, start: Point) -> None:
+        """A method that is trained: selection, then the test.
 
-        def trial(inner: float, outer: float) -> float:
-            def measure() -> float:
-                (learner,) = meta_trained(make, inner, outer, SELECTION_SEED, [SELECTION_STEPS])
-                return mk.evaluate(learner, tasks("validation"), SELECTION_TASKS).mean
+        train: (inner learning rates, outer learning rate, seed, training steps) -> network.
+        tried: (network, *inner learning rates) -> validation accuracy for each choice in evaluation.
+        tested: (network, choice, seed, *inner learning rates) -> what is recorded of the test.
+        """
 
-            return self.record.measure(f"validation: {name}, inner {inner:g}, outer {outer:g}", measure)
+        def trial(point: Point) -> dict[str, float]:
+            *inner, outer = point
 
-        inner = inner_rates[len(inner_rates) // 2]
-        outer = best_inside(lambda rate: trial(inner, rate), (0.001, 0.002, 0.004))
-        if len(inner_rates) > 1:
-            inner = best_inside(lambda rate: trial(rate, outer), inner_rates)
-        return self.record.measure(f"selected: {name}", lambda: {"inner": inner, "outer": outer})
-
-    def select_classifier(self) -> dict[str, object]:
-        """Learning rate and normalization of the embeddings, by the nearest class mean."""
-
-        def trial(rate: float) -> dict[str, float]:
             def measure() -> dict[str, float]:
-                (network,) = classifier(rate, SELECTION_SEED, [SELECTION_STEPS])
-                pools = embeddings(network, "validation")
-                return {kind: nearest_class_mean(pool, "validation", TASKS).mean for kind, pool in pools.items()}
+                try:
+                    return tried(train(inner, outer, SELECTION_SEED, STEPS), *inner)
+                except (FloatingPointError, ValueError):  # training diverged: its predictions are not finite
+                    return {"diverged": 0}
 
-            return self.record.measure(f"validation: classifier, learning rate {rate:g}", measure)
+            return self.record.measure(f"validation: {name}, " + ", ".join(f"{x:g}" for x in point), measure)
 
-        rate = best_inside(lambda rate: max(trial(rate).values()), (0.001, 0.002, 0.004))
-        kind = max(trial(rate), key=trial(rate).get)
-        return self.record.measure("selected: classifier", lambda: {"learning_rate": rate, "embeddings": kind})
+        point = climb(lambda point: max(trial(point).values()), start)
+        choice = max(trial(point), key=trial(point).get)
+        self.record.measure(f"selected: {name}", lambda: {"rates": point, "choice": choice})
+        *inner, outer = point
+        for seed in self.seeds:
+            network = None if f"{name}, seed {seed}" in self.record.results else train(inner, outer, seed, STEPS)
+            self.record.measure(f"{name}, seed {seed}", lambda n=network, s=seed: tested(n, choice, s, *inner))
+            if name == "zero head" and seed == 0 and network is not None:
+                self.record.measure("opening figure", lambda n=network: draw(n, *inner))
 
-    def select_descent(self, name: str, steps: Sequence[int], rates: Sequence[float], measure: Callable) -> dict:
-        """Number of steps and learning rate of a method that trains on the support set."""
-        best: dict[float, float] = {}
+    def saturated(self, name: str, train: Callable, measure: Callable) -> None:
+        """Validation accuracy with three times the selected number of steps, in case that it is the largest."""
+        chosen = self.record.results[f"selected: {name}"]
+        (inner, outer), steps = chosen["rates"], 3 * int(chosen["choice"])
+        self.record.measure(
+            f"validation: {name}, three times the steps",
+            lambda: measure(train([inner], outer, SELECTION_SEED, STEPS), inner, "validation", 0, [steps]),
+        )
 
-        def trial(count: float, rate: float) -> float:
-            key = f"validation: {name}, {count:g} steps, learning rate {rate:g}"
-            return self.record.measure(key, lambda: measure("validation", rate, int(count)).mean)
+    def maml(self) -> None:
+        def tested(network: keras.Model, choice: str, seed: int, inner: float) -> dict[str, float]:
+            return by_descent(network, inner, "test", seed, sorted({1, int(choice)}))
 
-        def best_of(count: float) -> float:
-            best[count] = best_inside(lambda rate: trial(count, rate), rates)
-            return trial(count, best[count])
+        train = functools.partial(meta_trained, maml)
 
-        count = best_inside(best_of, steps, factor=steps[1] / steps[0])
-        return self.record.measure(f"selected: {name}", lambda: {"steps": int(count), "learning_rate": best[count]})
+        def tried(network: keras.Model, inner: float) -> dict[str, float]:
+            return by_descent(network, inner, "validation")
 
-    def select_evaluation_steps(self, inner: float, outer: float) -> int:
-        """The smallest number of inner steps in evaluation at which the accuracy is saturated: it grows no further."""
+        self.trained("MAML", train, tried, tested, (0.2, 0.002))
+        self.saturated("MAML", train, lambda network, *rest: by_descent(network, *rest))
 
-        @functools.cache
-        def trained() -> keras.Model:
-            (learner,) = meta_trained(maml, inner, outer, SELECTION_SEED, [SELECTION_STEPS])
-            return learner.network
+    def zero_head(self) -> None:
+        def tested(network: keras.Model, choice: str, seed: int, inner: float) -> dict[str, float]:
+            return by_head(backbone(network), inner, "test", seed, sorted({1, int(choice)}))
 
-        def trial(steps: int) -> float:
-            def measure() -> float:
-                return mk.evaluate(descent(trained(), inner, steps), tasks("validation"), SELECTION_TASKS).mean
+        train = functools.partial(meta_trained, zero_head)
 
-            return self.record.measure(f"validation: MAML, {steps} steps in evaluation", measure)
+        def tried(network: keras.Model, inner: float) -> dict[str, float]:
+            return by_head(backbone(network), inner, "validation")
 
-        found = {steps: trial(steps) for steps in EVALUATION_STEPS}
-        steps = min(steps for steps in found if found[steps] > max(found.values()) - SATURATED)
-        return self.record.measure("selected: MAML, steps in evaluation", lambda: steps)
+        self.trained("zero head", train, tried, tested, (5.0, 0.002))
+        self.saturated("zero head", train, lambda network, *rest: by_head(backbone(network), *rest))
 
-    def meta_trained(self, name: str, make: Callable, inner_rates: Sequence[float]) -> None:
-        """Test accuracy at each budget; after the last, validation accuracy, and what the chapter shows besides."""
-        chosen = self.select_rates(name, make, inner_rates)
-        inner, outer = chosen["inner"], chosen["outer"]
-        steps_in_evaluation = self.select_evaluation_steps(inner, outer) if make is maml else 1
+    def by_distances(self, name: str, train: Callable) -> None:
+        def tested(below: keras.Model, choice: str, seed: int) -> dict[str, float]:
+            return by_distances(below, "test", seed, ("plain", choice))
 
-        def tested(learner: mk.MetaLearner, split: str) -> list[float]:
-            if make is maml:
-                learner = descent(learner.network, inner, steps_in_evaluation)
-            return plain(mk.evaluate(learner, tasks(split), TASKS))
+        self.trained(name, train, lambda below: by_distances(below, "validation"), tested, (0.002,))
 
-        def measure(seed: int) -> dict[str, object]:
-            found: dict[str, object] = {}
-            learners = meta_trained(make, inner, outer, seed, BUDGETS)
-            for steps, learner in zip(BUDGETS, learners, strict=True):
-                found[f"{steps} steps"] = tested(learner, "test")
-            found["validation"] = tested(learner, "validation")
-            if make is maml:
-                found["by inner steps"] = by_inner_steps(learner.network, inner)
-            if make is zero_head and seed == SEEDS[0]:
-                found["opening figure"] = draw(learner)
-            return found
+    def random_backbone(self) -> None:
+        """The zero head and the nearest class mean on the embeddings of a network with random weights."""
 
-        for seed in SEEDS:
-            self.record.measure(f"{name}, seed {seed}", lambda s=seed: measure(s))
-
-    def untrained(self, inner: float) -> None:
-        """The learning rate of MAML from random weights."""
-        for seed in SEEDS:
+        def random(seed: int) -> keras.Model:
             keras.utils.set_random_seed(seed)
-            network = d3(WAYS)
-            self.record.measure(f"untrained, seed {seed}", lambda n=network: by_inner_steps(n, inner))
+            return backbone(d3(WAYS))
 
-    def pixels(self) -> None:
-        for split in ("validation", "test"):
-            pool = characters(split).map(lambda x: np.float32(x) / 255)
-            self.record.measure(f"pixels, {split}", lambda p=pool, s=split: plain(nearest_class_mean(p, s, TASKS)))
+        def head(rate: float) -> dict[str, float]:
+            key = f"validation: random backbone, zero head, {rate:g}"
+            return self.record.measure(key, lambda: by_head(random(SELECTION_SEED), rate, "validation"))
+
+        (rate,) = climb(lambda point: max(head(*point).values()), (4.0,))
+        steps = int(max(head(rate), key=head(rate).get))
+        self.record.measure("selected: random backbone, zero head", lambda: {"rate": rate, "steps": steps})
+        kinds = self.record.measure(
+            "validation: random backbone, nearest class mean",
+            lambda: by_distances(random(SELECTION_SEED), "validation"),
+        )
+        kind = max(kinds, key=kinds.get)
+        self.record.measure("selected: random backbone, nearest class mean", lambda: kind)
+        for seed in self.seeds:
+            self.record.measure(
+                f"random backbone, seed {seed}",
+                lambda s=seed: {
+                    "zero head": by_head(random(s), rate, "test", s, [steps])[str(steps)],
+                    "nearest class mean": by_distances(random(s), "test", s, [kind])[kind],
+                },
+            )
 
     def from_scratch(self) -> None:
-        def accuracy(split: str, rate: float, steps: int, seed: int = SELECTION_SEED, count: int = 100) -> mk.Score:
+        """Gradient descent on all weights from random weights; number of steps, learning rate and head are selected."""
+
+        def accuracy(steps: int, rate: float, *, zero: bool, split: str, seed: int, count: int) -> float:
             keras.utils.set_random_seed(seed)
-            return mk.evaluate(descent(d3(WAYS), rate, steps), tasks(split), count)
+            drawn = tasks(split, seed if split == "test" else 0)
+            return mk.evaluate(descent(d3(WAYS, zero_head=zero), rate, steps), drawn, count).mean
 
-        chosen = self.select_descent("from scratch", (10, 30, 90), (0.05, 0.1, 0.2), accuracy)
-        rate, steps = chosen["learning_rate"], chosen["steps"]
-        for split in ("validation", "test"):
-            for seed in SEEDS:
-                key = f"from scratch, {split}, seed {seed}"
-                self.record.measure(key, lambda s=seed, p=split: plain(accuracy(p, rate, steps, s, SLOW_TASKS)))
+        def trial(steps: int, rate: float, zero: bool = False) -> float:
+            head = "from scratch, zero head" if zero else "from scratch"
+            return self.record.measure(
+                f"validation: {head}, {steps} steps, learning rate {rate:g}",
+                lambda: accuracy(
+                    steps, rate, zero=zero, split="validation", seed=SELECTION_SEED, count=SLOW_SELECTION_TASKS
+                ),
+            )
 
-    def pretrained(self) -> None:
-        chosen = self.select_classifier()
-        rate, kind = chosen["learning_rate"], chosen["embeddings"]
-        head, all_weights = self.select_fine_tuning(rate, kind)
-
-        def measure(seed: int) -> dict[str, object]:
-            found: dict[str, object] = {}
-            for steps, network in zip(BUDGETS, classifier(rate, seed, BUDGETS), strict=True):
-                pool = embeddings(network, "test")[kind]
-                tuned = descent(with_new_head(network), all_weights["learning_rate"], all_weights["steps"])
-                found[f"{steps} steps"] = {
-                    "nearest class mean": plain(nearest_class_mean(pool, "test", TASKS)),
-                    "new head": plain(new_head(pool, "test", head["learning_rate"], head["steps"], TASKS)),
-                    "fine-tuning": plain(mk.evaluate(tuned, tasks("test"), SLOW_TASKS)),
-                }
-            pool = embeddings(network, "validation")[kind]
-            found["validation"] = plain(nearest_class_mean(pool, "validation", TASKS))
-            return found
-
-        for seed in SEEDS:
-            self.record.measure(f"classifier, seed {seed}", lambda s=seed: measure(s))
-
-    def select_fine_tuning(self, rate: float, kind: str) -> tuple[dict, dict]:
-        """Steps and learning rates for a new head and for fine-tuning all weights."""
-
-        @functools.cache
-        def trained() -> tuple[keras.Model, mk.ClassPool]:
-            (network,) = classifier(rate, SELECTION_SEED, [SELECTION_STEPS])
-            return network, embeddings(network, "validation")[kind]
-
-        def head(split: str, rate: float, steps: int) -> mk.Score:
-            return new_head(trained()[1], split, rate, steps, TASKS)
-
-        def all_weights(split: str, rate: float, steps: int) -> mk.Score:
-            return mk.evaluate(descent(with_new_head(trained()[0]), rate, steps), tasks(split), 100)
-
-        heads = self.select_descent("new head", (10, 30, 90), (0.5, 1, 2), head)
-        return heads, self.select_descent("fine-tuning", (3, 10, 30), (0.05, 0.1, 0.2), all_weights)
+        found: dict[tuple, float] = {}
+        for steps in (10, 30, 90, 270):
+            (rate,) = climb(lambda point, s=steps: trial(s, *point), (0.1,))
+            found[steps, rate, False] = trial(steps, rate)
+        steps, rate, _ = max(found, key=found.get)
+        (zero_rate,) = climb(lambda point: trial(steps, *point, zero=True), (rate,))
+        found[steps, zero_rate, True] = trial(steps, zero_rate, zero=True)
+        steps, rate, zero = max(found, key=found.get)
+        chosen = {"steps": steps, "rate": rate, "zero head": zero}
+        self.record.measure("selected: from scratch", lambda: chosen)
+        for seed in self.seeds:
+            self.record.measure(
+                f"from scratch, seed {seed}",
+                lambda s=seed: accuracy(steps, rate, zero=zero, split="test", seed=s, count=TASKS),
+            )
 
 
-def by_inner_steps(network: keras.Model, rate: float) -> list[list[float]]:
-    return [plain(mk.evaluate(descent(network, rate, steps), tasks("test"), SLOW_TASKS)) for steps in INNER_STEPS]
-
-
-def draw(learner: mk.MetaLearner) -> dict[str, object]:
-    """The opening figure of the chapter, chapters/adapted_expert.png, and what it is to be compared with."""
+def draw(network: keras.Model, inner: float) -> dict[str, object]:
+    """The opening figure, chapters/adapted_expert.png: the task whose accuracy is closest to the mean."""
+    rule = mk.rules.GradientDescent(inner, layers="head")
+    learner = mk.MetaLearner(network=network, rule=rule)
     drawn = mk.FewShot(characters("test"), WAYS, 1, queries=8, meta_batch=1, seed=12, within="alphabet")
-    episode = next(iter(drawn))
+    score = mk.evaluate(learner, drawn, TASKS)
+    number = int(np.argmin(np.abs(score.values - score.mean)))
+    episode = next(iter(drawn.skip(number)))
     answers = learner((episode.support_x, episode.support_y, episode.query_x), training=False)[0]
     figure = mk.report.show_episode(episode, queries=8, scores=answers)
     figure.savefig(ROOT / "chapters" / "adapted_expert.png", bbox_inches="tight", metadata={"Software": None})
     correct = int(np.sum(np.argmax(answers, axis=-1) == episode.query_y[0]))
-    average = plain(mk.evaluate(learner, tasks("test", within="alphabet"), TASKS))
-    return {"correct": correct, "queries": len(answers), "within an alphabet": average}
+    return {"correct": correct, "queries": len(answers), "task": number, "mean": score.mean, "interval": score.interval}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--again", action="store_true", help="discard what was measured before")
-    measurements = Measurements(Record("chapter_12", again=parser.parse_args().again))
-    measurements.meta_trained("zero head", zero_head, (2.5, 5, 10))
-    measurements.meta_trained("prototypes", prototypes, (0,))
-    measurements.meta_trained("MAML", maml, (0.2, 0.4, 0.8))
-    measurements.pretrained()
-    measurements.pixels()
-    measurements.from_scratch()
-    measurements.untrained(measurements.record.results["selected: MAML"]["inner"])
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("methods", nargs="*", help="measure these methods only")
+    options = parser.parse_args()
+    measurements = Measurements(Record("chapter_12", again=options.again), options.seeds)
+    prototypical = functools.partial(meta_trained, prototypes)
+    methods = {
+        "random": measurements.random_backbone,
+        "zero-head": measurements.zero_head,
+        "prototypes": lambda: measurements.by_distances("prototypes", prototypical),
+        "classifier": lambda: measurements.by_distances("classifier", classifier),
+        "scratch": measurements.from_scratch,
+        "MAML": measurements.maml,
+    }
+    for method in options.methods or methods:
+        methods[method]()
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ def select(trials):
 
 
 def head_after_one_step(features, labels, ways, rate):
-    return rate / len(labels) * features.T @ (np.eye(ways)[labels] - 1 / ways)
+    minus_gradients = (np.eye(ways)[labels] - 1 / ways) / len(labels)  # one row per image, for the logits
+    return rate * features.T @ minus_gradients, rate * minus_gradients.sum(axis=0)
 
 
 def images_seen(steps, meta_batch, ways, shots, queries):
@@ -160,7 +161,10 @@ WRONG = {
     "check_best_penalty": lambda scores, y, seen, penalties: penalties[-1],
     "check_images_seen": lambda steps, meta_batch, ways, shots, queries: steps * meta_batch * ways * queries,
     "check_through_the_step": lambda w, a, b, rate: 2 * (w - 2 * rate * (w - a) - b),
-    "check_head_after_one_step": lambda features, labels, ways, rate: rate * features.T @ np.eye(ways)[labels],
+    "check_head_after_one_step": lambda features, labels, ways, rate: (
+        head_after_one_step(features, labels, ways, rate)[0],
+        np.zeros(ways),
+    ),
     "check_remaining": lambda tasks, done: tasks,
     "check_inner_steps": lambda theta, c, alpha, steps: theta - steps * alpha * 2 * (theta - c),
     "check_best_initialization": lambda curvatures, minima, alpha: np.average(minima, weights=curvatures),
