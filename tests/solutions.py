@@ -92,6 +92,15 @@ def best_penalty(scores, y, seen, penalties):
     return max(penalties, key=mean)
 
 
+def reverse_accuracy(fit, source_x, source_y, target_x, held_x, held_y):
+    predicted = fit(source_x, source_y, target_x)(target_x)
+    return (fit(target_x, predicted, source_x)(held_x) == held_y).mean()
+
+
+def forward_accuracy(fit, source_x, source_y, target_x, held_x, held_y):
+    return (fit(source_x, source_y, target_x)(held_x) == held_y).mean()
+
+
 def coral(a, b):
     return ((np.cov(a, rowvar=False) - np.cov(b, rowvar=False)) ** 2).sum() / (4 * a.shape[1] ** 2)
 
@@ -120,6 +129,7 @@ RIGHT = {
     "check_momentum": momentum,
     "check_select": select,
     "check_coral": coral,
+    "check_reverse_accuracy": reverse_accuracy,
     "check_missing": lambda descriptions, seen: np.flatnonzero(~descriptions[seen].any(axis=0)),
     "check_best_penalty": best_penalty,
     "check_images_seen": images_seen,
@@ -152,6 +162,7 @@ WRONG = {
     "check_best_rate": lambda smallest, largest: 2 / largest,
     "check_momentum": lambda gradient, x, steps, rate, beta: x - steps * rate * gradient(x),
     "check_select": lambda trials: max(trials, key=lambda rate: np.mean(trials[rate])),
+    "check_reverse_accuracy": forward_accuracy,
     "check_coral": lambda a, b: ((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum(),
     "check_missing": lambda descriptions, seen: np.flatnonzero(descriptions[seen].any(axis=0)),
     "check_best_penalty": lambda scores, y, seen, penalties: penalties[-1],
