@@ -349,7 +349,6 @@ def with_library(arm: Arm, setting: tuple[float, float], seed: int) -> float:
 
 
 LABELS, CHECKPOINTS = (5, 20), (25, 50, 100, 200, 400, 800)
-LABEL_RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
 
 
 def with_labels(draws: Sequence[Draw], seeds: Sequence[int], source: Any, count: int, rates: Sequence[float]) -> Any:
@@ -370,26 +369,25 @@ def with_labels(draws: Sequence[Draw], seeds: Sequence[int], source: Any, count:
 
 
 def measure_labels(record: Record, source: tuple[float, float]) -> None:
+    """The number of steps is selected; a higher learning rate has much the same effect, and is that of the source."""
+    rate = source[0]
     for count in LABELS:
         for name, begun in (("from scratch", None), ("fine-tuned", source)):
             key = f"{count} labels, {name}"
 
             def validation(begun: Any = begun, count: int = count) -> dict[str, list[float]]:
                 draws = [selection_draw(seed) for seed in SELECTION_SEEDS]
-                reached = with_labels(draws, SELECTION_SEEDS, begun, count, LABEL_RATES)
-                return {
-                    f"{r}, {s}": shown(values[n]) for s, values in reached.items() for n, r in enumerate(LABEL_RATES)
-                }
+                reached = with_labels(draws, SELECTION_SEEDS, begun, count, [rate])
+                return {str(steps): shown(values) for steps, values in reached.items()}
 
             scores = record.measure(f"{key}, validation", validation)
-            best = max(scores, key=lambda setting: np.mean(scores[setting]))
-            rate, steps = (float(number) for number in best.split(", "))
+            best = max(scores, key=lambda steps: np.mean(scores[steps]))
 
-            def test(begun: Any = begun, count: int = count, rate: float = rate, steps: float = steps) -> list[float]:
+            def test(begun: Any = begun, count: int = count, best: str = best) -> list[float]:
                 reached = with_labels([draw(seed) for seed in TEST_SEEDS], TEST_SEEDS, begun, count, [rate])
-                return shown(reached[int(steps)])
+                return shown(reached[int(best)])
 
-            record.measure(f"{key}, selected", lambda rate=rate, steps=steps: [rate, steps])
+            record.measure(f"{key}, selected", lambda best=best: int(best))
             record.measure(f"{key}, test", test)
 
 
