@@ -477,8 +477,8 @@ axes[1].legend(fontsize=9)
 plt.show()
 
 # %% [markdown]
-# With five classes of ten, all three methods still gain in haze. With one or two, no gain is left: at the selected settings,
-# no difference can be shown. The strong alignment that was best with ten classes now does **harm**: with two classes, it
+# With five classes of ten, all three methods still gain in haze. With one or two, no significant gain is left: at the selected
+# settings, no difference can be shown. The strong alignment that was best with ten classes now does **harm**: with two classes, it
 # loses 0.217 ± 0.126 in haze and 0.073 ± 0.045 without, and with five, 0.030 ± 0.028 without haze. (With one class,
 # accuracies vary too much between classes for a conclusion.) The training losses do not use target labels, so they cannot
 # show this. Find out first whether the proportions are similar, and label a few images to check the result.
@@ -634,6 +634,7 @@ print("8 unseen cells, episodic training:", (answers == np.arange(8).repeat(5)).
 # Both methods take 100 steps with 32 query drawings each, and their learning rates were selected on cells held out from the
 # seen ones. The stored results are from ten splits, and add an ordinary classifier that is trained from scratch for as many
 # steps on 5 or 15 labeled drawings of each *unseen* cell, whose learning rate was selected on other cells.
+# (Cells that are unseen in one split are seen in others, so the selection is not fully independent of the test cells.)
 
 # %%
 BRAILLE = {
@@ -767,9 +768,9 @@ assert which.mean - which.interval > 0.5
 # ## Seen and unseen classes together
 #
 # In an application, images of seen classes come as well, and training has made the scores of these classes high. This is
-# **generalized zero-shot learning** (广义零样本学习; Chao et al., 2016). Xian
-# et al. (2017) measure it by two accuracies over all classes, on images of seen and of unseen classes, and by their
-# **harmonic mean** (调和平均), which is small if either of them is:
+# **generalized zero-shot learning** (广义零样本学习; Chao et al., 2016). Xian et al. (2017) measure it by two accuracies over
+# all classes, on images of seen and of unseen classes, and by their **harmonic mean** (调和平均), which is small if either of
+# them is:
 #
 # $$H = \frac{2 A_{\text{seen}} A_{\text{unseen}}}{A_{\text{seen}} + A_{\text{unseen}}} \qquad \text{(Formula 6.6)}$$
 
@@ -844,7 +845,8 @@ mk.report.Table(rows)
 # higher, although accuracy on seen classes decreases.
 #
 # The mean of $H$ over the pairs is not the $H$ of the two mean accuracies. It cannot be larger, because $H$ is a concave
-# function, and it is smaller if the two accuracies differ within pairs: a pair with $A_{\text{unseen}} = 0$ has $H = 0$.
+# function, and it is smaller if the ratio of the two accuracies varies between pairs: a pair with $A_{\text{unseen}} = 0$ has
+# $H = 0$, whatever the others have.
 # When you compare with a paper, check which of the two it reports.
 
 # %%
