@@ -89,13 +89,13 @@ def lookup(old, labels, new):
     return np.array([table[answer] for answer in new])
 
 
-def best_penalty(scores, y, seen, penalties):
-    def mean(penalty):
-        right = mk.transfer.calibrated(scores, seen, penalty).argmax(axis=1) == y
-        old = np.isin(y, seen)
-        return mk.transfer.harmonic_mean(right[old].mean(), right[~old].mean())
+def reverse_accuracy(fit, source_x, source_y, target_x, held_x, held_y):
+    predicted = fit(source_x, source_y, target_x)(target_x)
+    return (fit(target_x, predicted, source_x)(held_x) == held_y).mean()
 
-    return max(penalties, key=mean)
+
+def forward_accuracy(fit, source_x, source_y, target_x, held_x, held_y):
+    return (fit(source_x, source_y, target_x)(held_x) == held_y).mean()
 
 
 def coral(a, b):
@@ -125,8 +125,8 @@ RIGHT = {
     "check_momentum": momentum,
     "check_select": select,
     "check_coral": coral,
+    "check_reverse_accuracy": reverse_accuracy,
     "check_missing": lambda descriptions, seen: np.flatnonzero(~descriptions[seen].any(axis=0)),
-    "check_best_penalty": best_penalty,
     "check_images_seen": images_seen,
     "check_through_the_step": lambda w, a, b, rate: 2 * (w - 2 * rate * (w - a) - b) * (1 - 2 * rate),
     "check_head_after_one_step": head_after_one_step,
@@ -156,9 +156,9 @@ WRONG = {
     "check_best_rate": lambda smallest, largest: 2 / largest,
     "check_momentum": lambda gradient, x, steps, rate, beta: x - steps * rate * gradient(x),
     "check_select": lambda trials: max(trials, key=lambda rate: np.mean(trials[rate])),
+    "check_reverse_accuracy": forward_accuracy,
     "check_coral": lambda a, b: ((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum(),
     "check_missing": lambda descriptions, seen: np.flatnonzero(descriptions[seen].any(axis=0)),
-    "check_best_penalty": lambda scores, y, seen, penalties: penalties[-1],
     "check_images_seen": lambda steps, meta_batch, ways, shots, queries: steps * meta_batch * ways * queries,
     "check_through_the_step": lambda w, a, b, rate: 2 * (w - 2 * rate * (w - a) - b),
     "check_head_after_one_step": lambda features, labels, ways, rate: (

@@ -58,6 +58,7 @@ SOUND = {
     },
     "Frozen": lambda: {"model": model()},
     "GradientReversal": lambda: {"strength": 1.0},
+    "RisingWeight": lambda: {"weight": 1.0, "steps": 10},
     "LayerwiseLearningRates": lambda: {"optimizer": "adam", "decay": 0.5},
     "Strategy": lambda: {
         **{"source": model(), "learning_rate": 0.1, "steps": 1, "layers": None, "coefficient": 0.5, "learn": True}

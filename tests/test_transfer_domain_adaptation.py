@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from meta_keras.transfer import DomainAdaptation, GradientReversal, coral_loss, pair_domains
+from meta_keras.transfer import DomainAdaptation, GradientReversal, RisingWeight, coral_loss, pair_domains
 
 
 def normal(*shape, seed=0):
@@ -221,6 +221,30 @@ def test_a_learner_answers_as_its_network_and_keeps_that_through_a_file(method, 
     assert (loaded.layer, loaded.method, loaded.weight, loaded.hidden) == ("dense_1", method, 0.3, 5)
     assert len(loaded.weights) == len(learner.weights) == 6 + 4 * (method == "reversal")
     loaded.fit(pair_domains(x, y, target), steps_per_epoch=1, verbose=0)
+
+
+def test_a_rising_weight_follows_the_steps_and_is_saved(tmp_path):
+    x, y, target = two_domains(30)
+    rising = RisingWeight(0.7, steps=4)
+    np.testing.assert_allclose(rising(0), 0)
+    np.testing.assert_allclose(rising(2), 0.7 * (2 / (1 + np.exp(-5)) - 1), rtol=1e-6)
+    np.testing.assert_allclose(rising(4), 0.7, rtol=1e-3)
+    weights = []
+    for weight in (0.0, rising):  # in the first step, the weight is 0
+        keras.utils.set_random_seed(0)
+        learner = learner_of("coral", weight=weight)
+        learner.compile(keras.optimizers.SGD(0.1))
+        learner.fit(pair_domains(x, y, target), steps_per_epoch=1, verbose=0)
+        weights.append(learner.network.get_weights()[0])
+        learner.fit(pair_domains(x, y, target), steps_per_epoch=1, verbose=0)
+        weights.append(learner.network.get_weights()[0])
+    np.testing.assert_array_equal(weights[0], weights[2])
+    assert not np.allclose(weights[1], weights[3])
+    learner.save(tmp_path / "learner.keras")
+    loaded = keras.saving.load_model(tmp_path / "learner.keras")
+    assert loaded.weight.get_config() == {"weight": 0.7, "steps": 4}
+    with pytest.raises(ValueError, match="depends on the optimizer's step; call compile first"):
+        learner_of("coral", weight=rising)((x, target), training=True)
 
 
 def test_coral_lets_the_features_of_both_domains_vary_alike():

@@ -50,6 +50,32 @@ class GradientReversal(keras.layers.Layer):
         return {**super().get_config(), "strength": self.strength}
 
 
+@keras.saving.register_keras_serializable(package="meta_keras")
+class RisingWeight(keras.optimizers.schedules.LearningRateSchedule):
+    """A weight that rises from 0 towards `weight` as training proceeds, so that the features are learned first.
+
+    weight * (2 / (1 + exp(-10 p)) - 1), where p is the fraction of `steps` that is done
+
+    Due to Ganin and Lempitsky, 2015, who use it for gradient reversal.
+
+    >>> rising = RisingWeight(2.0, steps=100)
+    >>> [round(float(rising(step)), 2) for step in (0, 10, 50, 100)]
+    [0.0, 0.92, 1.97, 2.0]
+    """
+
+    def __init__(self, weight: float, steps: int) -> None:
+        checks.nonnegative(weight=weight)
+        checks.at_least(1, steps=steps)
+        self.weight, self.steps = weight, steps
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        progress = tf.cast(step, tf.float32) / self.steps
+        return self.weight * (2 / (1 + tf.exp(-10 * progress)) - 1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"weight": self.weight, "steps": self.steps}
+
+
 def coral_loss(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """The squared distance between the covariances of two batches of features (Formula 6.2).
 
@@ -92,6 +118,7 @@ class DomainAdaptation(Classifier):
     network: a built Sequential or functional model with one input; `fit` trains it in place.
     layer: the name of its layer whose outputs (rows, d) are the features.
     method: "coral", "reversal" (Formula 6.3), or None, which trains on the source only.
+    weight: a number, or a schedule over the optimizer's steps, such as `RisingWeight`.
     hidden: width of the hidden layer of the domain discriminator, for "reversal".
 
     `fit` takes batches ((source_x, target_x), source_y), as returned by `pair_domains`. The network is called on both
@@ -114,13 +141,14 @@ class DomainAdaptation(Classifier):
         *,
         layer: str,
         method: str | None = "coral",
-        weight: float = 1.0,
+        weight: float | keras.optimizers.schedules.LearningRateSchedule = 1.0,
         hidden: int = 64,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         checks.one_of(METHODS, method=method)
-        checks.nonnegative(weight=weight)
+        if not _is_schedule(weight):
+            checks.nonnegative(weight=weight)
         checks.at_least(1, hidden=hidden)
         shape = _feature_shape(network, layer)
         self.network, self.layer, self.method, self.weight, self.hidden = network, layer, method, weight, hidden
@@ -150,8 +178,15 @@ class DomainAdaptation(Classifier):
         features, outputs = self.with_features(tf.concat([source, target], axis=0), training=True)
         features = in_single(features)
         count = tf.shape(source)[0]
-        self.add_loss(self.weight * self._domain_loss(features[:count], features[count:]))
+        self.add_loss(self._current_weight() * self._domain_loss(features[:count], features[count:]))
         return outputs[:count]
+
+    def _current_weight(self) -> Any:
+        if not _is_schedule(self.weight):
+            return self.weight
+        if getattr(self, "optimizer", None) is None:
+            raise ValueError("A weight that is a schedule depends on the optimizer's step; call compile first.")
+        return self.weight(self.optimizer.iterations)
 
     def _domain_loss(self, source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
         if self.method == "coral":
@@ -162,11 +197,14 @@ class DomainAdaptation(Classifier):
 
     def get_config(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("layer", "method", "weight", "hidden")}
+        if _is_schedule(self.weight):
+            own["weight"] = keras.saving.serialize_keras_object(self.weight)
         return {**super().get_config(), "network": keras.saving.serialize_keras_object(self.network), **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "DomainAdaptation":
-        return cls(**{**config, "network": keras.saving.deserialize_keras_object(config["network"])})
+        parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("network", "weight")}
+        return cls(**{**config, **parts})
 
 
 def pair_domains(
@@ -207,6 +245,10 @@ def _shuffled_rows(step: tf.Tensor, count: int, batch_size: int, seed: list[int]
     passes = places // count
     seeds = tf.stack([*(tf.fill([batch_size], tf.constant(part, tf.int64)) for part in seed), passes], axis=1)
     return tf.raw_ops.RandomIndexShuffle(index=places % count, seed=seeds, max_index=tf.constant(count - 1, tf.int64))
+
+
+def _is_schedule(weight: Any) -> bool:
+    return isinstance(weight, keras.optimizers.schedules.LearningRateSchedule)
 
 
 def _feature_shape(network: keras.Model, layer: str) -> tuple[int | None, ...]:
