@@ -105,6 +105,14 @@ def test_train_on_batch_says_that_a_step_was_not_taken_and_then_learns_again():
     assert not np.array_equal(learner.network.get_weights()[0], before[0]) and int(learner.batches_seen) == 1
 
 
+@pytest.mark.parametrize("method", ["train_on_batch", "test_on_batch"])
+def test_sample_weights_are_never_ignored(method):
+    learner = learner_of(jit_compile=False)
+    *inputs, query_y = next(iter(curves()))
+    with pytest.raises(ValueError, match="weighs all queries alike; leave sample_weight out"):
+        getattr(learner, method)(tuple(inputs), query_y, sample_weight=np.ones((2, 3)))
+
+
 def test_evaluating_on_an_infinite_loss_is_an_error_and_not_an_accuracy():
     learner = learner_of(jit_compile=False)
     bad = curves().map(lambda e: e._replace(query_y=1e30 * tf.ones_like(e.query_y)))

@@ -116,8 +116,6 @@ def check_support(x: Any, y: Any) -> tuple[tf.Tensor, tf.Tensor]:
     y = tf.cast(y, tf.int32 if y.dtype.is_integer else tf.float32)
     x = as_inputs(x)
     check_batch(Episode(x, y, x, y), None, every_class=False)
-    if y.dtype.is_integer and np.min(y) < 0:
-        check_labels("support_y", y.numpy(), int(np.max(y)) + 1)
     return x, y
 
 
@@ -192,7 +190,6 @@ def as_batch(episode: Episode, ways: int | None) -> tuple[Inputs, tf.Tensor]:
     inputs = (support_x, support_y, query_x)
     if ways is not None:
         classes = tf.broadcast_to(tf.range(ways), [tf.shape(support_x)[0], ways])
-        classes.set_shape([support_x.shape[0], ways])
         inputs += (classes,)
     return inputs, query_y
 
