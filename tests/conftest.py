@@ -1,5 +1,6 @@
 """Every test starts with the same seed and with Keras' default precision, and leaves no figure open."""
 
+import gc
 import os
 import sys
 
@@ -12,6 +13,12 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llv
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several processes share the cores. TensorFlow reads this when it is imported, which is after this file.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
+
+def pytest_collection_finish():
+    """Leave what was imported out of garbage collection, which would go through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
