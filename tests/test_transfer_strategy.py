@@ -311,7 +311,7 @@ def test_the_coefficients_are_asked_for_too_early():
 
 @pytest.mark.parametrize(
     ("asked", "message"),
-    [("nowhere", "no 'nowhere' among"), ("head", r"'head' cannot be moved: its shapes are \(18, 3\)")],
+    [("nowhere", "no 'nowhere' among"), ("head", r"'head' cannot be transferred: its shapes are \(18, 3\)")],
 )
 def test_layers_that_cannot_be_blended_are_refused(asked, message):
     with pytest.raises(ValueError, match=message):

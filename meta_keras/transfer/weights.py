@@ -20,7 +20,7 @@ class TransferReport(NamedTuple):
 
     >>> print(TransferReport({"conv": "conv"}, {"head": "shapes differ"}))
     conv: from conv
-    head: left, shapes differ
+    head: not transferred, shapes differ
     """
 
     moved: dict[str, str]
@@ -28,7 +28,7 @@ class TransferReport(NamedTuple):
 
     def __str__(self) -> str:
         moved = [f"{target}: from {source}" for target, source in self.moved.items()]
-        return "\n".join([*moved, *(f"{name}: left, {why}" for name, why in self.left.items())])
+        return "\n".join([*moved, *(f"{name}: not transferred, {why}" for name, why in self.left.items())])
 
 
 def transfer_weights(source: keras.Model, target: keras.Model, layers: Layers = None) -> TransferReport:
@@ -44,7 +44,7 @@ def transfer_weights(source: keras.Model, target: keras.Model, layers: Layers = 
     >>> print(transfer_weights(networks.mlp(5), networks.mlp(3)))
     dense...: from dense...
     dense...: from dense...
-    head: left, its shapes are (40, 3), (3), and in the source (40, 5), (5)
+    head: not transferred, its shapes are (40, 3), (3), and in the source (40, 5), (5)
     """
     return blend_weights(source, target, 1.0, layers)
 
@@ -136,7 +136,7 @@ def pairs_of(source: keras.Model, target: keras.Model, layers: Layers) -> tuple[
             problems[name] = f"its shapes are {in_target}, and in the source {in_source}"
     pairs = {name: other for name, other in pairs.items() if name not in problems}
     if layers is not None and problems:
-        raise ValueError("; ".join(f"{name!r} cannot be moved: {why}" for name, why in problems.items()) + ".")
+        raise ValueError("; ".join(f"{name!r} cannot be transferred: {why}" for name, why in problems.items()) + ".")
     if not pairs:
         raise ValueError(
             f"Nothing of {source.name!r} fits {target.name!r}: "
