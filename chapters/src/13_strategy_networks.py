@@ -4,11 +4,11 @@
 # **Goals.** After this chapter you can derive the gradient with respect to a mixing coefficient, learn coefficients through the
 # adaptation, let a small network choose them for each task, and compare learned with fixed strategies fairly.
 #
-# **Prerequisites.** Tasks and episodes (chapter [01](01_learning_to_learn.ipynb)), cross-entropy and Adam (chapter
-# [02](02_classical_learning.ipynb)), transfer and fine-tuning (chapter [03](03_transfer.ipynb)), gradients through gradient
-# descent (chapter [10](10_maml.ipynb)) and heads that start from zero (chapter [12](12_metalearner.ipynb)).
+# **Prerequisites.** Chapters [01](01_learning_to_learn.ipynb) (tasks and episodes), [02](02_classical_learning.ipynb)
+# (cross-entropy, Adam), [03](03_transfer.ipynb) (fine-tuning), [10](10_maml.ipynb) (gradients through gradient descent) and
+# [12](12_metalearner.ipynb) (heads that start from zero).
 #
-# **Time.** One lecture of 90 minutes. The notebook runs in about one minute on two CPU cores.
+# **Time.** One lecture of 90 minutes; the notebook runs in about one minute.
 #
 # ![Accuracy over mixing coefficient and learning rate](amount_and_rate.png)
 #
@@ -33,11 +33,10 @@ stored = mk.report.measured("chapter_13")  # long measurements, made by benchmar
 # %% [markdown]
 # ## The question
 #
-# Suppose you have a network that was trained on a **source task** (源任务), and a new **target task** (目标任务) with a few
-# labeled images. The weights of the source contain **shared knowledge** (共享知识). How should the target use it? It could copy
-# all layers or some, freeze them or train them further, or start from a mixture of the source's weights and random ones. Such a
-# recipe is a **transfer strategy** (迁移策略). Can it be *learned* from many target tasks, and is the result better than a well
-# chosen fixed strategy?
+# Suppose you have a network that was trained on a **source task** (源任务), and a new **target task** (目标任务) with a few labeled
+# images. The weights of the source contain **shared knowledge** (共享知识). The target could copy all layers or some, freeze them
+# or train them further, or start from a mixture of the source's weights and random ones. Such a recipe is a **transfer
+# strategy** (迁移策略). Can it be *learned* from many target tasks, and is the result better than a well chosen fixed strategy?
 
 # %% [markdown]
 # Let $g_\omega$ be a strategy with parameters $\omega$. It turns the source, trained on data $D_s$, and the support set of a
@@ -51,7 +50,7 @@ stored = mk.report.measured("chapter_13")  # long measurements, made by benchmar
 # We compare three groups of strategies:
 #
 # - **fixed** strategies: fine-tuning, a linear probe on frozen layers, a blend of source and random weights, and the nearest
-#   class mean of the source's features, which needs no gradient step;
+#   class mean of the source's features;
 # - strategies **meta-trained** on other target tasks: mixing coefficients, learning rates per layer, and MAML as a reference;
 # - a **strategy network** (策略网络), which looks at the support set before it chooses.
 
@@ -64,8 +63,8 @@ stored = mk.report.measured("chapter_13")  # long measurements, made by benchmar
 # ## One mixing coefficient per layer
 #
 # The simplest strategy with parameters is a blend, with a **mixing coefficient** $a_l$ for each layer $l$ between 0 (the random
-# initialization $\theta$) and 1 (the source $\theta_s$), as in shrink-and-perturb (Ash and Adams, 2020), which shrinks trained
-# weights and adds random ones. A sigmoid keeps the coefficient in this range:
+# initialization $\theta$) and 1 (the source $\theta_s$), similar to shrink-and-perturb (Ash and Adams, 2020). A sigmoid keeps
+# it in this range:
 #
 # $$\theta_0^{[l]} = a_l \, \theta_s^{[l]} + (1 - a_l) \, \theta^{[l]}, \qquad a_l = \sigma(\omega_l) = \frac{1}{1 + e^{-\omega_l}}
 # \qquad \text{(Formula 13.2)}$$
@@ -113,24 +112,21 @@ print(f"adapted weights {adapted.numpy()}, derivative {derivative:.2f}")
 assert np.allclose(adapted, [2, 6]) and np.isclose(derivative, -0.8)
 
 # %% [markdown]
-# Where does gradient descent on $\omega$ converge? After $K$ steps, task $i$ with the loss $c_i (\theta - m_i)^2$, whose
-# curvature is $2 c_i$, has the loss $c_i r_i^2 (\theta_0 - m_i)^2$. The mean loss is smallest at the average $\bar m$ of the centers with the weights
-# $c_i r_i^2$, so the best coefficient is
+# Where does gradient descent on $\omega$ converge? Let task $i$ have the loss $c_i (\theta - m_i)^2$, with curvature $2 c_i$.
+# After $K$ steps, it is $c_i r_i^2 (\theta_0 - m_i)^2$. The mean loss is smallest at the average $\bar m$ of the centers with the
+# weights $c_i r_i^2$, so the best coefficient is
 #
 # $$a^* = \frac{\bar m - \theta}{\theta_s - \theta}, \qquad \bar m = \frac{\sum_i c_i r_i^2 \, m_i}{\sum_i c_i r_i^2}, \qquad
 # r_i = (1 - 2 \alpha c_i)^K \qquad \text{(Formula 13.4)}$$
 
 # %% [markdown]
-# In the example, the weights are $0.64$ and $4 \cdot 0.04 = 0.16$, so $\bar m = 0.8 \cdot 2 + 0.2 \cdot 7 = 3$ and
-# $a^* = 3/4$. Formula 13.4 is not restricted to coefficients between 0 and 1. Without steps, $\bar m = 6$ and $a^* = 1.5$,
-# which no sigmoid reaches: $\omega$ would increase without bound, and $a$ would approach 1.
+# In the example, the weights are $0.64$ and $4 \cdot 0.04 = 0.16$, so $\bar m = 0.8 \cdot 2 + 0.2 \cdot 7 = 3$ and $a^* = 3/4$.
+# Formula 13.4 is not restricted to the range of a sigmoid: without steps, $a^* = 1.5$, so $\omega$ would increase without
+# bound, and $a$ would approach 1.
 
 # %% [markdown]
 # In the library, the strategy is the adaptation rule `Strategy(source, learning_rate, steps)` of a `MetaLearner`, whose own
-# network is the random initialization.
-
-# %% [markdown]
-# The two tasks above have the data $(x, y) = (1, 2)$ and $(2, 14)$ under the squared error.
+# network is the random initialization. The two tasks have the data $(x, y) = (1, 2)$ and $(2, 14)$ under the squared error.
 
 
 # %%
@@ -154,8 +150,8 @@ assert np.isclose(learned, 3 / 4, atol=1e-3)
 assert learner.network.get_weights()[0] == initial_weight  # meta-training changes only omega
 
 # %% [markdown]
-# Before adaptation, the loss of the second task dominates, and the best coefficient between 0 and 1 is 1. After one step, most of that
-# loss is gone, and the best coefficient is $3/4$.
+# Before adaptation, the second task dominates, and the best coefficient between 0 and 1 is 1. After one step, most of its loss
+# is gone, and the best coefficient is $3/4$.
 
 # %%
 grid = np.linspace(0, 1, 101)
@@ -172,8 +168,8 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# Learned coefficients can also be used outside of a learner: `blend_weights` gives any model with the same layers the blended
-# weights, to be trained further with `fit`.
+# Outside of a learner, `blend_weights` gives any model with the same layers the blended weights, to be trained further with
+# `fit`.
 
 # %%
 model = one_weight(initial_weight)
@@ -184,11 +180,11 @@ assert np.isclose(model.get_weights()[0].item(), 3, atol=1e-2)
 # %% [markdown]
 # ## A source, near tasks and far tasks
 #
-# The source is a classifier of 200 characters from `glyphs` (chapter 01). All target tasks are 5-way 5-shot (chance: 0.2) and
-# come from two **task distributions**. **Near** tasks have five *other* characters: the meta-training tasks use the remaining
-# characters of the training alphabets, and validation and test tasks use alphabets of their own. **Far** (cross-domain) tasks have
-# five of the ten garment classes of Fashion-MNIST (chapter 02). Meta-training, validation and test share these classes, in
-# different images. A method that meta-trains many weights may therefore learn the garments themselves.
+# The source is a classifier of 200 characters from `glyphs` (chapter 01). All target tasks are 5-way 5-shot (chance: 0.2), from
+# two **task distributions**. **Near** tasks have five *other* characters: the meta-training tasks use the remaining characters
+# of the training alphabets, validation and test tasks alphabets of their own. **Far** (cross-domain) tasks have five of the ten
+# garment classes of Fashion-MNIST (chapter 02). Meta-training, validation and test share these classes, in different images, so
+# a method that meta-trains many weights may learn the garments themselves.
 
 
 # %%
@@ -221,9 +217,8 @@ for row, (title, pool) in zip(rows, {"source": of_source, **test}.items(), stric
 plt.show()
 
 # %% [markdown]
-# The network has three convolutions, its **trunk**, and a linear head, without batch normalization. The head of the source has 200
-# outputs and is useless for five classes, so only the trunk is transferred. The new head of every method starts from zero, as in
-# chapter 12, because random weights would prefer some classes at random.
+# The network has three convolutions, its **trunk**, and a linear head, without batch normalization. Only the trunk is
+# transferred, since the head of the source has 200 outputs. The new head of every method starts from zero, as in chapter 12.
 
 # %%
 TRUNK, STEPS = ["conv1", "conv2", "conv3"], 3
@@ -262,9 +257,9 @@ print(f"accuracy on held-out drawings of the 200 characters: {known:.2f} (chance
 # ## Fixed strategies
 #
 # Every fixed strategy except the nearest class mean takes three gradient steps on the 25 support images. Its learning rate was
-# selected on 200 validation tasks, separately for near and far tasks, by a search that was extended until the best value was not
-# at the edge. With `learn=False`, a `Strategy` is a blend with a given coefficient: 0 is training from scratch, 1 is fine-tuning of
-# all layers.
+# selected on 200 validation tasks, separately for near and far tasks, by a search that was extended until the best value was
+# not at the edge. With `learn=False`, a `Strategy` is a blend with a given coefficient: 0 is training from scratch, 1 is
+# fine-tuning.
 
 # %%
 BLENDS = {"from scratch": 0.0, "coefficient 0.5": 0.5, "fine-tuning": 1.0}
@@ -281,7 +276,7 @@ def blend(coefficient, rate):
 
 
 # %% [markdown]
-# Two baselines leave the features of the source as they are. A **linear probe** trains a new head on the frozen trunk:
+# Two baselines do not train the source's features. A **linear probe** trains a new head on the frozen trunk:
 
 
 # %%
@@ -292,8 +287,8 @@ def linear_probe(rate):
 
 
 # %% [markdown]
-# The **nearest class mean** (Wang et al., 2019) assigns a query to the class whose mean support feature is nearest. Its only
-# hyperparameter is the normalization of the features; unit length was selected among three choices.
+# The **nearest class mean** (Wang et al., 2019) assigns a query to the class whose mean support feature is nearest. Of three
+# normalizations of the features, unit length was selected.
 
 
 # %%
@@ -337,17 +332,16 @@ rows = [{"strategy": name} | {kind: live[kind][name] for kind in test} for name 
 mk.report.Table(rows)
 
 # %% [markdown]
-# Training from scratch stays at chance on far tasks, with a learning rate that was selected for another initialization. Fine-tuning
-# and the linear probe agree, because fine-tuning hardly changes the trunk: its selected learning rates are small (0.00625 and
-# 0.00078), and as the head starts from zero, the gradient for the trunk is zero in the first of the three steps. Over all
-# stored replicates, the accuracies of the two differ by at most 0.0011 on near and 0.0001 on far tasks.
+# Training from scratch stays at chance on far tasks, with a learning rate that was selected for another initialization.
+# Fine-tuning and the linear probe agree: at the selected learning rates (0.00625 and 0.00078), fine-tuning hardly changes the
+# trunk, and since the head starts from zero, the first step does not change it at all. In the stored replicates, they differ by
+# at most 0.0011 on near and 0.0001 on far tasks.
 
 # %% [markdown]
 # ### Coefficient and learning rate belong together
 #
-# Good settings in the opening figure form a ridge from the upper left to the lower right, so comparing coefficients at one common
-# learning rate would compare learning rates. The table shows the best learning rate for each coefficient, on 100 validation
-# tasks of one replicate.
+# Good settings in the opening figure form a ridge from the upper left to the lower right, so comparing coefficients at one
+# common learning rate would compare learning rates. The table shows the best learning rate for each coefficient.
 
 # %%
 COEFFICIENTS, RATES = np.arange(9) / 8, 0.003125 * 2.0 ** np.arange(13)
@@ -363,10 +357,10 @@ rows = [
 mk.report.Table(rows)
 
 # %% [markdown]
-# On near tasks, coefficients from 1/2 to 1 differ by less than two percentage points at their best learning rates. On far tasks,
-# 1/4 has the highest accuracy (0.635), but this is the maximum of 117 cells, without an interval; 3/8 reaches 0.612. For 3/4, the
-# best learning rate is the lowest of the grid, so a lower one may be better. The extended search for fine-tuning chose 0.00078,
-# below the figure, with 0.48 on 200 validation tasks. The test below reverses this order (0.414 for 1/4, 0.592 for fine-tuning).
+# On near tasks, coefficients from 1/2 to 1 differ by less than two percentage points. On far tasks, 1/4 has the highest
+# accuracy (0.635), but this is the maximum of 117 cells, without an interval; 3/8 reaches 0.612. For 3/4, the best learning
+# rate is the lowest of the grid. The extended search for fine-tuning chose 0.00078, below the figure, with 0.48 on 200
+# validation tasks. The test below reverses this order (0.414 for 1/4, 0.592 for fine-tuning).
 
 # %%
 near, far = (np.max(stored[f"grid, {kind}"], axis=0) for kind in ("near", "far"))
@@ -384,9 +378,8 @@ assert all(selected("nearest class mean", kind)["features"] == "unit" for kind i
 # ## Learning a strategy
 #
 # Meta-training of the coefficients (策略优化, strategy optimization) starts from one half in every layer and takes 100 steps of
-# Adam with four target tasks each, so the strategy sees 400 tasks or 20,000 presentations of images (the far tasks have only
-# 1,200 distinct ones). Its inner learning rate and Adam's were selected on validation tasks. (Fixed strategies use target tasks
-# for validation only.)
+# Adam with four target tasks each, or 20,000 presentations of images (the far tasks have only 1,200 distinct ones). Its inner
+# learning rate and Adam's were selected on validation tasks.
 
 
 # %%
@@ -407,23 +400,22 @@ for kind in test:
     print(f"{kind}: {values}; {live[kind]['learned coefficients']}")
 
 # %% [markdown]
-# The stored results include three further methods that are meta-trained on the same tasks, with the same selection of
-# hyperparameters:
+# The stored results include three further methods that are meta-trained on the same tasks:
 #
-# - **learned learning rates**: the whole source ($a_l = 1$), with one learned learning rate per layer, on a logarithmic scale so
-#   that Adam multiplies it (Antoniou et al., 2019, learn one per layer and step);
+# - **learned learning rates**: the whole source ($a_l = 1$), with one learned learning rate per layer, on a logarithmic scale
+#   (Antoniou et al., 2019, learn one per layer and step);
 # - **MAML** (Finn et al., 2017), which starts from the source and changes all weights;
 # - a **prototypical network** (Snell et al., 2017) that starts from the source's trunk, without normalization of its features.
 
 # %% [markdown]
-# The stored measurements consist of five **replicates**, each with its own training of the source, random initialization,
-# meta-training tasks and 200 test tasks of each distribution, and the intervals include the variation of all of them. They exclude
-# what the replicates share: the 200 source characters, the test alphabets, the 500 garment images for the test, and the
-# hyperparameters, which were selected with a single further replicate.
+# There are five **replicates**, each with its own training of the source, initialization, meta-training tasks and 200 test
+# tasks of each distribution, and the intervals include this variation. They exclude what the replicates share: the 200 source
+# characters, the test alphabets, the 500 garment images for the test, and the hyperparameters, which were selected with a
+# single further replicate.
 
 # %% [markdown]
-# The next figure has one line per replicate. On near tasks, the strategy learns to take almost all of the source. On far tasks,
-# the coefficients are smaller and vary between replicates. Since the selected inner learning rate is twice as large there, and
+# The next figure has one line per replicate. On near tasks, the strategy takes almost all of the source. On far tasks, the
+# coefficients are smaller and vary between replicates. Since the selected inner learning rate is twice as large there, and
 # larger learning rates go with smaller coefficients, this does not show that far tasks need less of the source.
 
 # %%
@@ -448,14 +440,9 @@ plt.show()
 # ## A fair comparison
 #
 # Four fixed strategies join those above: the **searched coefficient** is the best cell of the opening figure, **discriminative
-# learning rates** (Howard and Ruder, 2018) are fine-tuning with separate learning rates for trunk and head, **0.5 x source** halves
-# the weights of the source without adding random ones, and the **untrained** nearest class mean uses the features of the random
-# initialization, with unit length fixed rather than tuned.
-
-# %% [markdown]
-# The number of trials in the selection differs: 117 cells for the searched coefficient, 60 (near) and 99 (far) for discriminative
-# learning rates, 10 to 12 for other fixed strategies with gradient steps, 8 to 11 for the meta-trained methods, 5 for the
-# prototypical network, and 3 for the nearest class mean.
+# learning rates** (Howard and Ruder, 2018) are fine-tuning with separate learning rates for trunk and head, **0.5 x source**
+# halves the weights of the source, and the **untrained** nearest class mean uses the features of the random initialization,
+# with unit length, which was not tuned. The dotted line is chance.
 
 # %%
 META_TRAINED = ("learned coefficients", "learned learning rates", "MAML")
@@ -491,8 +478,8 @@ figure.legend(["chance", "fixed", "meta-trained"], loc="outside lower center", n
 plt.show()
 
 # %% [markdown]
-# The figure shows means and 95 % intervals over the replicates; the dotted line is chance (0.2). All hyperparameters were selected on the validation tasks of a sixth replicate, with a source and an initialization of its own.
-# The table adds its validation accuracy at the selected values.
+# All hyperparameters were selected on the validation tasks of a sixth replicate, with its own source and initialization. The
+# table adds the number of trials (near / far) and the validation accuracy at the selected values.
 
 
 # %%
@@ -506,8 +493,14 @@ def validation(name, kind):
     return stored[f"validation, {kind}: {name}, {suffix}"]
 
 
+def trials(name, kind):
+    if name == "searched coefficient":
+        return COEFFICIENTS.size * RATES.size
+    return sum(key.startswith(f"validation, {kind}: {name}, ") for key in stored)
+
+
 def row_of(name):
-    row = {"method": name}
+    row = {"method": name, "trials": " / ".join(str(trials(name, kind)) for kind in test)}
     for kind in test:
         tuned = "" if name == "nearest class mean, untrained" else f"{validation(name, kind):.3f}"
         row |= {f"{kind}, validation": tuned, f"{kind}, test": mk.Score.of(results[kind][name])}
@@ -517,16 +510,15 @@ def row_of(name):
 mk.report.Table([row_of(name) for name in FIXED + LEARNED])
 
 # %% [markdown]
-# On near tasks, nearly every method is worse in the test than in validation: fine-tuning by 13 percentage points, learned learning
-# rates by 26 and the nearest class mean by 6. On far tasks, the searched coefficient falls from 0.635 to 0.414 and training from
-# scratch from 0.525 to 0.329, whereas fine-tuning rises from 0.483 to 0.592. Between selection and test, the tasks, the source and
-# the initialization change, and we have not separated their effects. In the opening figure, the two settings that
-# fall on far tasks are next to cells near chance. With a search for every source, some strategies may reach more (exercise 5).
+# On near tasks, every method except training from scratch falls from validation to test: fine-tuning by 13 percentage points,
+# learned learning rates by 26, the nearest class mean by 6. On far tasks, the searched coefficient and training from scratch
+# fall by 22 and 20, whereas fine-tuning rises by 11. The tasks, the source and the initialization all change, and we have not
+# separated their effects. With a search for every source, some strategies may reach more (exercise 5).
 
 # %% [markdown]
-# We say that two methods differ if the interval of the paired differences over replicates excludes zero. With about 55 such 95 %
-# intervals in this chapter, two or three are expected to exclude zero by chance even if no methods differ, so a "yes" whose
-# interval almost reaches zero is weak evidence (for example, 0.208 ± 0.208 below).
+# Two methods differ if the interval of the paired differences over replicates excludes zero. This chapter has 59 such
+# intervals, of which about three would exclude zero by chance even if no methods differed. A "yes" whose interval almost
+# reaches zero (such as 0.208 ± 0.208) is therefore weak evidence.
 
 
 # %%
@@ -554,23 +546,23 @@ compare_all(pairs + [(means, other) for other in (f"{means}, untrained", *LEARNE
 # %% [markdown]
 # Four results stand out:
 #
-# - **The nearest class mean is a strong baseline.** Without a gradient step, it is better than learned coefficients by 4 percentage
-#   points on near and 12 on far tasks, and no three-step or meta-trained method is significantly better. This includes the
-#   prototypical network, whose features were not normalized, whereas unit length was selected for the nearest class mean.
-# - **For the nearest class mean, the source helps on near tasks.** There, its features are 22 points better than untrained ones,
-#   whose normalization was not tuned. On far tasks, we find no significant difference.
-# - **Learned coefficients improve on some fixed strategies.** On far tasks they are better than coefficient 0.5, 0.5 x source, the
-#   searched coefficient and discriminative learning rates, but we find no significant difference from fine-tuning. On near tasks
-#   they are better than fine-tuning by 3 points and worse than 0.5 x source by 3, and we find no significant difference from
-#   coefficient 0.5.
-# - **MAML is better than learned coefficients on far tasks**, by 10 points, where it can learn the garments themselves. We
-#   find no significant difference between MAML and the nearest class mean there, nor between learned learning rates and learned
+# - **The nearest class mean is a strong baseline.** It is better than learned coefficients by 4 percentage points on near and
+#   12 on far tasks, and no three-step or meta-trained method is significantly better. (Of these, the prototypical network had
+#   no normalization of its features, which was selected for the nearest class mean.)
+# - **For the nearest class mean, the source helps on near tasks**, by 22 points over untrained features, whose normalization
+#   was not tuned. On far tasks, we find no significant difference.
+# - **Learned coefficients improve on some fixed strategies.** On far tasks they are better than coefficient 0.5, 0.5 x source,
+#   the searched coefficient and discriminative learning rates, but not significantly better than fine-tuning. On near tasks
+#   they are better than fine-tuning by 3 points and worse than 0.5 x source by 3; from coefficient 0.5 we find no significant
+#   difference.
+# - **MAML is better than learned coefficients on far tasks**, by 10 points, where it can learn the garments. We find no
+#   significant difference between MAML and the nearest class mean there, nor between learned learning rates and learned
 #   coefficients.
 
 # %% [markdown]
-# The rows of the table are not independent. Fine-tuning and the linear probe coincide, as shown above. On near tasks, the searched
-# coefficient *is* fine-tuning (coefficient 1, the same learning rate), and discriminative learning rates agree with it to 0.001. So
-# the gain of 3 points over these four is a single result.
+# These rows are not independent. Fine-tuning and the linear probe coincide; on near tasks, the searched coefficient *is*
+# fine-tuning, and discriminative learning rates agree with it to 0.001. So the gain of 3 points over these four is a single
+# result.
 
 
 # %%
@@ -600,8 +592,8 @@ assert list(same.values()) == [0.0011, 0, 0.001] and largest_difference("far", F
 # %% [markdown]
 # ### Controls
 #
-# What does a blend contribute: knowledge of the source, or weights of a suitable size? We compare it with 0.5 x source, and with
-# a **shuffled** blend, in which the weights of the source are permuted within each array.
+# What does a blend contribute: knowledge of the source, or weights of a suitable size? In a **shuffled** blend, the weights of
+# the source are permuted within each array.
 
 # %%
 half, scaled, shuffled = (
@@ -611,16 +603,16 @@ half, scaled, shuffled = (
 compare_all([(half, scaled), (half, shuffled), (shuffled, "from scratch, 3 steps")])
 
 # %% [markdown]
-# The shuffled blend is worse than the true one by 44 and 27 percentage points, and on near tasks even worse than training from
-# scratch. So the size of the weights alone does not explain the accuracy of a blend. On the other hand, we find no
-# significant difference between a blend and 0.5 x source, so there is no evidence that the random weights in it contribute anything.
+# The shuffled blend is worse than the true one by 44 and 27 percentage points, so the size of the weights alone does not
+# explain its accuracy. We find no significant difference between a blend and 0.5 x source, so there is no evidence that the
+# random weights contribute anything.
 
 # %% [markdown]
 # ### More steps
 #
-# The next table allows the fixed strategies 20 steps, with learning rates selected again. It uses the first 100 test tasks of each
-# replicate, and is therefore not comparable with the tables above, which use 200. We have neither meta-trained through 20 steps
-# nor evaluated learned coefficients with 20 steps.
+# The next table allows fixed strategies 20 steps, with learning rates selected again. It uses the first 100 test tasks of each
+# replicate, so it is not comparable with the tables above. We have neither meta-trained through 20 steps nor evaluated learned
+# coefficients with 20.
 
 # %%
 TWENTY = ["from scratch, 20 steps", "linear probe, 20 steps", "coefficient 0.5, 20 steps"]
@@ -634,9 +626,9 @@ pairs = [(name, TWENTY[-1]) for name in TWENTY[:-1]]
 compare_all(pairs + [("fine-tuning, 20 steps", other) for other in TWENTY[1:3]])
 
 # %% [markdown]
-# Fine-tuning for 20 steps exceeds the nearest class mean by 2 percentage points on near tasks. On far tasks, its 1 point is at the
-# limit of significance (0.014 ± 0.014). We find no significant difference between fine-tuning and the linear probe on near
-# tasks, nor between fine-tuning and coefficient 0.5 on far tasks. Training from scratch remains far behind.
+# Fine-tuning for 20 steps exceeds the nearest class mean by 2 percentage points on near tasks; on far tasks, its 1 point is at
+# the limit of significance (0.014 ± 0.014). We find no significant difference from the linear probe on near tasks, nor from
+# coefficient 0.5 on far tasks.
 
 # %%
 for kind, rival in (("near", "linear probe, 20 steps"), ("far", "coefficient 0.5, 20 steps")):
@@ -648,15 +640,15 @@ assert better("near", "fine-tuning, 20 steps", "nearest class mean, first 100 ta
 # %% [markdown]
 # ## A strategy network
 #
-# So far, each task distribution had its own strategy. Suppose instead that near and far tasks arrive mixed, a **multimodal** task
-# distribution (Vuorio et al., 2019). A single set of coefficients must then compromise, unless the strategy looks at the task
-# first, as SpotTune (Guo et al., 2019) chooses layers for each example; Jang et al. (2019) learn which layers of the source to
-# match. A **strategy network** computes the coefficients of each task from its support set:
+# Suppose now that near and far tasks arrive mixed, a **multimodal** task distribution (Vuorio et al., 2019). A single set of
+# coefficients must then compromise, unless the strategy looks at the task first, as SpotTune (Guo et al., 2019) chooses layers for
+# each example and Jang et al. (2019) learn which layers to match. A **strategy network** computes the coefficients of each task
+# from its support set:
 #
 # $$a_l = \sigma\big(\omega_l + n(c_l; \omega)\big). \qquad \text{(Formula 13.5)}$$
 
 # %% [markdown]
-# Here $n$ is a small dense network with eight hidden units, shared by all layers, and $c_l$ describes how the outputs of the
+# Here $n$ is a dense network with eight hidden units, shared by all layers, and $c_l$ describes how the outputs of the
 # source's layer $l$ for the support set compare with its outputs for a sample of source data.
 
 # %% [markdown]
@@ -682,7 +674,7 @@ print(compared.numpy().round(3))
 assert np.allclose(compared, [[7, np.log(np.sqrt(5)), 4 / 5]], atol=1e-4)
 
 # %% [markdown]
-# Every batch of meta-training now has two near and two far tasks, which only their images distinguish.
+# Every batch of meta-training now has two near and two far tasks.
 
 
 # %%
@@ -705,10 +697,9 @@ print(live_run, "stored replicates (near, far):", sep="\n")
 print(np.array([stored[f"test, both: strategy network, replicate {n}"] for n in REPLICATES]))
 
 # %% [markdown]
-# The live run has the seeds of stored replicate 0, but other test tasks, and its accuracy on near tasks is lower. The accuracy
-# varies much between the five replicates, too. The figure shows the coefficients that the stored network of replicate 0 chooses for
-# 40 test tasks of each distribution. It is one run, the one with the highest far accuracy of the five (0.676; the others have
-# 0.528 to 0.646), and the coefficients of the others were not stored.
+# The live run has the seeds of stored replicate 0, but other test tasks, and is less accurate on near tasks. The figure shows
+# the coefficients that the stored network of replicate 0 chooses for 40 test tasks of each distribution. It is one run, with
+# the highest far accuracy of the five (0.676; the others 0.528 to 0.646); the coefficients of the others were not stored.
 
 # %%
 plt.figure(figsize=(6.5, 2.8))
@@ -726,11 +717,10 @@ plt.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# In every layer, this network takes more of the source for near tasks than for far ones, although it is not told the
-# distribution. Does looking at the task improve the accuracy, over all five replicates? **Shared coefficients** are a single
-# learned set for the same mixed tasks, and **coefficient 0.5** learns nothing. Each method has a single learning rate, selected for
-# the mean accuracy on both distributions (6 to 10 trials), so the strategy network chooses coefficients at one fixed learning
-# rate, although the best coefficient depends on it. We have not measured fine-tuning in the mixture.
+# In every layer, this network takes more of the source for near tasks. Does looking at the task improve the accuracy, over all
+# five replicates? **Shared coefficients** are a single learned set for the same mixed tasks, and **coefficient 0.5** learns
+# nothing. Each method has a single learning rate, selected for the mean accuracy on both distributions (6 to 10 trials), so the
+# strategy network chooses coefficients at one fixed learning rate. We have not measured fine-tuning in the mixture.
 
 
 # %%
@@ -760,9 +750,8 @@ mk.report.Table(
 )
 
 # %% [markdown]
-# Averaged over both distributions, the strategy network has a mean accuracy of 0.684, shared coefficients 0.663 and coefficient
-# 0.5 0.674. Every interval of these paired differences includes zero, on near tasks, on far tasks and on both together, so we
-# cannot claim that the strategy network improves the accuracy. The nearest class mean is 11 points better.
+# Every interval of the paired differences from shared coefficients and from coefficient 0.5 includes zero, so we cannot claim
+# that the strategy network improves the accuracy. The nearest class mean is 11 points better.
 
 # %%
 for name in ("coefficient 0.5", "shared coefficients"):
@@ -776,22 +765,19 @@ near, far = (np.array(stored["network's coefficients"][kind]) for kind in ("near
 assert np.all(near.min(axis=0) > far.max(axis=0))
 
 # %% [markdown]
-# All of this holds for small convolutional networks, one type of source and two task distributions. A baseline without any network,
-# the nearest class mean of the pixels, was not measured. Moreover, a learned strategy needs many target tasks; for a single one, a
-# strategy has to be chosen.
+# All of this holds for small convolutional networks, one type of source and two task distributions. The nearest class mean of
+# the pixels was not measured.
 
 # %% [markdown]
 # ## Summary
 #
-# - A transfer strategy, such as one mixing coefficient per layer, can be learned from many target tasks, by gradients through
-#   the adaptation.
-# - The best learning rate depends on the mixing coefficient, so compare coefficients only at their own learning rates. Settings that
-#   are best for one source and its validation tasks need not be good for another source and other tasks.
-# - With three steps, learned coefficients improve on some fixed strategies, but 0.5 x source is better on near tasks (by 0.031 ±
-#   0.006), and the nearest class mean of the source's features, which needs no gradient step, is better on both distributions.
-#   With 20 steps, fine-tuning exceeds the nearest class mean by 2 percentage points on near tasks.
-# - On far tasks, we found no significant difference between the nearest class mean with the source's and with untrained features.
-# - We found no significant difference between a strategy network, shared coefficients and coefficient 0.5 in the mixture.
+# - Mixing coefficients can be learned from many target tasks, by gradients through the adaptation.
+# - The best learning rate depends on the mixing coefficient, so compare coefficients only at their own learning rates.
+# - With three steps, learned coefficients improve on some fixed strategies, but 0.5 x source is better on near tasks (by 0.031
+#   ± 0.006), and the nearest class mean of the source's features is better on both distributions. With 20 steps, fine-tuning
+#   exceeds it by 2 percentage points on near tasks.
+# - On far tasks, we found no significant difference between the source's and untrained features for the nearest class mean.
+# - In the mixture, we found no significant difference between a strategy network, shared coefficients and coefficient 0.5.
 
 # %% [markdown]
 # ## Exercises
@@ -863,7 +849,7 @@ def check_fixed(rule):
 # %% [markdown]
 # **5. Project: a strategy for every source.** Above, all hyperparameters were selected with one source and
 # used with five others. How much does each strategy gain if its learning rate is selected again for every source? Extend the
-# [script](../benchmarks/chapter_13.py) of the stored measurements. A good report
+# [script](../benchmarks/chapter_13.py). A good report
 #
 # - predicts before the experiment which strategies will gain most (2 points);
 # - gives every strategy equally many trials, on validation tasks only, with no best value at the edge of its grid (3 points);
