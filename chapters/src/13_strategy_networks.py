@@ -697,9 +697,10 @@ print(live_run, "stored replicates (near, far):", sep="\n")
 print(np.array([stored[f"test, both: strategy network, replicate {n}"] for n in REPLICATES]))
 
 # %% [markdown]
-# The live run has the seeds of stored replicate 0, but other test tasks, and is less accurate on near tasks. The figure shows
-# the coefficients that the stored network of replicate 0 chooses for 40 test tasks of each distribution. It is one run, with
-# the highest far accuracy of the five (0.676; the others 0.528 to 0.646); the coefficients of the others were not stored.
+# The live run has the seeds of stored replicate 0, but other test tasks, and is less accurate on near tasks; we have not
+# investigated why. The figure shows the coefficients that the stored network of replicate 0 chooses for 40 test tasks of each
+# distribution. It is one run, with the highest far accuracy of the five (0.676; the others 0.528 to 0.646); the coefficients of
+# the others were not stored.
 
 # %%
 plt.figure(figsize=(6.5, 2.8))
