@@ -167,7 +167,7 @@ class Measurements:
         return self.record.measure(f"selected: {method}, {images} images", lambda: best)
 
     def _per_step(self, method: str, images: int) -> dict[str, object]:
-        """The settings with the better of the batch sizes 60 and 120, or further ones for as long as that gains 0.01."""
+        """The settings with the better batch size of 60 and 120, or a further one for as long as that gains 0.01."""
         fewer, more = (self.select(method, images, per_step, (0.002, 0.004)) for per_step in (60, 120))
         best, factor = (fewer, 0.5) if fewer["accuracy"] > more["accuracy"] else (more, 2)
         while True:
