@@ -52,8 +52,9 @@ keras.utils.set_random_seed(0)
 # | Limits | no image was drawn by a person |
 #
 # Details and licenses are in the [data directory](../data/README.md#glyphs). The *training set* is for fitting weights, the
-# *validation set* for choosing hyperparameters such as the learning rate, and the *test set* only for reporting results. In meta-learning, the splits differ in their classes, not only in their images: training
-# classes are also called *base classes*, and test classes *novel classes*.
+# *validation set* for choosing hyperparameters such as the learning rate, and the *test set* only for reporting results. In
+# meta-learning, the splits differ in their classes, not only in their images: training classes are also called *base
+# classes*, and test classes *novel classes*.
 
 # %%
 glyphs = mk.load("glyphs")
@@ -204,7 +205,7 @@ plt.show()
 # probabilities, $p_k = e^{\psi_k} / \sum_j e^{\psi_j}$, and the loss is the **cross-entropy** $-\log p_y$ for the correct
 # class $y$. Since the rule has no parameters of its own ($\omega$ is empty), meta-training only learns the embedding.
 #
-# For example, embeddings 1 and 3 have the prototype 2. A query at 4 has squared distance 4 from it, and 9 from 7:
+# For example, embeddings 1 and 3 have the prototype 2. A query at 4 has squared distance 4 from it, and 9 from one at 7:
 
 
 # %%
@@ -615,9 +616,9 @@ mk.report.Table([row(problem, images) for problem in PROBLEMS for images in BUDG
 # ### Beyond alignment and blur
 #
 # After 30,000 training examples, only the prototypes on 5-way tasks are significantly better than aligned pixels. On 20-way
-# tasks, they are inconclusive, and the classifier is significantly worse. From 100,000 examples on, both networks are
-# significantly better: after 250,000, prototypes reach 0.970 instead of 0.872 (5-way) and 0.899 instead of 0.747 (20-way).
-# So training on other alphabets can achieve much more than alignment and blur, but not at every budget. Whether the
+# tasks, the comparison is inconclusive for prototypes, and the classifier is significantly worse. From 100,000 examples on,
+# both are significantly better: after 250,000, prototypes reach 0.970 instead of 0.872 (5-way) and 0.899 instead of 0.747
+# (20-way). So training on other alphabets can achieve much more than alignment and blur, but not at every budget. Whether the
 # networks, too, would benefit from aligned images was not tested.
 
 # %% [markdown]
