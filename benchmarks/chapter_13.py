@@ -240,7 +240,7 @@ def looking(replicate: int, rate: float, outer: float) -> mk.MetaLearner:
     return made
 
 
-def class_means(replicate: int, normalization: str, episode: mk.Episode, *, fresh: bool = False) -> float:
+def nearest_class_mean(replicate: int, normalization: str, episode: mk.Episode, *, fresh: bool = False) -> float:
     """The nearest class mean of the source's features, or of an untrained network's: no training steps."""
     model = network(5, replicate) if fresh else source(replicate)[0]
     body = keras.Model(model.inputs, model.layers[-2].output)
@@ -292,15 +292,15 @@ def inner_and_outer(trial: Callable[[float, float], float], inners: Grid, outers
 # Method -> mixing coefficient, network, source
 FIXED: dict[str, tuple[float, str, str]] = {
     "from scratch": (0.0, "fresh", "source"),
-    "half": (0.5, "fresh", "source"),
+    "coefficient 0.5": (0.5, "fresh", "source"),
     "fine-tuning": (1.0, "fresh", "source"),
     "0.5 x source": (0.5, "zero", "source"),
-    "half, shuffled source": (0.5, "fresh", "shuffled"),
+    "coefficient 0.5, shuffled source": (0.5, "fresh", "shuffled"),
 }
 # What the outer loop trains
 META_TRAINED = {
     "learned coefficients": "coefficients",
-    "learned rates": "rates",
+    "learned learning rates": "rates",
     "MAML": "MAML",
 }
 
@@ -350,23 +350,23 @@ class Measurements:
 
         return self.select(f"{name}, {steps} steps", kind, lambda: {"rate": search(trial)})["rate"]
 
-    def new_head(self, kind: str, steps: int) -> float:
+    def linear_probe(self, kind: str, steps: int) -> float:
         def trial(rate: float) -> float:
-            key = f"new head, {steps} steps, rate {rate:g}"
+            key = f"linear probe, {steps} steps, rate {rate:g}"
             return self.validate(key, kind, lambda: setting(SELECTION, 1.0, head_only(rate)), steps)
 
         def choose() -> dict:
             return {"rate": search(trial)}
 
-        return self.select(f"new head, {steps} steps", kind, choose)["rate"]
+        return self.select(f"linear probe, {steps} steps", kind, choose)["rate"]
 
-    def two_rates(self, kind: str) -> dict:
-        """Fine-tuning with one learning rate for the head and a smaller one for the trunk."""
+    def discriminative(self, kind: str) -> dict:
+        """Fine-tuning with one learning rate for the head and another one for the trunk."""
         best: dict[float, float] = {}
 
         def trial(factor: float, rate: float) -> float:
             rates = [factor * rate] * len(TRUNK) + [rate]
-            key = f"two rates, factor {factor:g}, rate {rate:g}"
+            key = f"discriminative learning rates, factor {factor:g}, rate {rate:g}"
             return self.validate(key, kind, lambda: setting(SELECTION, 1.0, rates))
 
         def best_of(factor: float) -> float:
@@ -377,17 +377,17 @@ class Measurements:
             factor = best_inside(best_of, (0.0625, 0.25, 1, 4, 16))
             return {"factor": factor, "rate": best[factor]}
 
-        return self.select("two rates", kind, choose)
+        return self.select("discriminative learning rates", kind, choose)
 
     def normalization(self, kind: str) -> str:
         def trial(name: str) -> float:
             episode = held_out(kind, "validation", SELECTION)
             return self.record.measure(
-                f"validation, {kind}: class means, {name}", lambda: class_means(SELECTION, name, episode)
+                f"validation, {kind}: nearest class mean, {name}", lambda: nearest_class_mean(SELECTION, name, episode)
             )
 
         choices = ("plain", "unit", "centered unit")
-        return self.select("class means", kind, lambda: {"features": max(choices, key=trial)})["features"]
+        return self.select("nearest class mean", kind, lambda: {"features": max(choices, key=trial)})["features"]
 
     def meta_trained(self, name: str, kind: str) -> dict:
         """The (initial) inner learning rate at the middle outer one, then the outer one, then the inner one again."""
@@ -406,13 +406,13 @@ class Measurements:
     def prototypes(self, kind: str) -> float:
         def trial(outer: float) -> float:
             episode = held_out(kind, "validation", SELECTION)
-            key = f"validation, {kind}: trained class means, outer {outer:g}"
-            return self.record.measure(key, lambda: trained_class_means(kind, SELECTION, outer, episode))
+            key = f"validation, {kind}: prototypical network, outer {outer:g}"
+            return self.record.measure(key, lambda: prototypical_network(kind, SELECTION, outer, episode))
 
         def choose() -> dict:
             return {"outer": best_inside(trial, (0.001, 0.002, 0.004))}
 
-        return self.select("trained class means", kind, choose)["outer"]
+        return self.select("prototypical network", kind, choose)["outer"]
 
     def both(self, name: str, accuracies: Callable[..., list[float]], outers: Grid) -> dict:
         """Hyperparameters for a mixture of near and far tasks, by the mean accuracy on both."""
@@ -446,20 +446,24 @@ class Measurements:
                     if key in chosen:
                         one = setting(replicate, coefficient, chosen[key]["rate"], fresh, given)
                         found[key] = accuracy(one, episode, steps)
-                rate = chosen[f"new head, {steps} steps"]["rate"]
-                found[f"new head, {steps} steps"] = accuracy(setting(replicate, 1.0, head_only(rate)), episode, steps)
+                rate = chosen[f"linear probe, {steps} steps"]["rate"]
+                found[f"linear probe, {steps} steps"] = accuracy(
+                    setting(replicate, 1.0, head_only(rate)), episode, steps
+                )
             episode = held_out(kind, "test", replicate)
-            two = chosen["two rates"]
+            two = chosen["discriminative learning rates"]
             rates = [two["factor"] * two["rate"]] * len(TRUNK) + [two["rate"]]
-            found["two rates"] = accuracy(setting(replicate, 1.0, rates), episode)
+            found["discriminative learning rates"] = accuracy(setting(replicate, 1.0, rates), episode)
             searched = chosen["searched coefficient"]
             one = setting(replicate, searched["coefficient"], searched["rate"])
             found["searched coefficient"] = accuracy(one, episode)
-            found["class means"] = class_means(replicate, chosen["class means"]["features"], episode)
-            found["class means, first 100 tasks"] = class_means(
-                replicate, chosen["class means"]["features"], first(episode, SLOW_TASKS)
+            found["nearest class mean"] = nearest_class_mean(
+                replicate, chosen["nearest class mean"]["features"], episode
             )
-            found["class means, untrained"] = class_means(replicate, "unit", episode, fresh=True)
+            found["nearest class mean, first 100 tasks"] = nearest_class_mean(
+                replicate, chosen["nearest class mean"]["features"], first(episode, SLOW_TASKS)
+            )
+            found["nearest class mean, untrained"] = nearest_class_mean(replicate, "unit", episode, fresh=True)
             return found
 
         self.record.measure(f"test, {kind}: fixed strategies, replicate {replicate}", measure)
@@ -486,7 +490,7 @@ def trained(name: str, kind: str, replicate: int, rate: float, outer: float) -> 
     return meta_train(method, start, drawn, outer)
 
 
-def trained_class_means(kind: str, replicate: int, outer: float, episode: mk.Episode) -> float:
+def prototypical_network(kind: str, replicate: int, outer: float, episode: mk.Episode) -> float:
     """A prototypical network that starts from the source's trunk and is trained on the meta-training tasks."""
     given = source(replicate)[0]
     copy = keras.models.clone_model(given)
@@ -505,12 +509,12 @@ def of_network(replicate: int, part: str, rate: float, outer: float) -> list[flo
     return [round(float(tf.reduce_mean(correct(made, held_out(kind, part, replicate)))), 5) for kind in KINDS]
 
 
-def of_one_for_all(replicate: int, part: str, rate: float, outer: float) -> list[float]:
+def of_shared_coefficients(replicate: int, part: str, rate: float, outer: float) -> list[float]:
     reached = trained("learned coefficients", "both", replicate, rate, outer)
     return [accuracy(reached, held_out(kind, part, replicate)) for kind in KINDS]
 
 
-def of_half(replicate: int, part: str, rate: float, _: float) -> list[float]:
+def of_coefficient_half(replicate: int, part: str, rate: float, _: float) -> list[float]:
     return [accuracy(setting(replicate, 0.5, rate), held_out(kind, part, replicate)) for kind in KINDS]
 
 
@@ -538,11 +542,11 @@ def draw(grids: dict[str, np.ndarray]) -> Figure:
             axes.plot(column, best[column], "s", color="none", markeredgecolor="black", markersize=13, mew=2)
             axes.set(title=f"{kind} tasks", xlabel="mixing coefficient of the source")
             axes.set(xticks=range(len(COEFFICIENTS)), xticklabels=[f"{a:g}" for a in COEFFICIENTS])
-            axes.set(yticks=range(len(RATES)), yticklabels=[f"{rate:.2g}" for rate in RATES])
+            axes.set(yticks=range(len(RATES)), yticklabels=[f"{rate:g}" for rate in RATES])
             axes.tick_params(labelsize=8)
             axes.grid(visible=False)
         both[0].set_ylabel("learning rate")
-        figure.colorbar(image, ax=both, label="validation accuracy")
+        figure.colorbar(image, ax=both, label="validation accuracy (chance: 0.2)")
     return figure
 
 
@@ -557,17 +561,17 @@ def main() -> None:
         measurements.normalization(kind)
         for steps in (STEPS, MORE_STEPS):
             for name in FIXED:
-                if steps == STEPS or name in ("from scratch", "half", "fine-tuning"):
+                if steps == STEPS or name in ("from scratch", "coefficient 0.5", "fine-tuning"):
                     measurements.fixed(name, kind, steps)
-            measurements.new_head(kind, steps)
-        measurements.two_rates(kind)
+            measurements.linear_probe(kind, steps)
+        measurements.discriminative(kind)
         for name in META_TRAINED:
             chosen[name, kind] = measurements.meta_trained(name, kind)
-        chosen["class means", kind] = measurements.prototypes(kind)
+        chosen["nearest class mean", kind] = measurements.prototypes(kind)
     mixtures = {
         "strategy network": (of_network, (0.01, 0.02, 0.04)),
-        "one for all": (of_one_for_all, (0.05, 0.1, 0.2)),
-        "half": (of_half, (0,)),
+        "shared coefficients": (of_shared_coefficients, (0.05, 0.1, 0.2)),
+        "coefficient 0.5": (of_coefficient_half, (0,)),
     }
     for name, (accuracies, outers) in mixtures.items():
         chosen[name, "both"] = measurements.both(name, accuracies, outers)
@@ -582,8 +586,10 @@ def main() -> None:
             for name in META_TRAINED:
                 measurements.test_meta_trained(name, kind, replicate, chosen[name, kind])
             record.measure(
-                f"test, {kind}: trained class means, replicate {replicate}",
-                lambda k=kind, r=replicate: trained_class_means(k, r, chosen["class means", k], held_out(k, "test", r)),
+                f"test, {kind}: prototypical network, replicate {replicate}",
+                lambda k=kind, r=replicate: prototypical_network(
+                    k, r, chosen["nearest class mean", k], held_out(k, "test", r)
+                ),
             )
         for name, (accuracies, _) in mixtures.items():
             each = chosen[name, "both"]

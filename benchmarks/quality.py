@@ -22,7 +22,7 @@ import meta_keras as mk
 RESULTS = Path(__file__).resolve().parent / "results"
 TASKS, SELECTION_TASKS = 1000, 200
 SINE_STEPS, LETTER_STEPS = 70_000, {1: 2000, 5: 800}
-SCRATCH_RATES, SCRATCH_STEPS = (0.03, 0.1, 0.3, 1.0), (30, 90)
+SCRATCH_RATES, SCRATCH_STEPS = (0.3, 1.0, 3.0), {1: (30, 90), 5: (30,)}
 
 
 def train(
@@ -92,7 +92,7 @@ def letters_from_scratch(shots: int) -> dict[str, str]:
     scores = {
         (rate, steps): adapted(network, rate, steps, validation, SELECTION_TASKS).mean
         for rate in SCRATCH_RATES
-        for steps in SCRATCH_STEPS
+        for steps in SCRATCH_STEPS[shots]
     }
     rate, steps = max(scores, key=scores.__getitem__)
     if rate in (SCRATCH_RATES[0], SCRATCH_RATES[-1]):

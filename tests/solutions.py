@@ -102,9 +102,9 @@ def coral(a, b):
     return ((np.cov(a, rowvar=False) - np.cov(b, rowvar=False)) ** 2).sum() / (4 * a.shape[1] ** 2)
 
 
-def best_coefficient(curvatures, centers, source, initial, alpha, steps):
-    left = (1 - 2 * alpha * curvatures) ** steps
-    return (np.average(centers, weights=curvatures * left**2) - initial) / (source - initial)
+def best_coefficient(scales, centers, source, initial, alpha, steps):
+    left = (1 - 2 * alpha * scales) ** steps
+    return (np.average(centers, weights=scales * left**2) - initial) / (source - initial)
 
 
 def coefficient_derivative(omega, source, initial, upstream):
@@ -180,7 +180,7 @@ WRONG = {
     "check_lookup": lambda old, labels, new: np.full(len(new), np.bincount(labels).argmax()),
     "check_stitch": lambda units_a, units_b: np.eye(units_a.shape[1]),
     "check_omega_for": lambda coefficient: coefficient,
-    "check_best_coefficient": lambda curvatures, centers, source, *_: np.average(centers, weights=curvatures) / source,
+    "check_best_coefficient": lambda scales, centers, source, *_: np.average(centers, weights=scales) / source,
     "check_derivative": lambda omega, source, initial, upstream: np.sum((source - initial) * upstream),
     "check_fixed": a_quarter,
 }

@@ -4,15 +4,17 @@
 # **Goals.** After this chapter you can derive the gradient with respect to a mixing coefficient, learn coefficients through the
 # adaptation, let a small network choose them for each task, and compare learned with fixed strategies fairly.
 #
-# **Prerequisites.** Tasks and episodes (chapter [01](01_learning_to_learn.ipynb)), transfer and fine-tuning (chapter
-# [03](03_transfer.ipynb)), and gradients through gradient descent (chapter [10](10_maml.ipynb)).
+# **Prerequisites.** Chapters [01](01_learning_to_learn.ipynb) (tasks and episodes), [02](02_classical_learning.ipynb)
+# (cross-entropy, Adam), [03](03_transfer.ipynb) (fine-tuning), [10](10_maml.ipynb) (gradients through gradient descent) and
+# [12](12_metalearner.ipynb) (heads that start from zero).
 #
-# **Time.** One lecture of 90 minutes. The notebook runs in about one minute on two CPU cores.
+# **Time.** One lecture of 90 minutes; the notebook runs in about one minute.
 #
 # ![Accuracy over mixing coefficient and learning rate](amount_and_rate.png)
 #
 # *Validation accuracy after three gradient steps from a blend of a trained source (coefficient 1) and random weights
-# (coefficient 0). Dots mark the best learning rate for each coefficient, squares the best cell.*
+# (coefficient 0), in one replicate with 100 tasks per cell (chance: 0.2). Dots mark the best learning rate for each coefficient,
+# squares the best cell.*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -31,11 +33,10 @@ stored = mk.report.measured("chapter_13")  # long measurements, made by benchmar
 # %% [markdown]
 # ## The question
 #
-# Suppose you have a network that was trained on a **source task** (源任务), and a new **target task** (目标任务) with a few
-# labeled images. The weights of the source contain **shared knowledge** (共享知识). How should the target use it? It could copy
-# all layers or some, freeze them or train them further, or start from a mixture of the source's weights and random ones. Such a
-# recipe is a **transfer strategy** (迁移策略). Can it be *learned* from many target tasks, and is the result better than a well
-# chosen fixed strategy?
+# Suppose you have a network that was trained on a **source task** (源任务), and a new **target task** (目标任务) with a few labeled
+# images. The weights of the source contain **shared knowledge** (共享知识). The target could copy all layers or some, freeze them
+# or train them further, or start from a mixture of the source's weights and random ones. Such a recipe is a **transfer
+# strategy** (迁移策略). Can it be *learned* from many target tasks, and is the result better than a well chosen fixed strategy?
 
 # %% [markdown]
 # Let $g_\omega$ be a strategy with parameters $\omega$. It turns the source, trained on data $D_s$, and the support set of a
@@ -48,21 +49,22 @@ stored = mk.report.measured("chapter_13")  # long measurements, made by benchmar
 # %% [markdown]
 # We compare three groups of strategies:
 #
-# - **fixed** strategies: fine-tuning, a new head on frozen layers, a blend of source and random weights, and class means of
-#   the source's features, which need no gradient step;
+# - **fixed** strategies: fine-tuning, a linear probe on frozen layers, a blend of source and random weights, and the nearest
+#   class mean of the source's features;
 # - strategies **meta-trained** on other target tasks: mixing coefficients, learning rates per layer, and MAML as a reference;
 # - a **strategy network** (策略网络), which looks at the support set before it chooses.
 
 # %% [markdown]
 # > **In the articles.** D5 ([section 4](README.md#from-the-documents-to-the-chapters)) trains its `PolicyNetwork` on random
-# > inputs with random labels, so there is nothing to learn, and its output is an answer rather than a strategy (see the
+# > inputs with random labels, so there is nothing to learn, and its output is a prediction rather than a strategy (see the
 # > [errata](README.md#errata)). Formula 13.1 is D5's with $\omega$ in place of $\theta$.
 
 # %% [markdown]
 # ## One mixing coefficient per layer
 #
 # The simplest strategy with parameters is a blend, with a **mixing coefficient** $a_l$ for each layer $l$ between 0 (the random
-# initialization $\theta$) and 1 (the source $\theta_s$). A sigmoid keeps it in this range:
+# initialization $\theta$) and 1 (the source $\theta_s$), similar to shrink-and-perturb (Ash and Adams, 2020). A sigmoid keeps
+# it in this range:
 #
 # $$\theta_0^{[l]} = a_l \, \theta_s^{[l]} + (1 - a_l) \, \theta^{[l]}, \qquad a_l = \sigma(\omega_l) = \frac{1}{1 + e^{-\omega_l}}
 # \qquad \text{(Formula 13.2)}$$
@@ -98,35 +100,33 @@ stored = mk.report.measured("chapter_13")  # long measurements, made by benchmar
 
 # %%
 source_weight, initial_weight, alpha = 4.0, 0.0, 0.1
-curvatures, centers = tf.constant([1.0, 4.0]), tf.constant([2.0, 7.0])
+scales, centers = tf.constant([1.0, 4.0]), tf.constant([2.0, 7.0])
 omega = tf.Variable(0.0)
 
 with tf.GradientTape() as tape:
     start = tf.sigmoid(omega) * source_weight + (1 - tf.sigmoid(omega)) * initial_weight
-    adapted = start - alpha * 2 * curvatures * (start - centers)
-    query_loss = tf.reduce_mean(curvatures * (adapted - centers) ** 2)
+    adapted = start - alpha * 2 * scales * (start - centers)
+    query_loss = tf.reduce_mean(scales * (adapted - centers) ** 2)
 derivative = tape.gradient(query_loss, omega)
 print(f"adapted weights {adapted.numpy()}, derivative {derivative:.2f}")
 assert np.allclose(adapted, [2, 6]) and np.isclose(derivative, -0.8)
 
 # %% [markdown]
-# Where does gradient descent on $\omega$ converge? After $K$ steps, task $i$ with curvature $c_i$ and center $m_i$ has the
-# loss $c_i r_i^2 (\theta_0 - m_i)^2$. The mean loss is smallest at the average $\bar m$ of the centers with the weights
-# $c_i r_i^2$, so the best coefficient is
+# Where does gradient descent on $\omega$ converge? Let task $i$ have the loss $c_i (\theta - m_i)^2$, with curvature $2 c_i$.
+# After $K$ steps, it is $c_i r_i^2 (\theta_0 - m_i)^2$. The mean loss is smallest at the average $\bar m$ of the centers with the
+# weights $c_i r_i^2$, so the best coefficient is
 #
 # $$a^* = \frac{\bar m - \theta}{\theta_s - \theta}, \qquad \bar m = \frac{\sum_i c_i r_i^2 \, m_i}{\sum_i c_i r_i^2}, \qquad
 # r_i = (1 - 2 \alpha c_i)^K \qquad \text{(Formula 13.4)}$$
 
 # %% [markdown]
-# In the example, the weights are $0.64$ and $4 \cdot 0.04 = 0.16$, so $\bar m = 0.8 \cdot 2 + 0.2 \cdot 7 = 3$ and
-# $a^* = 3/4$.
+# In the example, the weights are $0.64$ and $4 \cdot 0.04 = 0.16$, so $\bar m = 0.8 \cdot 2 + 0.2 \cdot 7 = 3$ and $a^* = 3/4$.
+# Formula 13.4 is not restricted to the range of a sigmoid: without steps, $a^* = 1.5$, so $\omega$ would increase without
+# bound, and $a$ would approach 1.
 
 # %% [markdown]
 # In the library, the strategy is the adaptation rule `Strategy(source, learning_rate, steps)` of a `MetaLearner`, whose own
-# network is the random initialization.
-
-# %% [markdown]
-# The two tasks above have the data $(x, y) = (1, 2)$ and $(2, 14)$ under the squared error.
+# network is the random initialization. The two tasks have the data $(x, y) = (1, 2)$ and $(2, 14)$ under the squared error.
 
 
 # %%
@@ -150,15 +150,15 @@ assert np.isclose(learned, 3 / 4, atol=1e-3)
 assert learner.network.get_weights()[0] == initial_weight  # meta-training changes only omega
 
 # %% [markdown]
-# Before adaptation, the loss of the second task dominates, and the best coefficient would be 1. After one step, most of that
-# loss is gone, and the best coefficient is $3/4$.
+# Before adaptation, the second task dominates, and the best coefficient between 0 and 1 is 1. After one step, most of its loss
+# is gone, and the best coefficient is $3/4$.
 
 # %%
 grid = np.linspace(0, 1, 101)
 starts = initial_weight + grid[:, None] * (source_weight - initial_weight)
-factors = {"before adaptation": 1, "after one gradient step": 1 - 2 * alpha * curvatures.numpy()}
+factors = {"before adaptation": 1, "after one gradient step": 1 - 2 * alpha * scales.numpy()}
 for (label, factor), line in zip(factors.items(), ("--", "-"), strict=True):
-    losses = np.mean(curvatures * (factor * (starts - centers)) ** 2, axis=1)
+    losses = np.mean(scales * (factor * (starts - centers)) ** 2, axis=1)
     plt.plot(grid, losses / losses.min(), line, label=label)
     plt.plot(grid[losses.argmin()], 1, marker="o", color="black")
 plt.gca().set(
@@ -168,8 +168,8 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# Learned coefficients can also be used outside of a learner: `blend_weights` gives any model with the same layers the blended
-# weights, to be trained further with `fit`.
+# Outside of a learner, `blend_weights` gives any model with the same layers the blended weights, to be trained further with
+# `fit`.
 
 # %%
 model = one_weight(initial_weight)
@@ -180,11 +180,11 @@ assert np.isclose(model.get_weights()[0].item(), 3, atol=1e-2)
 # %% [markdown]
 # ## A source, near tasks and far tasks
 #
-# The source is a classifier of 200 characters from `glyphs` (chapter 01). All target tasks are 5-way 5-shot. **Near** tasks have
-# five *other* characters: the meta-training tasks use the remaining characters of the training alphabets, and validation and
-# test tasks use alphabets of their own. **Far** tasks have five kinds of garments from Fashion-MNIST (chapter 02). Since there are
-# only ten kinds, meta-training, validation and test share them, in different images. A method that meta-trains many weights may
-# therefore learn the garments themselves.
+# The source is a classifier of 200 characters from `glyphs` (chapter 01). All target tasks are 5-way 5-shot (chance: 0.2), from
+# two **task distributions**. **Near** tasks have five *other* characters: the meta-training tasks use the remaining characters
+# of the training alphabets, validation and test tasks alphabets of their own. **Far** (cross-domain) tasks have five of the ten
+# garment classes of Fashion-MNIST (chapter 02). Meta-training, validation and test share these classes, in different images, so
+# a method that meta-trains many weights may learn the garments themselves.
 
 
 # %%
@@ -217,9 +217,8 @@ for row, (title, pool) in zip(rows, {"source": of_source, **test}.items(), stric
 plt.show()
 
 # %% [markdown]
-# The network has three convolutions, its **trunk**, and a linear head, without batch normalization. The head of the source has 200
-# outputs and is useless for five classes, so only the trunk is transferred. The new head of every method starts from zero, as in
-# chapter 12, because random weights would prefer some classes at random.
+# The network has three convolutions, its **trunk**, and a linear head, without batch normalization. Only the trunk is
+# transferred, since the head of the source has 200 outputs. The new head of every method starts from zero, as in chapter 12.
 
 # %%
 TRUNK, STEPS = ["conv1", "conv2", "conv3"], 3
@@ -257,9 +256,13 @@ print(f"accuracy on held-out drawings of the 200 characters: {known:.2f} (chance
 # %% [markdown]
 # ## Fixed strategies
 #
-# Every fixed strategy takes three gradient steps on the 25 support images. Its learning rate was selected on 200 validation tasks,
-# separately for near and far tasks, by a search that was extended until the best value was not at the edge. With
-# `learn=False`, a `Strategy` is a blend with a given coefficient: 0 is training from scratch, 1 is fine-tuning of all layers.
+# Every fixed strategy except the nearest class mean takes three gradient steps on the 25 support images. Its learning rate was
+# selected on 200 validation tasks, separately for near and far tasks, by a search that was extended until the best value was
+# not at the edge. With `learn=False`, a `Strategy` is a blend with a given coefficient: 0 is training from scratch, 1 is
+# fine-tuning.
+
+# %%
+BLENDS = {"from scratch": 0.0, "coefficient 0.5": 0.5, "fine-tuning": 1.0}
 
 
 # %%
@@ -273,32 +276,32 @@ def blend(coefficient, rate):
 
 
 # %% [markdown]
-# Two baselines leave the features of the source as they are. A **new head** is trained on the frozen trunk:
+# Two baselines do not train the source's features. A **linear probe** trains a new head on the frozen trunk:
 
 
 # %%
-def new_head(rate):
+def linear_probe(rate):
     copy = network(5, seed=0)
     copy.set_weights([*source.get_weights()[:-2], *copy.get_weights()[-2:]])
     return mk.MetaLearner(network=copy, rule=GradientDescent(rate, STEPS, layers="head"))
 
 
 # %% [markdown]
-# **Class means** (Wang et al., 2019) assign a query to the class whose mean support feature is nearest, without a gradient step.
-# Their only hyperparameter is the normalization of the features; unit length was selected.
+# The **nearest class mean** (Wang et al., 2019) assigns a query to the class whose mean support feature is nearest. Of three
+# normalizations of the features, unit length was selected.
 
 
 # %%
 
 
-def class_means():
+def nearest_class_mean():
     features = keras.Model(source.inputs, source.layers[-2].output)
     body = keras.Sequential([features, keras.layers.UnitNormalization()])
     return mk.MetaLearner(network=body, rule=Prototypes())
 
 
 # %% [markdown]
-# One live run on 100 test tasks of each kind:
+# One live run on 100 test tasks of each distribution:
 
 
 # %%
@@ -314,13 +317,13 @@ def test_accuracy(learner, kind):
 
 
 def fixed_strategies(kind):
-    rate = {name: selected(f"{name}, 3 steps", kind)["rate"] for name in (*BLENDS, "new head")}
+    rate = {name: selected(f"{name}, 3 steps", kind)["rate"] for name in (*BLENDS, "linear probe")}
     learners = {name: blend(coefficient, rate[name]) for name, coefficient in BLENDS.items()}
-    return learners | {"new head": new_head(rate["new head"]), "class means": class_means()}
+    learners["linear probe"] = linear_probe(rate["linear probe"])
+    return learners | {"nearest class mean": nearest_class_mean()}
 
 
 # %%
-BLENDS = {"from scratch": 0.0, "half": 0.5, "fine-tuning": 1.0}
 live = {
     kind: {name: test_accuracy(learner, kind) for name, learner in fixed_strategies(kind).items()}
     for kind in test
@@ -329,11 +332,16 @@ rows = [{"strategy": name} | {kind: live[kind][name] for kind in test} for name 
 mk.report.Table(rows)
 
 # %% [markdown]
+# Training from scratch stays at chance on far tasks, with a learning rate that was selected for another initialization.
+# Fine-tuning and the linear probe agree: at the selected learning rates (0.00625 and 0.00078), fine-tuning hardly changes the
+# trunk, and since the head starts from zero, the first step does not change it at all. In the stored replicates, they differ by
+# at most 0.0011 on near and 0.0001 on far tasks.
+
+# %% [markdown]
 # ### Coefficient and learning rate belong together
 #
-# Good settings in the opening figure form a ridge from the upper left to the lower right, so comparing coefficients at one common
-# learning rate would compare learning rates. The table shows the best learning rate for each coefficient, on 100 validation
-# tasks.
+# Good settings in the opening figure form a ridge from the upper left to the lower right, so comparing coefficients at one
+# common learning rate would compare learning rates. The table shows the best learning rate for each coefficient.
 
 # %%
 COEFFICIENTS, RATES = np.arange(9) / 8, 0.003125 * 2.0 ** np.arange(13)
@@ -342,34 +350,36 @@ rows = [
     {"tasks": kind, "": what} | {f"{a:g}": value for a, value in zip(COEFFICIENTS, values, strict=True)}
     for kind in test
     for what, values in {
-        "learning rate": [f"{RATES[row]:.3g}" for row in best[kind]],
+        "learning rate": [f"{RATES[row]:g}" for row in best[kind]],
         "accuracy": [f"{value:.3f}" for value in np.max(stored[f"grid, {kind}"], axis=0)],
     }.items()
 ]
 mk.report.Table(rows)
 
 # %% [markdown]
-# On near tasks, coefficients from 1/2 to 1 differ by less than two percentage points at their best learning rates. On far tasks,
-# 1/4 is best for three steps, and fine-tuning of the whole source is more than 15 points worse. (For the largest coefficients,
-# the best learning rate may be below the figure; the extended search for fine-tuning chose 0.0008, with an accuracy of 0.48.)
+# On near tasks, coefficients from 1/2 to 1 differ by less than two percentage points. On far tasks, 1/4 has the highest
+# accuracy (0.635), but this is the maximum of 117 cells, without an interval; 3/8 reaches 0.612. For 3/4, the best learning
+# rate is the lowest of the grid. The extended search for fine-tuning chose 0.00078, below the figure, with 0.48 on 200
+# validation tasks. The test below reverses this order (0.414 for 1/4, 0.592 for fine-tuning).
 
 # %%
 near, far = (np.max(stored[f"grid, {kind}"], axis=0) for kind in ("near", "far"))
 assert np.ptp(near[COEFFICIENTS >= 0.5]) < 0.02
-assert COEFFICIENTS[far.argmax()] == 0.25 and far.max() - far[-1] > 0.15
+assert COEFFICIENTS[far.argmax()] == 0.25 and np.allclose(far[[2, 3]], [0.635, 0.612], atol=5e-4)
+assert best["far"][COEFFICIENTS == 0.75] == 0
 fine_tuning = "validation, far: fine-tuning, 3 steps, rate 0.00078125"
 assert (
     selected("fine-tuning, 3 steps", "far")["rate"] == 0.00078125
     and f"{stored[fine_tuning]:.2f}" == "0.48"
 )
-assert all(selected("class means", kind)["features"] == "unit" for kind in test)
+assert all(selected("nearest class mean", kind)["features"] == "unit" for kind in test)
 
 # %% [markdown]
 # ## Learning a strategy
 #
 # Meta-training of the coefficients (策略优化, strategy optimization) starts from one half in every layer and takes 100 steps of
-# Adam with four target tasks each, so the strategy sees 400 tasks or 20,000 images. Its inner learning rate and Adam's were
-# selected on validation tasks. (Fixed strategies use target tasks for validation only.)
+# Adam with four target tasks each, or 20,000 presentations of images (the far tasks have only 1,200 distinct ones). Its inner
+# learning rate and Adam's were selected on validation tasks.
 
 
 # %%
@@ -390,21 +400,23 @@ for kind in test:
     print(f"{kind}: {values}; {live[kind]['learned coefficients']}")
 
 # %% [markdown]
-# The stored results include three further methods that are meta-trained on the same tasks, with the same selection of
-# hyperparameters:
+# The stored results include three further methods that are meta-trained on the same tasks:
 #
-# - **learned rates**: the whole source ($a_l = 1$), with one learned learning rate per layer (Antoniou et al., 2019), on a
-#   logarithmic scale so that Adam multiplies it;
+# - **learned learning rates**: the whole source ($a_l = 1$), with one learned learning rate per layer, on a logarithmic scale
+#   (Antoniou et al., 2019, learn one per layer and step);
 # - **MAML** (Finn et al., 2017), which starts from the source and changes all weights;
-# - **trained class means**, prototypical networks (Snell et al., 2017) that start from the source's trunk.
+# - a **prototypical network** (Snell et al., 2017) that starts from the source's trunk, without normalization of its features.
 
 # %% [markdown]
-# The stored measurements consist of five **replicates**, each with its own source, random initialization, meta-training tasks and
-# 200 test tasks of each kind, so the intervals include the variation of all of them.
+# There are five **replicates**, each with its own training of the source, initialization, meta-training tasks and 200 test
+# tasks of each distribution, and the intervals include this variation. They exclude what the replicates share: the 200 source
+# characters, the test alphabets, the 500 garment images for the test, and the hyperparameters, which were selected with a
+# single further replicate.
 
 # %% [markdown]
-# The next figure has one line per replicate. For near tasks, the strategy learns to take almost all of the source. For far tasks,
-# it takes less, and the coefficients vary between replicates.
+# The next figure has one line per replicate. On near tasks, the strategy takes almost all of the source. On far tasks, the
+# coefficients are smaller and vary between replicates. Since the selected inner learning rate is twice as large there, and
+# larger learning rates go with smaller coefficients, this does not show that far tasks need less of the source.
 
 # %%
 REPLICATES = range(5)
@@ -427,12 +439,13 @@ plt.show()
 # %% [markdown]
 # ## A fair comparison
 #
-# Four fixed strategies join those above: the **searched coefficient** is the best cell of the opening figure, **two rates** is
-# fine-tuning with separate learning rates for trunk and head, **0.5 x source** halves the weights of the source without adding
-# random ones, and **untrained** class means use the features of the random initialization.
+# Four fixed strategies join those above: the **searched coefficient** is the best cell of the opening figure, **discriminative
+# learning rates** (Howard and Ruder, 2018) are fine-tuning with separate learning rates for trunk and head, **0.5 x source**
+# halves the weights of the source, and the **untrained** nearest class mean uses the features of the random initialization,
+# with unit length, which was not tuned. The dotted line is chance.
 
 # %%
-META_TRAINED = ("learned coefficients", "learned rates", "MAML")
+META_TRAINED = ("learned coefficients", "learned learning rates", "MAML")
 
 
 def results_of(kind):
@@ -441,31 +454,32 @@ def results_of(kind):
     for n, run in enumerate(runs):
         for name in META_TRAINED:
             run[name] = stored[f"test, {kind}: {name}, replicate {n}"]["accuracy"]
-        run["trained class means"] = stored[f"test, {kind}: trained class means, replicate {n}"]
+        run["prototypical network"] = stored[f"test, {kind}: prototypical network, replicate {n}"]
     return {name: np.array([run[name] for run in runs]) for name in runs[0]}
 
 
 results = {kind: results_of(kind) for kind in test}
 
 # %%
-FIXED = ["from scratch, 3 steps", "new head, 3 steps", "half, 3 steps", "searched coefficient"]
-FIXED += ["fine-tuning, 3 steps", "two rates", "0.5 x source, 3 steps"]
-FIXED += ["class means", "class means, untrained"]
-LEARNED = [*META_TRAINED, "trained class means"]
+FIXED = ["from scratch, 3 steps", "linear probe, 3 steps", "coefficient 0.5, 3 steps"]
+FIXED += ["searched coefficient", "fine-tuning, 3 steps", "discriminative learning rates"]
+FIXED += ["0.5 x source, 3 steps", "nearest class mean", "nearest class mean, untrained"]
+LEARNED = [*META_TRAINED, "prototypical network"]
 figure, both = plt.subplots(1, 2, figsize=(8, 4), sharey=True)
 for axes, kind in zip(both, test, strict=True):
     for names, marker, color in ((FIXED, "o", "0.35"), (LEARNED, "s", mk.report.PALETTE[0])):
         scores = [mk.Score.of(results[kind][name]) for name in names]
         means, halves = [score.mean for score in scores], [score.interval for score in scores]
         axes.errorbar(means, names, xerr=halves, fmt=marker, color=color, capsize=3)
+    axes.axvline(0.2, color="0.5", linestyle=":")
     axes.set(title=f"{kind} tasks", xlabel="test accuracy (5-way 5-shot)", xlim=(0.15, 0.9))
 both[0].invert_yaxis()
-figure.legend(["fixed", "meta-trained"], loc="outside lower center", ncols=2)
+figure.legend(["chance", "fixed", "meta-trained"], loc="outside lower center", ncols=3)
 plt.show()
 
 # %% [markdown]
-# All hyperparameters were selected on the validation tasks of a sixth replicate, with a source and an initialization of its own.
-# The table adds its validation accuracy at the selected values.
+# All hyperparameters were selected on the validation tasks of a sixth replicate, with its own source and initialization. The
+# table adds the number of trials (near / far) and the validation accuracy at the selected values.
 
 
 # %%
@@ -479,10 +493,16 @@ def validation(name, kind):
     return stored[f"validation, {kind}: {name}, {suffix}"]
 
 
+def trials(name, kind):
+    if name == "searched coefficient":
+        return COEFFICIENTS.size * RATES.size
+    return sum(key.startswith(f"validation, {kind}: {name}, ") for key in stored)
+
+
 def row_of(name):
-    row = {"method": name}
+    row = {"method": name, "trials": " / ".join(str(trials(name, kind)) for kind in test)}
     for kind in test:
-        tuned = "" if name == "class means, untrained" else f"{validation(name, kind):.3f}"
+        tuned = "" if name == "nearest class mean, untrained" else f"{validation(name, kind):.3f}"
         row |= {f"{kind}, validation": tuned, f"{kind}, test": mk.Score.of(results[kind][name])}
     return row
 
@@ -490,13 +510,15 @@ def row_of(name):
 mk.report.Table([row_of(name) for name in FIXED + LEARNED])
 
 # %% [markdown]
-# On far tasks, the searched coefficient falls from 0.635 to 0.414 and training from scratch from 0.525 to 0.329, whereas the
-# class means do not fall. In the opening figure, the two settings that fall are next to cells near chance accuracy (0.2). A
-# learning rate that is best for one source and initialization is thus not necessarily good for others. With a search
-# for every source, some strategies may reach more (exercise 5).
+# On near tasks, every method except training from scratch falls from validation to test: fine-tuning by 13 percentage points,
+# learned learning rates by 26, the nearest class mean by 6. On far tasks, the searched coefficient and training from scratch
+# fall by 22 and 20, whereas fine-tuning rises by 11. The tasks, the source and the initialization all change, and we have not
+# separated their effects. With a search for every source, some strategies may reach more (exercise 5).
 
 # %% [markdown]
-# Two methods differ if the interval of the paired differences over replicates excludes zero.
+# Two methods differ if the interval of the paired differences over replicates excludes zero. This chapter has 59 such
+# intervals, of which about three would exclude zero by chance even if no methods differed. A "yes" whose interval almost
+# reaches zero (such as 0.208 ± 0.208) is therefore weak evidence.
 
 
 # %%
@@ -504,7 +526,7 @@ def compare(kind, a, b):
     difference = mk.Score.of(results[kind][a] - results[kind][b])
     verdict = "yes" if abs(difference.mean) > difference.interval else "no"
     return {
-        f"{kind}": f"{difference.mean:+.3f} ± {difference.interval:.3f}",
+        kind: f"{difference.mean:+.3f} ± {difference.interval:.3f}",
         f"differ ({kind})": verdict,
     }
 
@@ -518,21 +540,29 @@ def compare_all(pairs):
 
 one = "learned coefficients"
 pairs = [(one, other) for other in FIXED + LEARNED if other != one]
-compare_all(pairs + [("class means", other) for other in ("class means, untrained", *LEARNED[1:])])
+means = "nearest class mean"
+compare_all(pairs + [(means, other) for other in (f"{means}, untrained", *LEARNED[1:])])
 
 # %% [markdown]
 # Four results stand out:
 #
-# - **Class means are hard to beat.** Without a single gradient step, they are better than learned coefficients by 4 percentage
-#   points on near and 12 on far tasks, and no three-step or meta-trained method is significantly better than they are.
-# - **For class means, the source helps on near tasks.** There, its features are 22 points better than untrained ones. On far
-#   tasks, we find no difference.
-# - **Learned coefficients improve on some fixed blends.** On far tasks they are better than one half, 0.5 x source, two rates and
-#   the searched coefficient, but not significantly better than fine-tuning. On near tasks they are better than fine-tuning,
-#   no different from one half, and worse than 0.5 x source.
-# - **MAML is better than learned coefficients on far tasks**, by 10 points, where it can learn the garments themselves, but we
-#   find no difference between it and class means there. Learned rates vary most between replicates, and do not differ from
-#   learned coefficients significantly.
+# - **The nearest class mean is a strong baseline.** It is better than learned coefficients by 4 percentage points on near and
+#   12 on far tasks, and no three-step or meta-trained method is significantly better. (Of these, the prototypical network had
+#   no normalization of its features, which was selected for the nearest class mean.)
+# - **For the nearest class mean, the source helps on near tasks**, by 22 points over untrained features, whose normalization
+#   was not tuned. On far tasks, we find no significant difference.
+# - **Learned coefficients improve on some fixed strategies.** On far tasks they are better than coefficient 0.5, 0.5 x source,
+#   the searched coefficient and discriminative learning rates, but not significantly better than fine-tuning. On near tasks
+#   they are better than fine-tuning by 3 points and worse than 0.5 x source by 3; from coefficient 0.5 we find no significant
+#   difference.
+# - **MAML is better than learned coefficients on far tasks**, by 10 points, where it can learn the garments. We find no
+#   significant difference between MAML and the nearest class mean there, nor between learned learning rates and learned
+#   coefficients.
+
+# %% [markdown]
+# These rows are not independent. Fine-tuning and the linear probe coincide; on near tasks, the searched coefficient *is*
+# fine-tuning, and discriminative learning rates agree with it to 0.001. So the gain of 3 points over these four is a single
+# result.
 
 
 # %%
@@ -541,86 +571,90 @@ def better(kind, a, b):
     return mean > half_width
 
 
+def largest_difference(kind, name):
+    return np.abs(results[kind][name] - results[kind]["fine-tuning, 3 steps"]).max().round(4)
+
+
 for kind in test:
-    assert better(kind, "class means", one)
-    assert not any(better(kind, name, "class means") for name in FIXED + LEARNED)
-    assert not better(kind, one, "learned rates") and not better(kind, "learned rates", one)
-assert better("near", "class means", "class means, untrained")
-assert not better("far", "class means", "class means, untrained")
-fixed = ("half, 3 steps", "0.5 x source, 3 steps", "two rates", "searched coefficient")
-assert all(better("far", one, name) for name in fixed) and not better(
-    "far", one, "fine-tuning, 3 steps"
-)
+    assert better(kind, means, one)
+    assert not any(better(kind, name, means) for name in FIXED + LEARNED)
+    assert not better(kind, one, "learned learning rates")
+    assert not better(kind, "learned learning rates", one)
+assert better("near", means, f"{means}, untrained") and not better("far", means, f"{means}, untrained")
+fixed = (FIXED[2], "0.5 x source, 3 steps", "discriminative learning rates", "searched coefficient")
+assert all(better("far", one, name) for name in fixed)
+assert not better("far", one, "fine-tuning, 3 steps")
 assert better("near", one, "fine-tuning, 3 steps") and better("near", "0.5 x source, 3 steps", one)
-assert better("far", "MAML", one) and not better("near", "MAML", one)
+assert better("far", "MAML", one) and not better("far", means, "MAML")
+same = {name: largest_difference("near", name) for name in (FIXED[1], FIXED[3], FIXED[5])}
+assert list(same.values()) == [0.0011, 0, 0.001] and largest_difference("far", FIXED[1]) == 0.0001
 
 # %% [markdown]
 # ### Controls
 #
-# What does a blend contribute: knowledge of the source, or weights of a suitable size? We compare it with 0.5 x source, and with
-# a **shuffled** blend, in which the weights of the source are permuted within each array.
+# What does a blend contribute: knowledge of the source, or weights of a suitable size? In a **shuffled** blend, the weights of
+# the source are permuted within each array.
 
 # %%
 half, scaled, shuffled = (
-    f"{name}, 3 steps" for name in ("half", "0.5 x source", "half, shuffled source")
+    f"{name}, 3 steps"
+    for name in ("coefficient 0.5", "0.5 x source", "coefficient 0.5, shuffled source")
 )
 compare_all([(half, scaled), (half, shuffled), (shuffled, "from scratch, 3 steps")])
 
 # %% [markdown]
-# The shuffled blend is worse than the true one by 44 and 27 percentage points, and on near tasks even worse than training from
-# scratch. So the size of the weights alone does not explain the accuracy of a blend. On the other hand, we find no difference
-# between a blend and 0.5 x source, so there is no evidence that the random weights in it contribute anything.
+# The shuffled blend is worse than the true one by 44 and 27 percentage points, so the size of the weights alone does not
+# explain its accuracy. We find no significant difference between a blend and 0.5 x source, so there is no evidence that the
+# random weights contribute anything.
 
 # %% [markdown]
 # ### More steps
 #
-# The next table allows the fixed strategies 20 steps, with learning rates selected again, on the first 100 test tasks of each
-# replicate. We have not meta-trained through 20 steps.
+# The next table allows fixed strategies 20 steps, with learning rates selected again. It uses the first 100 test tasks of each
+# replicate, so it is not comparable with the tables above. We have neither meta-trained through 20 steps nor evaluated learned
+# coefficients with 20.
 
 # %%
-TWENTY = ["from scratch", "new head", "half", "fine-tuning"]
-rows = [
-    {"method": name}
-    | {
-        f"{kind}, {steps} steps": mk.Score.of(results[kind][f"{name}, {steps} steps"])
-        for kind in test
-        for steps in (3, 20)
-    }
-    for name in TWENTY
-]
-mk.report.Table(rows)
+TWENTY = ["from scratch, 20 steps", "linear probe, 20 steps", "coefficient 0.5, 20 steps"]
+TWENTY += ["fine-tuning, 20 steps", "nearest class mean, first 100 tasks"]
+mk.report.Table(
+    [{"method": name} | {kind: mk.Score.of(results[kind][name]) for kind in test} for name in TWENTY]
+)
 
 # %%
-compare_all([(f"{name}, 20 steps", "class means, first 100 tasks") for name in TWENTY])
+pairs = [(name, TWENTY[-1]) for name in TWENTY[:-1]]
+compare_all(pairs + [("fine-tuning, 20 steps", other) for other in TWENTY[1:3]])
 
 # %% [markdown]
-# With 20 steps, fine-tuning of the whole source improves by 10 points on near and 18 on far tasks. It exceeds the
-# class means by 2 points on near and 1 point on far tasks. On near tasks a new head on frozen features is as good, and on far
-# tasks the blend of one half. Training from scratch remains far behind.
+# Fine-tuning for 20 steps exceeds the nearest class mean by 2 percentage points on near tasks; on far tasks, its 1 point is at
+# the limit of significance (0.014 ± 0.014). We find no significant difference from the linear probe on near tasks, nor from
+# coefficient 0.5 on far tasks.
 
 # %%
-for kind, rival in (("near", "new head, 20 steps"), ("far", "half, 20 steps")):
-    assert better(kind, "fine-tuning, 20 steps", "class means, first 100 tasks")
+for kind, rival in (("near", "linear probe, 20 steps"), ("far", "coefficient 0.5, 20 steps")):
     difference = mk.Score.of(results[kind]["fine-tuning, 20 steps"] - results[kind][rival])
     assert abs(difference.mean) < difference.interval
+    assert better(kind, "nearest class mean, first 100 tasks", "from scratch, 20 steps")
+assert better("near", "fine-tuning, 20 steps", "nearest class mean, first 100 tasks")
 
 # %% [markdown]
 # ## A strategy network
 #
-# So far, each kind of task had its own strategy. Suppose instead that near and far tasks arrive mixed. A single set of
-# coefficients must then compromise, unless the strategy looks at the task first. A **strategy network** computes the
-# coefficients of each task from its support set:
+# Suppose now that near and far tasks arrive mixed, a **multimodal** task distribution (Vuorio et al., 2019). A single set of
+# coefficients must then compromise, unless the strategy looks at the task first, as SpotTune (Guo et al., 2019) chooses layers for
+# each example and Jang et al. (2019) learn which layers to match. A **strategy network** computes the coefficients of each task
+# from its support set:
 #
 # $$a_l = \sigma\big(\omega_l + n(c_l; \omega)\big). \qquad \text{(Formula 13.5)}$$
 
 # %% [markdown]
-# Here $n$ is a small dense network with eight hidden units, shared by all layers, and $c_l$ describes how the outputs of the
+# Here $n$ is a dense network with eight hidden units, shared by all layers, and $c_l$ describes how the outputs of the
 # source's layer $l$ for the support set compare with its outputs for a sample of source data.
 
 # %% [markdown]
 # Let $\mu_t$ and $\mu_s$ be the mean outputs of the layer for the support set and
-# for the sample, and $s_t$ and $s_s$ the spreads, that is, the root mean squared distances from these means. Let $s_b$ be the
-# spread of the class means of the support set. Then
+# for the sample, and $s_t$ and $s_s$ the root-mean-square deviations from these means. Let $s_b$ be the root-mean-square
+# deviation of the class means of the support set. Then
 #
 # $$c_l = \Big( \frac{\lVert \mu_t - \mu_s \rVert}{s_s}, \; \; \log \frac{s_t}{s_s}, \; \; \frac{s_b^2}{s_t^2} \Big).
 # \qquad \text{(Formula 13.6)}$$
@@ -640,7 +674,7 @@ print(compared.numpy().round(3))
 assert np.allclose(compared, [[7, np.log(np.sqrt(5)), 4 / 5]], atol=1e-4)
 
 # %% [markdown]
-# Every batch of meta-training now has two near and two far tasks, which only their images distinguish.
+# Every batch of meta-training now has two near and two far tasks.
 
 
 # %%
@@ -658,10 +692,15 @@ rule = StrategyNetwork(source, images[::16], chosen["rate"], STEPS, layers=TRUNK
 chooser = mk.MetaLearner(network=network(5, seed=0), rule=rule)
 chooser.compile(keras.optimizers.Adam(chosen["outer"]), loss=loss, steps_per_execution=10)
 chooser.fit(mixed(seed=0), steps_per_epoch=100, verbose=0)
-print({kind: str(test_accuracy(chooser, kind)) for kind in test})
+live_run = {kind: str(test_accuracy(chooser, kind)) for kind in test}
+print(live_run, "stored replicates (near, far):", sep="\n")
+print(np.array([stored[f"test, both: strategy network, replicate {n}"] for n in REPLICATES]))
 
 # %% [markdown]
-# The figure shows the coefficients that a stored strategy network (replicate 0) chooses for 40 test tasks of each kind.
+# The live run has the seeds of stored replicate 0, but other test tasks, and is less accurate on near tasks; we have not
+# investigated why. The figure shows the coefficients that the stored network of replicate 0 chooses for 40 test tasks of each
+# distribution. It is one run, with the highest far accuracy of the five (0.676; the others 0.528 to 0.646); the coefficients of
+# the others were not stored.
 
 # %%
 plt.figure(figsize=(6.5, 2.8))
@@ -674,19 +713,21 @@ for shift, (kind, marker) in zip((-0.15, 0.15), {"near": "o", "far": "^"}.items(
     )
 plt.gca().set(xticks=range(3), xticklabels=TRUNK, ylim=(0, 1))
 plt.ylabel("mixing coefficient of the source")
+plt.title("replicate 0")
 plt.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# In every layer, the network takes more of the source for near tasks than for far ones, although it does not
-# know the kinds. Does this improve the accuracy? **One for all** learns a single set of coefficients on the same mixed
-# tasks, and **half** keeps one half. Each method has a single learning rate, selected for the mean accuracy on both kinds.
+# In every layer, this network takes more of the source for near tasks. Does looking at the task improve the accuracy, over all
+# five replicates? **Shared coefficients** are a single learned set for the same mixed tasks, and **coefficient 0.5** learns
+# nothing. Each method has a single learning rate, selected for the mean accuracy on both distributions (6 to 10 trials), so the
+# strategy network chooses coefficients at one fixed learning rate. We have not measured fine-tuning in the mixture.
 
 
 # %%
 def on_mixture(name):
     """(replicates, 2) accuracies on near and on far tasks"""
-    if name == "class means":
+    if name == "nearest class mean":
         return np.stack([results[kind][name] for kind in ("near", "far")], axis=1)
     return np.array([stored[f"test, both: {name}, replicate {n}"] for n in REPLICATES])
 
@@ -696,7 +737,7 @@ def mixture_row(name, values):
     return {"strategy": name} | {column: mk.Score.of(found) for column, found in columns.items()}
 
 
-names = ("half", "one for all", "strategy network", "class means")
+names = ("coefficient 0.5", "shared coefficients", "strategy network", "nearest class mean")
 mk.report.Table([mixture_row(name, on_mixture(name)) for name in names])
 
 # %%
@@ -710,35 +751,34 @@ mk.report.Table(
 )
 
 # %% [markdown]
-# Averaged over both kinds, the strategy network has a higher mean accuracy (0.684) than one for all (0.663) and one half (0.674),
-# but every interval of these paired differences includes zero, on near tasks, on far tasks and on both together. So the network
-# distinguishes the kinds, but we cannot claim that this improves the accuracy. Class means are 11 points better.
+# Every interval of the paired differences from shared coefficients and from coefficient 0.5 includes zero, so we cannot claim
+# that the strategy network improves the accuracy. The nearest class mean is 11 points better.
 
 # %%
-for name in ("half", "one for all"):
+for name in ("coefficient 0.5", "shared coefficients"):
     for difference in (*network_gain[name].T, network_gain[name].mean(axis=1)):
         mean, half_width = mk.report.mean_and_interval(difference)
         assert abs(mean) < half_width
-mean, half_width = mk.report.mean_and_interval(-network_gain["class means"].mean(axis=1))
+mean, half_width = mk.report.mean_and_interval(-network_gain["nearest class mean"].mean(axis=1))
 assert mean - half_width > 0 and round(mean, 2) == 0.11
+assert on_mixture("strategy network")[:, 1].argmax() == 0
 near, far = (np.array(stored["network's coefficients"][kind]) for kind in ("near", "far"))
 assert np.all(near.min(axis=0) > far.max(axis=0))
 
 # %% [markdown]
-# All of this holds for small convolutional networks, one type of source and two kinds of target tasks. Moreover, a learned
-# strategy needs many target tasks; for a single one, a strategy has to be chosen.
+# All of this holds for small convolutional networks, one type of source and two task distributions. The nearest class mean of
+# the pixels was not measured.
 
 # %% [markdown]
 # ## Summary
 #
-# - A transfer strategy, such as one mixing coefficient per layer, can be learned from many target tasks, by gradients through
-#   the adaptation.
-# - The more of the source is taken, the smaller the learning rate has to be, so compare coefficients only at their own learning
-#   rates. Those at the edge of divergence do not carry over reliably to another source.
-# - With three steps, learned coefficients improve on some fixed blends, but class means of the source's features, which need no
-#   gradient step, are better on both kinds of tasks. With 20 steps, fine-tuning exceeds the class means by 1 to 2 points.
-# - On far tasks, we found no difference between class means of the source's features and of untrained ones.
-# - A strategy network takes less of the source for far tasks. We could not establish that this improves its accuracy.
+# - Mixing coefficients can be learned from many target tasks, by gradients through the adaptation.
+# - The best learning rate depends on the mixing coefficient, so compare coefficients only at their own learning rates.
+# - With three steps, learned coefficients improve on some fixed strategies, but 0.5 x source is better on near tasks (by 0.031
+#   ± 0.006), and the nearest class mean of the source's features is better on both distributions. With 20 steps, fine-tuning
+#   exceeds it by 2 percentage points on near tasks.
+# - On far tasks, we found no significant difference between the source's and untrained features for the nearest class mean.
+# - In the mixture, we found no significant difference between a strategy network, shared coefficients and coefficient 0.5.
 
 # %% [markdown]
 # ## Exercises
@@ -757,17 +797,17 @@ def check_omega_for(omega_for):
 
 
 # %% [markdown]
-# **2. The best coefficient.** Write `best_coefficient(curvatures, centers, source, initial, alpha, steps)` (Formula 13.4).
+# **2. The best coefficient.** Write `best_coefficient(scales, centers, source, initial, alpha, steps)` (Formula 13.4).
 
 
 # %%
 def check_best_coefficient(best_coefficient):
-    curvatures, centers = np.array([1.0, 4.0]), np.array([2.0, 7.0])
-    found = [best_coefficient(curvatures, centers, 4.0, 0.0, 0.1, steps) for steps in (0, 1, 2)]
+    scales, centers = np.array([1.0, 4.0]), np.array([2.0, 7.0])
+    found = [best_coefficient(scales, centers, 4.0, 0.0, 0.1, steps) for steps in (0, 1, 2)]
     assert np.isclose(found[1], 3 / 4), "with one step, this is the example by hand"
     assert np.isclose(found[0], 1.5), "without a step, nothing of a loss is removed"
     assert np.isclose(found[2], 27 / 52), "each step multiplies the distance by r"
-    found = best_coefficient(curvatures, centers, 5.0, 1.0, 0.1, 1)
+    found = best_coefficient(scales, centers, 5.0, 1.0, 0.1, 1)
     assert np.isclose(found, 1 / 2), "3 is the midpoint of 1 and 5"
     print("Right.")
 
@@ -810,7 +850,7 @@ def check_fixed(rule):
 # %% [markdown]
 # **5. Project: a strategy for every source.** Above, all hyperparameters were selected with one source and
 # used with five others. How much does each strategy gain if its learning rate is selected again for every source? Extend the
-# [script](../benchmarks/chapter_13.py) of the stored measurements. A good report
+# [script](../benchmarks/chapter_13.py). A good report
 #
 # - predicts before the experiment which strategies will gain most (2 points);
 # - gives every strategy equally many trials, on validation tasks only, with no best value at the edge of its grid (3 points);
@@ -822,8 +862,11 @@ def check_fixed(rule):
 #
 # - C. Finn, P. Abbeel, S. Levine, [Model-Agnostic Meta-Learning](https://arxiv.org/abs/1703.03400), 2017.
 # - J. Snell, K. Swersky, R. Zemel, [Prototypical Networks for Few-shot Learning](https://arxiv.org/abs/1703.05175), 2017.
-# - Y. Wang and others, [SimpleShot](https://arxiv.org/abs/1911.04623), 2019: class means of normalized features.
-# - A. Antoniou, H. Edwards, A. Storkey, [How to train your MAML](https://arxiv.org/abs/1810.09502), 2019: learned rates.
+# - Y. Wang and others, [SimpleShot](https://arxiv.org/abs/1911.04623), 2019: nearest class mean of normalized features.
+# - A. Antoniou, H. Edwards, A. Storkey, [How to train your MAML](https://arxiv.org/abs/1810.09502), 2019: learned learning rates.
+# - J. Ash, R. Adams, [On Warm-Starting Neural Network Training](https://arxiv.org/abs/1910.08475), 2020: shrink and perturb.
+# - J. Howard, S. Ruder, [ULMFiT](https://arxiv.org/abs/1801.06146), 2018: discriminative fine-tuning.
+# - R. Vuorio and others, [Multimodal Model-Agnostic Meta-Learning](https://arxiv.org/abs/1910.13616), 2019.
 # - Y. Jang and others, [Learning What and Where to Transfer](https://arxiv.org/abs/1905.05901), 2019.
 # - Y. Guo and others, [SpotTune](https://arxiv.org/abs/1811.08737), 2019: a policy network chooses layers per example.
 #
