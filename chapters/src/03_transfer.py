@@ -500,8 +500,8 @@ for pair_of_methods in [("fine-tuning", "from scratch"), ("frozen features", "ra
 # ### The stored measurements
 #
 # The stored measurements have a mean accuracy of 0.812 for frozen features with five labels per character, instead of
-# 0.718 above. The learning rate that they select, 0.032, explains a part of the difference (see the line "again"
-# above): one task with 60 validation images is too little to select it reliably. The rest may be due to the source
+# 0.718 above. Their learning rate, 0.032, explains only a small part of the difference (0.742, see the line "again"
+# above); one task with 60 validation images is too little to select it reliably. The rest may be due to the source
 # model and the labeled images.
 #
 # `benchmarks/chapter_03.py` repeats the comparison with four numbers of labels and six seeds. Each seed has its own
