@@ -198,6 +198,7 @@ SPECIAL: dict[str, Factories] = {
     "transfer.Distiller.distil": as_tensors(),
     "transfer.Distiller.fit": FIT,
     "transfer.DomainAdaptation.fit": FIT | {"x": pairs, "y": lambda: None, "steps_per_epoch": lambda: 1},
+    "transfer.RisingWeight": {"weight": lambda: 1.0, "steps": lambda: 10},
     "transfer.StrategyNetwork.coefficients": {"support_x": inputs, "support_y": labels},
     "transfer.ZeroShot.fit": FIT,
     "transfer.extract_features": {"data": inputs},
