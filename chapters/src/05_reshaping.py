@@ -12,8 +12,8 @@
 #
 # ![Probabilities that a large network assigns to ten classes for three test images, at three temperatures](soft_labels.png)
 #
-# *Soft labels of a large network for three test images; the outlined bar is the correct class. A higher temperature shows
-# more clearly which other classes the network considers similar, and a small network can learn from this.*
+# *Soft labels of a large network for three test images; the outlined bar is the correct class. A moderately higher
+# temperature shows which other classes the network considers similar, and a small network can learn from this.*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -42,8 +42,8 @@ stored = mk.report.measured("chapter_05")  # long measurements, made by benchmar
 
 # %% [markdown]
 # To study several tasks at once, we show each image of Fashion-MNIST in four orientations, turned by 0, 90, 180 and 270
-# degrees. One task is to recognize the *class*, the other the *orientation*. Because every image occurs in every orientation,
-# neither label contains information about the other. For speed, images are reduced to 14 x 14 pixels.
+# degrees. One task is to recognize the *class*, the other the *orientation*. Because every image occurs in every
+# orientation, neither label contains information about the other. For speed, images are reduced to 14 x 14 pixels.
 
 
 # %%
@@ -146,8 +146,8 @@ for task, logits in teacher(x_test).items():
     print(f"{task:<12}test accuracy {accuracy(logits, y_test[task]):.3f}")
 
 # %% [markdown]
-# The student has two hidden layers of 16 units. At first it learns only the classes, from the teacher's trunk and its head
-# for classes.
+# The student has two hidden layers of 16 units. At first it learns only the classes, from the teacher's trunk and its
+# head for classes.
 
 # %%
 class_teacher = join_models(teacher_trunk, teacher_heads["class"])
@@ -163,8 +163,8 @@ assert class_teacher.count_params() > 30 * student.count_params()
 # other classes as well.
 
 # %% [markdown]
-# A well-trained teacher is often so confident that the other probabilities are close to zero. Therefore its logits $z$ are
-# divided by a **temperature** $T$ (温度) before the softmax. The results are called **soft labels** (软标签):
+# A well-trained teacher is often so confident that the other probabilities are close to zero. Therefore its logits $z$
+# are divided by a **temperature** $T$ (温度) before the softmax. The results are called **soft labels** (软标签):
 #
 # $$p_k(T) = \frac{e^{z_k / T}}{\sum_j e^{z_j / T}} \qquad \text{(Formula 5.1)}$$
 #
@@ -208,7 +208,8 @@ plt.show()
 # ## The soft loss
 #
 # Let $p$ be the soft labels of the teacher and $q$ those of the student, both at temperature $T$. The **soft loss** is
-# their *Kullback-Leibler divergence*, a measure of how far $q$ is from $p$, multiplied by $T^2$. It is zero if both agree:
+# their *Kullback-Leibler divergence*, a measure of how far $q$ is from $p$, multiplied by $T^2$. It is zero if both
+# agree:
 #
 # $$L_\text{soft} = T^2 \sum_k p_k \, (\log p_k - \log q_k) \qquad \text{(Formula 5.2)}$$
 
@@ -254,8 +255,8 @@ plt.show()
 # %% [markdown]
 # ## The distiller
 #
-# If true labels are available, too, the student can learn from both. A fraction $\lambda$ of the loss is the soft loss, and
-# the rest the cross-entropy with the true label $y$ at temperature 1:
+# If true labels are available, too, the student can learn from both. A fraction $\lambda$ of the loss is the soft loss,
+# and the rest the cross-entropy with the true label $y$ at temperature 1:
 #
 # $$L = \lambda \, L_\text{soft} + (1 - \lambda) \, L(y, \text{student}) + \eta \, L_\text{features}
 # \qquad \text{(Formula 5.4)}$$
@@ -270,9 +271,9 @@ Code(inspect.getsource(Distiller.distil), language="python")
 # Is it the teacher that helps? Three baselines see the same images, starting from the same weights:
 #
 # - **true labels**: ordinary training;
-# - **label smoothing** (Szegedy et al., 2016): the label has the probability $1 - \varepsilon$, and $\varepsilon$ is
-#   distributed over all classes. This equals distillation at $T = 1$ with $\lambda = \varepsilon$ and a teacher whose
-#   probabilities are uniform. If soft labels act only as a regularizer, it should do as well (Yuan et al., 2020);
+# - **label smoothing** (Szegedy et al., 2016): the probability $\varepsilon$ is taken from the label and
+#   distributed evenly over all classes. Up to a constant, this equals distillation at $T = 1$ with $\lambda = \varepsilon$ and a teacher whose
+#   probabilities are uniform. If soft labels act only as a regularizer, it should do as well (Yuan et al., 2020, discuss this view);
 # - **teacher's answers**: the teacher's most likely class is used as the label (伪标签, pseudo-labels).
 
 # %%
@@ -304,11 +305,11 @@ assert all(np.array_equal(a, b) for a, b in zip(before, class_teacher.get_weight
 # %% [markdown]
 # ## Does distillation help?
 #
-# The stored measurements repeat this with ten seeds, each with its own teacher, split of the images and initializations. For
-# every method, with at most 1,600 steps, the learning rate, the number of steps (early stopping), $\varepsilon$, $T$ and
-# $\lambda$ were selected by validation accuracy with three other seeds; no best learning rate is at the edge of its grid.
-# Distillation has the most hyperparameters and so the largest grid. With 50 validation images per class, selection is
-# optimistic for 5 labels per class.
+# The stored measurements repeat this with ten seeds, each with its own teacher, split of the images and
+# initializations. For every method, with at most 1,600 steps, the learning rate, the number of steps (early stopping),
+# $\varepsilon$, $T$ and $\lambda$ were selected by validation accuracy with three other seeds; no best learning rate is
+# at the edge of its grid. Distillation has the most hyperparameters and so the largest grid. With 50 validation images
+# per class, selection is optimistic for 5 labels per class.
 
 # %%
 METHODS = ("true labels", "label smoothing", "teacher's answers", "distilled")
@@ -377,17 +378,18 @@ rows += [differences("one task", name, "true labels") for name in METHODS[1:3]]
 mk.report.Table(rows)
 
 # %% [markdown]
-# Distillation is significantly more accurate than each baseline, at every number of images. Label smoothing does not differ
-# significantly from true labels, so uniformly smoothed labels do not explain the improvement. The teacher's answers are
-# significantly better than true labels with 5 images only, and distillation exceeds them, too. What it has in addition
-# is the teacher's probabilities of the other classes.
+# Distillation is significantly more accurate than each baseline, at every number of images. Label smoothing does not
+# differ significantly from true labels, so uniformly smoothed labels do not explain the improvement. The teacher's
+# answers are significantly better than true labels with 5 images only, and distillation exceeds them, too. What helps
+# beyond the teacher's answers was not separated: its probabilities of the other classes, its confidence, and (with 20
+# and 75 images, where $\lambda = 0.5$ was selected) the true labels.
 
 # %% [markdown]
 # ### Without labels
 #
-# With $\lambda = 1$ the loss contains no true label. The student in the first row gets 75 images per class and no label. It
-# is compared with students that get true labels for 5, 20 or all 75 of them, or for all 150 images per class including
-# the teacher's, which is possible if its data is still available.
+# With $\lambda = 1$ the loss contains no true label. The student in the first row gets 75 images per class and no
+# label. It is compared with students that get true labels for 5, 20 or all 75 of them, or for all 150 images per class
+# including the teacher's, which is possible if its data is still available.
 
 # %%
 unlabeled = "one task: distilled without labels, 75 per class"
@@ -402,9 +404,9 @@ assert [signs({"": row["difference"]}) for row in rows[1:]] == ["+", "+", "+", "
 mk.report.Table(rows)
 
 # %% [markdown]
-# Without a single label, the student is significantly better than with 75 true labels per class, and not significantly
-# different from one with 150. The knowledge comes from the teacher's 750 labeled images; distillation passes it on if they
-# are no longer available or too expensive to train on.
+# Without any label of its own, the student is significantly better than with 75 true labels per class, and not
+# significantly different from one with 150 (whose training was limited to the same number of steps and still improving).
+# The teacher, however, was trained on 750 labeled images, so this is useful if they are no longer available.
 
 # %% [markdown]
 # ### Which temperature?
@@ -422,8 +424,8 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# The best temperature is between 2 and 8, with a flat maximum, and $T = 1$ is lower in all three cases. These validation
-# results were used for selection and have no intervals.
+# The best temperature is between 2 and 8, with a flat maximum, and $T = 1$ is below it in all three cases. These
+# validation results were used for selection and have no intervals.
 
 # %% [markdown]
 # ## Distilling several tasks
@@ -485,8 +487,8 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # FitNets are trained in **two stages**: first the student up to $h_s$, on $L_\text{features}$ alone, and then the whole
-# student by distillation, without a feature loss. Our hint is the first hidden layer. As in the paper, $W$ is followed by the
-# teacher's nonlinearity, here a ReLU. `split_model` returns the first part of a model.
+# student by distillation, without a feature loss. Our hint is the first hidden layer. As in the paper, $W$ is followed
+# by the teacher's nonlinearity, here a ReLU. `split_model` returns the first part of a model.
 
 # %%
 staged = "hints: in stages, 20 per class"
@@ -499,9 +501,9 @@ train(distiller, x_few, y_few["class"], staged)
 print(f"two stages: test accuracy {accuracy(student(x_test), y_test['class']):.3f}")
 
 # %% [markdown]
-# Alternatively, Formula 5.4 can be trained jointly, with a linear $W$: `Distiller(..., features=("first", "first"))`. The
-# script compared both with plain distillation at the same $T$ and $\lambda$ and equal maximal numbers of steps (800 per stage,
-# or 1,600). Learning rates and $\eta$ (five values from 0.001 to 10) were selected.
+# Alternatively, Formula 5.4 can be trained jointly, with a linear $W$: `Distiller(..., features=("first", "first"))`.
+# The script compared both with plain distillation at the same $T$ and $\lambda$ and equal maximal numbers of steps (800
+# per stage, or 1,600). Learning rates and $\eta$ (five values from 0.001 to 10) were selected.
 
 # %%
 rows = []
@@ -517,16 +519,18 @@ print("weights of the feature loss:", [setting["feature_weight"] for setting in 
 mk.report.Table(rows)
 
 # %% [markdown]
-# Joint training makes no significant difference. Two stages make none with 5 and 20 images, where the smallest of five
-# learning rates was selected for the first stage, so that even weaker hints may be better, and are significantly *worse* with
-# 75. FitNets were designed for students that are thinner but *deeper* than the teacher, which were not tested here.
+# Joint training makes no significant difference, where the smallest weight $\eta$ was selected with 20 and 75 images.
+# Two stages make none with 5 and 20 images, where the smallest of five learning rates was selected for the first stage,
+# so that even weaker hints may be better, and are significantly *worse* with 75, where their second stage had half as
+# many steps as plain distillation. FitNets were designed for students that are thinner but *deeper* than the teacher,
+# which were not tested here.
 
 # %% [markdown]
 # ## Splitting a network
 #
 # A network whose layers follow one another is a composition of functions, and can be split between any two of them. The
-# parts that `split_model` returns share their weights with the network. If a skip connection bypasses the split, it raises
-# an error that names the layer in the way.
+# parts that `split_model` returns share their weights with the network. If a skip connection bypasses the split, it
+# raises an error that names the layer in the way.
 #
 # $$\varphi(x; \theta) = \varphi_2\big(\varphi_1(x; \theta_1); \theta_2\big) \qquad \text{(Formula 5.6)}$$
 #
@@ -541,8 +545,9 @@ assert head.trainable_variables[0] is orientation_network.trainable_variables[4]
 # %% [markdown]
 # ## A new head on a trained trunk
 #
-# Suppose that we have many images, but know the classes of only a few. Orientations can be labeled automatically, so we train a
-# network to recognize the orientation of all 1,500 images (Gidaris et al., 2018) and use its trunk to learn classes.
+# Suppose that we have many images, but know the classes of only a few. Orientations can be labeled automatically, so we
+# train a network to recognize the orientation of all 1,500 images (Gidaris et al., 2018) and use its trunk to learn
+# classes.
 
 # %%
 x_all, y_all = in_four_orientations(images[~held_out], labels[~held_out])
@@ -591,10 +596,11 @@ assert [signs(row) for row in baselines if "pixels" not in row["method"]] == [
 mk.report.Table([*rows, *table_rows, *baselines])
 
 # %% [markdown]
-# The head on the trained trunk is far better than the lookup table and the head on the old logits, and significantly better
-# than one on an untrained trunk, so it uses features learned for the orientation. However, training from scratch is as
-# good with 5 labels per class and significantly better with 20 and 75, so freezing this trunk is not worthwhile here.
-# Fine-tuning it (chapter 03) was not tested.
+# The head on the trained trunk is far better than the lookup table and the head on the old logits, and significantly
+# better than one on an untrained trunk, so it uses features learned for the orientation. However, it is significantly
+# better than a head on the **pixels** with 20 labels per class only, and training from scratch is significantly better
+# with 20 and 75 (no significant difference with 5), so freezing this trunk is not worthwhile here. Fine-tuning it
+# (chapter 03) was not tested.
 
 # %% [markdown]
 # Trunk, old head and new head form a network for both tasks, with unchanged answers for the orientation:
@@ -626,9 +632,9 @@ for name, front in fronts.items():
     print(f"front of {name}, back of B: {accuracy(joined(x_test), y_test['class']):.3f}")
 
 # %% [markdown]
-# The front of A is useful for A's own back, but not for B's. One reason is that **hidden units have no order**. If the units
-# of a hidden layer are permuted by a matrix $P$, and the inputs of the next layer accordingly, the network computes the same
-# function:
+# The front of A is useful for A's own back, but not for B's. One reason is that **hidden units have no order**. If the
+# units of a hidden layer are permuted by a matrix $P$, and the inputs of the next layer accordingly, the network
+# computes the same function:
 #
 # $$W_2 \, \mathrm{relu}(W_1 x + b_1) = W_2 P^\top \, \mathrm{relu}(P W_1 x + P b_1) \qquad \text{(Formula 5.7)}$$
 #
@@ -672,8 +678,8 @@ print(f"mean correlation of matched units on test images: {matched.mean():.2f}")
 # %% [markdown]
 # ## Stitching layers
 #
-# More generally, one can learn a map between the two networks. Lenc and Vedaldi (2015) insert a **stitching layer** (缝合层), a
-# linear map $M$ with a bias $m$, between front $\varphi_{A,1}$ and back $\varphi_{B,2}$:
+# More generally, one can learn a map between the two networks. Lenc and Vedaldi (2015) insert a **stitching layer**
+# (缝合层), a linear map $M$ with a bias $m$, between front $\varphi_{A,1}$ and back $\varphi_{B,2}$:
 #
 # $$\varphi(x) = \varphi_{B,2}\big(M \varphi_{A,1}(x) + m\big) \qquad \text{(Formula 5.8)}$$
 #
@@ -725,13 +731,13 @@ for how in (*HOW[1:], "correlation"):
 mk.report.Table(rows)
 
 # %% [markdown]
-# As they are, only fronts that share B's initialization and task fit well. Without labels, matching raises the accuracy of
-# a front for the same task from another initialization from about chance to 0.47, and least squares nearly to that of B.
-# Most of this is no evidence of similar features, however: with least squares, even an *untrained* front reaches 0.56, and
-# the units of two untrained networks are matched with a correlation of 0.43. Relative to this reference, fronts
-# for the same task fit significantly better than those for the other task by all three measures, and the latter better than
-# untrained ones by least squares and correlation, but not by matching. So networks for the same task have learned more
-# similar features, and two tasks share much less.
+# As they are, only fronts that share B's initialization and task fit well. Without labels, matching raises the accuracy
+# of a front for the same task from another initialization from about chance to 0.47, and least squares nearly to that
+# of B. Much of this is no evidence of similar features, however: with least squares, even an *untrained* front reaches
+# 0.56, and the units of two untrained networks are matched with a correlation of 0.43. Relative to untrained fronts,
+# fronts for the same task fit significantly better than those for the other task by all three measures. Those from
+# another initialization for the other task are better than untrained ones by least squares and correlation, but not by
+# matching. So these networks have learned more similar features for the same task than for these two tasks.
 
 # %% [markdown]
 # ### A stitch that is trained on labels
@@ -747,8 +753,9 @@ rows += [differences("stitch", "trained back", name) for name in BACKS[1:]]
 mk.report.Table(rows)
 
 # %% [markdown]
-# A stitch to the trained back is never better than one to an untrained back, and with 75 images significantly worse. A fresh
-# back is significantly better throughout. So a stitch that works after training on labels is no evidence of similar features.
+# A stitch to the trained back is never significantly better than one to an untrained back, and with 75 images
+# significantly worse. A fresh back is significantly better throughout. So a stitch that works after training on labels
+# is no evidence of similar features.
 
 # %% [markdown]
 # > **In the articles.** D4's second algorithm recombines independently trained modules. They fit on a shared trunk, or with a
@@ -758,10 +765,10 @@ mk.report.Table(rows)
 # ## Summary
 #
 # - **Distillation** trains a small network on the soft labels of a large one, for one or several tasks. Here it was more
-#   accurate than true labels, label smoothing, or the teacher's answers. The knowledge comes from the teacher's data.
+#   accurate than true labels, label smoothing, or the teacher's answers. The teacher had more labeled data.
 # - A higher **temperature** makes small probabilities visible, and $T^2$ keeps the gradient from vanishing.
-# - **Hints** did not improve this student, neither in stages (FitNets) nor jointly.
-# - Compare a **new head** with a lookup table, the old logits, an untrained trunk, and training from scratch.
+# - **Hints** did not measurably improve this student, neither in stages (FitNets) nor jointly.
+# - Compare a **new head** with a lookup table, the old logits, an untrained trunk, the pixels, and training from scratch.
 # - Parts of **independently trained networks** do not fit as they are. Matching or linear maps connect them, but only an
 #   untrained reference shows how similar features are.
 # - A **stitching layer trained on labels** may learn the task on its own.
@@ -769,8 +776,8 @@ mk.report.Table(rows)
 # %% [markdown]
 # ## Exercises
 #
-# Exercises 1 to 4 have a check: run its cell, and then call it with your function, for example `check_soften(my_function)`.
-# There are [solutions](../tests/solutions.py).
+# Exercises 1 to 4 have a check: run its cell, and then call it with your function, for example
+# `check_soften(my_function)`. There are [solutions](../tests/solutions.py).
 
 # %% [markdown]
 # **1. Soften.** (Warm-up.) Write `soften(p, temperature)`, the soft labels (Formula 5.1) of a network whose outputs are
@@ -802,8 +809,8 @@ def check_soft_slope(derivative):
 
 
 # %% [markdown]
-# **3. A lookup table.** Write `lookup(old, labels, new)`. From the old network's answers for labeled examples and their labels in
-# the new task, it finds the most frequent label per answer, and returns predictions for the answers `new`.
+# **3. A lookup table.** Write `lookup(old, labels, new)`. From the old network's answers for labeled examples and their
+# labels in the new task, it finds the most frequent label per answer, and returns predictions for the answers `new`.
 
 
 # %%
@@ -831,8 +838,8 @@ def check_stitch(stitch):
 
 
 # %% [markdown]
-# **5. Project: which images does a student need?** Replace the student's images by unlabeled images of another data set, or by
-# noise, and measure how well distillation still works. A good report
+# **5. Project: which images does a student need?** Replace the student's images by unlabeled images of another data
+# set, or by noise, and measure how well distillation still works. A good report
 #
 # - states a hypothesis before the experiment (1 point);
 # - includes label smoothing and a teacher with shuffled soft labels as baselines (3 points);
