@@ -1,0 +1,187 @@
+"""The learned update: known optimizers are special cases, and gradients go through many of its steps."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+from proofs import assert_slopes, in_float64, learner_of, numbers, regression
+
+from meta_keras import MetaLearner, Sinusoids, networks
+from meta_keras.rules import GradientDescent, Step, UpdateNetwork
+from meta_keras.rules.update_network import MOMENTUM_DECAYS
+
+SHAPES = [(3, 4), (4,), (), (2, 1, 3)]
+
+
+@pytest.fixture
+def precise():
+    in_float64()
+
+
+def path(update, steps, shapes=SHAPES):
+    """The parameters after every step on gradients that depend on them."""
+    parameters = [tf.constant(numbers(*shape, seed=n)) for n, shape in enumerate(shapes)]
+    state, found = update.init(parameters), []
+    for number in range(steps):
+        gradients = [tf.sin(3 * one) + 0.1 * one for one in parameters]
+        changes, state = update.update(gradients, state, parameters, Step(number, tf.constant(0.0), True))
+        parameters = [one + change for one, change in zip(parameters, changes, strict=True)]
+        found.append([one.numpy() for one in parameters])
+    return found
+
+
+def path_of_keras(optimizer, steps, shapes=SHAPES):
+    variables = [keras.Variable(numbers(*shape, seed=n)) for n, shape in enumerate(shapes)]
+    found = []
+    for _ in range(steps):
+        optimizer.apply([tf.sin(3 * v.value) + 0.1 * v.value for v in variables], variables)
+        found.append([v.numpy() for v in variables])
+    return found
+
+
+def built(**settings):
+    update = UpdateNetwork(**settings)
+    update.build()
+    return update
+
+
+KNOWN = {
+    "sgd": lambda: keras.optimizers.SGD(0.1),
+    "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
+    "adam": lambda: keras.optimizers.Adam(0.1),
+}
+
+
+@pytest.mark.parametrize("base", KNOWN)
+def test_it_begins_as_the_optimizer_that_base_names(base, precise):
+    for here, there in zip(
+        path(built(learning_rate=0.1, base=base), 30), path_of_keras(KNOWN[base](), 30), strict=True
+    ):
+        for one, other in zip(here, there, strict=True):
+            # Keras rounds a momentum of 0.9 to float32.
+            np.testing.assert_allclose(one, other, rtol=1e-6 if base == "momentum" else 1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("decay", MOMENTUM_DECAYS)
+def test_other_decays_are_reached_by_the_coefficients(decay, precise):
+    update, place = built(learning_rate=0.1), MOMENTUM_DECAYS.index(decay)
+    values = np.zeros(update.coefficients.shape)
+    values[1 + len(MOMENTUM_DECAYS) + place] = 1
+    update.coefficients.assign(values)
+    wanted = path_of_keras(keras.optimizers.Adam(0.1, beta_1=decay), 10)[-1]
+    for one, other in zip(path(update, 10)[-1], wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+def at_random(update, size=1.0):
+    """Set all that is learned to random values, so that the network takes steps of its own."""
+    for n, variable in enumerate(update.trainable_variables):
+        variable.assign(variable + size * numbers(*variable.shape, seed=(1, n)))
+    return update
+
+
+def test_the_networks_own_step_is_the_one_by_hand(precise):
+    update = at_random(built(hidden=(3,), step_size=0.5))
+    gradient, parameter = numbers(5, seed=2), numbers(5, seed=3)
+    memory = update.start(tf.zeros(5, tf.float64))
+    change, after = update.of_tensor(tf.constant(gradient), memory, tf.constant(parameter), 4)
+    momenta = [(1 - decay) * gradient for decay in MOMENTUM_DECAYS]
+    square = 0.001 * gradient**2
+
+    def scaled(values):
+        return values / np.sqrt(np.mean(values**2) + 1e-5)
+
+    scale = np.sqrt(1 - 0.999**5)
+    adams = [
+        scale / (1 - decay**5) * m / (np.sqrt(square) + 1e-7) for decay, m in zip(MOMENTUM_DECAYS, momenta, strict=True)
+    ]
+    root = np.sqrt(square + 1e-5)
+    rows = np.stack([*map(scaled, (gradient, parameter, root, *momenta)), *(m / root for m in momenta)], axis=-1)
+    time = np.tanh(4 / np.array([3.0, 10, 30, 100, 300, 1000]) - 1)
+    kernel, bias = update.reader.get_weights()
+    hidden = np.maximum(rows @ kernel + bias + time @ update.clock.get_weights()[0], 0)
+    kernel, bias = update.writer.get_weights()
+    direction, magnitude = (hidden @ kernel + bias).T
+    known = sum(c * d for c, d in zip(update.coefficients.numpy(), (gradient, *momenta, *adams), strict=True))
+    wanted = 0.5 * direction * np.exp(0.001 * magnitude) - 0.001 * known
+    np.testing.assert_allclose(change, wanted, rtol=1e-10)
+    np.testing.assert_allclose(after.square, square, rtol=1e-12)
+
+
+def test_gradients_through_20_steps_agree_with_central_differences(precise):
+    rule = GradientDescent(UpdateNetwork(0.05, hidden=(3, 3), step_size=0.05), 20)
+    network = keras.Sequential([keras.Input((2,)), layers.Dense(3, "tanh"), layers.Dense(1)])
+    learner = learner_of(network, rule)
+    at_random(rule.transform, 0.3)
+    assert_slopes(learner, regression(tasks=1), graph=True, tolerance=1e-6)
+
+
+def test_gradients_of_zero_are_no_problem():
+    """The second moments of units that no example activates are 0, where a root has an infinite derivative."""
+    update = at_random(built())
+    with tf.GradientTape() as tape:
+        parameter = tf.zeros(4)
+        tape.watch(parameter)
+        change, _ = update.of_tensor(0 * parameter, update.start(tf.zeros(4)), parameter, 0)
+    found = tape.gradient(change, [parameter, *(v.value for v in update.trainable_variables)])
+    assert np.isfinite(change).all() and all(np.isfinite(one).all() for one in found if one is not None)
+
+
+def test_the_order_of_parameters_does_not_matter(precise):
+    update, order = at_random(built()), np.array([2, 0, 3, 1])
+    gradient, parameter = numbers(4, seed=1), numbers(4, seed=2)
+    start = update.start(tf.zeros(4, tf.float64))
+    plain = update.of_tensor(tf.constant(gradient), start, tf.constant(parameter), 0)[0]
+    moved = update.of_tensor(tf.constant(gradient[order]), start, tf.constant(parameter[order]), 0)[0]
+    np.testing.assert_allclose(moved, plain.numpy()[order], rtol=1e-12)
+
+
+def test_the_scale_of_the_loss_hardly_matters_to_the_networks_own_step(precise):
+    update = at_random(built())
+    update.coefficients.assign(tf.zeros_like(update.coefficients))
+    start, parameter = update.start(tf.zeros(6, tf.float64)), tf.constant(numbers(6))
+    steps = [update.of_tensor(tf.constant(k * numbers(6, seed=1)), start, parameter, 0)[0] for k in (10.0, 1000.0)]
+    np.testing.assert_allclose(*steps, rtol=0.02)
+
+
+def test_it_learns_as_a_rule_and_survives_a_file(tmp_path):
+    def curves(**more):
+        return Sinusoids(shots=5, queries=5, meta_batch=8, amplitude=(1, 2), phase=(0, 1), x_range=(-2, 2), **more)
+
+    rule = GradientDescent(UpdateNetwork(0.01, base="sgd", step_size=0.02), steps=3, evaluation_steps=5)
+    learner = MetaLearner(network=networks.mlp(1, hidden=(16,), activation="tanh"), rule=rule)
+    learner.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
+    before = learner.evaluate(curves(seed=1), steps=8, verbose=0)
+    start = [v.numpy() for v in learner.trainable_variables]
+    learner.fit(curves(), steps_per_epoch=100, verbose=0)
+    assert learner.evaluate(curves(seed=1), steps=8, verbose=0) < 0.5 * before
+    assert all(not np.array_equal(v, s) for v, s in zip(learner.trainable_variables, start, strict=True))
+    learner.save(tmp_path / "learner.keras")
+    loaded = keras.models.load_model(tmp_path / "learner.keras")
+    inputs = tuple(next(iter(curves())))[:3]
+    np.testing.assert_array_equal(loaded(inputs), learner(inputs))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rate": 0}, "learning_rate must be"),
+        ({"step_size": -1.0}, "step_size must be"),
+        ({"base": "adagrad"}, "base must be one of"),
+        ({"hidden": ()}, "hidden must be"),
+        ({"hidden": (4, 0)}, "hidden must be"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        UpdateNetwork(**settings)
+
+
+def test_what_was_learned_for_one_network_serves_others():
+    update = UpdateNetwork()
+    MetaLearner(network=networks.mlp(1, hidden=(4,)), rule=GradientDescent(update, steps=1))
+    before = len(at_random(update).trainable_variables)
+    other = MetaLearner(network=networks.mlp(1, hidden=(6, 5)), rule=GradientDescent(update, steps=1))
+    assert len(update.trainable_variables) == before
+    assert other.rule.transform is update
