@@ -85,3 +85,8 @@ def may_override_gradient(operation: tf.Operation) -> bool:
     """Whether an operation may have a gradient of its own: `tf.custom_gradient` writes an IdentityN, and what a
     function contains is not visible from outside."""
     return operation.type == "IdentityN" or any("func" in field.type for field in operation.op_def.attr)
+
+
+def number_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
+    """Which of the variables that an optimizer was built for this is. Keras passes TensorFlow's own variable."""
+    return optimizer._get_variable_index(variable)

@@ -143,9 +143,7 @@ class UpdateNetwork(Update):
 def adam_directions(momenta: Tensors, square: tf.Tensor, number: int | tf.Tensor) -> Tensors:
     """The directions of Adam for several decays of the momentum, in the form of Keras (Formula 2.7)."""
     steps = tf.cast(number, square.dtype) + 1
-    scale, *corrections = (
-        1 - tf.constant(decay, square.dtype) ** steps for decay in (SQUARE_DECAY, *MOMENTUM_DECAYS)
-    )
+    scale, *corrections = (1 - tf.constant(decay, square.dtype) ** steps for decay in (SQUARE_DECAY, *MOMENTUM_DECAYS))
     root = safe_root(square) + EPSILON
     return [tf.sqrt(scale) / one * average / root for one, average in zip(corrections, momenta, strict=True)]
 
