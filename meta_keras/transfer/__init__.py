@@ -3,13 +3,8 @@
 from meta_keras.transfer.adapters import with_low_rank, with_residual
 from meta_keras.transfer.distillation import Distiller
 from meta_keras.transfer.distillation_losses import feature_loss, soft_labels, soft_loss
-from meta_keras.transfer.domain_adaptation import (
-    DomainAdaptation,
-    GradientReversal,
-    RisingWeight,
-    coral_loss,
-    pair_domains,
-)
+from meta_keras.transfer.domain_adaptation import DomainAdaptation, pair_domains
+from meta_keras.transfer.domain_losses import GradientReversal, RisingWeight, coral_loss
 from meta_keras.transfer.features import extract_features, feature_extractor
 from meta_keras.transfer.fine_tuning import fine_tune, unfreeze_gradually
 from meta_keras.transfer.freezing import Frozen, freeze
