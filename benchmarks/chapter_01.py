@@ -14,11 +14,12 @@ is selected. The results are in data/results/chapter_01.json, from where the cha
 
 import argparse
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
+from common import best_inside, unit
 from record import Record
 
 import meta_keras as mk
@@ -62,10 +63,6 @@ def train(method: str, images: int, per_step: int, learning_rate: float, seed: i
         model.compile(optimizer, loss, jit_compile=False)  # XLA gives the same, and takes longer
     model.fit(data, steps_per_epoch=steps, verbose=0, shuffle=False)
     return network
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
 
 
 def align_and_blur(images: np.ndarray, sigma: float) -> np.ndarray:
@@ -117,17 +114,6 @@ def from_scratch(split: str, ways: int, steps: int, rate: float, seed: int) -> m
     learner = mk.MetaLearner(network=mk.networks.conv4(ways, filters=FILTERS), rule=rule)
     tasks = mk.FewShot(glyphs(split), ways, 1, queries=5, seed=2 if split == "test" else 3)
     return mk.evaluate(learner, tasks, SCRATCH_TASKS[ways][split])
-
-
-def best_inside(measure: Callable[[float], float], grid: Sequence[float]) -> float:
-    """The best value of a grid, which is extended by factors of two for as long as the best is at its edge."""
-    found = {value: measure(value) for value in grid}
-    while True:
-        best = max(found, key=found.get)
-        if best not in (min(found), max(found)):
-            return best
-        further = best / 2 if best == min(found) else best * 2
-        found[further] = measure(further)
 
 
 class Measurements:

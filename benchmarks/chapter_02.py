@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from common import RatePerNetwork
 from record import Record
 
 import meta_keras as mk
@@ -51,16 +52,6 @@ class Data(NamedTuple):
 
     x: np.ndarray
     y: np.ndarray
-
-
-class Scaled(schedules.LearningRateSchedule):
-    """A schedule multiplied by one learning rate per network, as a tensor (rates, 1, 1, 1)."""
-
-    def __init__(self, schedule: schedules.LearningRateSchedule, rates: Sequence[float]) -> None:
-        self.schedule, self.rates = schedule, tf.constant(rates, tf.float32)[:, None, None, None]
-
-    def __call__(self, step: Any) -> tf.Tensor:
-        return tf.cast(self.schedule(step), tf.float32) * self.rates
 
 
 @functools.cache
@@ -130,7 +121,7 @@ def train(
 ) -> list[keras.Variable]:
     """The weights after training, for every learning rate and every seed."""
     weights = initial_weights(network, len(rates), seeds)
-    optimizer = make(Scaled(schedule, rates))
+    optimizer = make(RatePerNetwork(rates, schedule))
     optimizer.build(weights)
     rows = tf.constant(np.stack([batches(per_class, seed) for seed in seeds], axis=1))
     data = [tf.constant(part) for part in fashion()["train"]]

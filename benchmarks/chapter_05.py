@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from common import RatePerNetwork
 from record import Record
 
 import meta_keras as mk
@@ -114,16 +115,6 @@ def layers(weights: Weights, x: Any, *, stitched: bool = False) -> list[tf.Tenso
     return outputs
 
 
-class PerSetting(keras.optimizers.schedules.LearningRateSchedule):
-    """A constant learning rate per setting."""
-
-    def __init__(self, rates: Sequence[float]) -> None:
-        self.rates = tf.constant(rates, tf.float32)[:, None, None, None]
-
-    def __call__(self, step: Any) -> tf.Tensor:
-        return self.rates
-
-
 def train(
     start: Sequence[np.ndarray],
     loss: Callable[[list[tf.Tensor], tf.Tensor], tf.Tensor],
@@ -147,7 +138,7 @@ def train(
     start = [np.broadcast_to(w, (*shape, *w.shape[-2:])) for w in start]
     weights = [keras.Variable(w) for w in start]
     trained = [w for number, w in enumerate(weights) if number not in frozen]
-    optimizer = keras.optimizers.Adam(PerSetting([setting["rate"] for setting in settings]))
+    optimizer = keras.optimizers.Adam(RatePerNetwork([setting["rate"] for setting in settings]))
     optimizer.build(trained)
     data = tf.constant(fashion()["train"].x if inputs is None else inputs)
 
@@ -513,7 +504,7 @@ def _joined(front: list[np.ndarray], network: list[np.ndarray]) -> dict[str, lis
 
 def correlations(these: np.ndarray, those: np.ndarray) -> np.ndarray:
     """(units, units) the correlation of each unit of a network with each of another, on the same examples."""
-    scaled = [(units - units.mean(axis=0)) / (units.std(axis=0) + 1e-6) for units in (these, those)]
+    scaled = [(u - u.mean(axis=0)) / (u.std(axis=0) + 1e-6) for u in (these, those)]
     return scaled[0].T @ scaled[1] / len(these)
 
 

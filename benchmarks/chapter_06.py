@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from common import RatePerNetwork
 from record import Record
 
 import meta_keras as mk
@@ -51,9 +52,9 @@ def augmented(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return haze(images, rng, rng.uniform(0.3, 1, len(images)), rng.uniform(1, 4, len(images)))
 
 
-def normalized(images: np.ndarray) -> np.ndarray:
+def normalized(x: np.ndarray) -> np.ndarray:
     """Every image with mean 0 and standard deviation 1."""
-    centered = images - images.mean(axis=(1, 2, 3), keepdims=True)
+    centered = x - x.mean(axis=(1, 2, 3), keepdims=True)
     return centered / (centered.std(axis=(1, 2, 3), keepdims=True) + 1e-6)
 
 
@@ -199,16 +200,6 @@ def domain_losses(method: str, weights: Sequence[Any], both: tf.Tensor) -> tf.Te
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(domains, answers), axis=-1)
 
 
-class Rate(keras.optimizers.schedules.LearningRateSchedule):
-    """One learning rate per setting."""
-
-    def __init__(self, rates: Sequence[float]) -> None:
-        self.rates = tf.constant(rates, tf.float32)[:, None, None, None]
-
-    def __call__(self, step: Any) -> tf.Tensor:
-        return self.rates
-
-
 def batch_rows(count: int, others: int, seed: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """(steps, 64) the rows that `pair_domains` takes of either domain."""
     numbers = [np.arange(n, dtype="float32")[:, None] for n in (count, others)]
@@ -234,7 +225,7 @@ def train(
     x, target: patches (seeds, images, 49, 25). y: labels (settings or 1, seeds, images).
     """
     weights = [keras.Variable(weight) for weight in weights]
-    optimizer = keras.optimizers.Adam(Rate(rates))
+    optimizer = keras.optimizers.Adam(RatePerNetwork(rates))
     optimizer.build(weights)
     checkpoints = checkpoints or (STEPS,)
     steps = checkpoints[-1]

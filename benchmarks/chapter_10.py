@@ -35,6 +35,7 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
+from common import first
 from record import ROOT, Record
 
 import meta_keras as mk
@@ -284,10 +285,6 @@ def summary(errors: Sequence[float]) -> list[float] | None:
     if not np.isfinite(errors).all():
         return None
     return [round(number, 5) for number in mk.report.mean_and_interval(errors)]
-
-
-def first(tasks: mk.Episode, number: int) -> mk.Episode:
-    return mk.Episode(*(part[:number] for part in tasks))
 
 
 def kernel_ridge(tasks: mk.Episode, length: float, ridge: float) -> np.ndarray:

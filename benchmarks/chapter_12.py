@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
+from common import halved, unit
 from record import ROOT, Record
 
 import meta_keras as mk
@@ -40,16 +41,9 @@ Point = tuple[float, ...]
 Pools = dict[str, mk.ClassPool]
 
 
-def shrunk(images: np.ndarray) -> np.ndarray:
-    """Images of half the height and width, by the mean of each block of 2x2 pixels."""
-    rows, height, width, channels = images.shape
-    blocks = images.reshape(rows, height // 2, 2, width // 2, 2, channels)
-    return blocks.mean(axis=(2, 4)).astype(images.dtype)
-
-
 @functools.cache
 def characters(split: str) -> mk.ClassPool:
-    return mk.load("glyphs").map(shrunk).split(split)
+    return mk.load("glyphs").map(halved).split(split)
 
 
 def tasks(split: str, seed: int = 0, pool: mk.ClassPool | None = None, **options: str) -> mk.FewShot:
@@ -121,9 +115,6 @@ def embeddings(below: keras.Model, split: str) -> Pools:
     """Embeddings: plain, of unit length, and of unit length around the training mean."""
     sample = characters("train").arrays(scaled=True)[0][::8]
     mean = below.predict(sample, batch_size=256, verbose=0).mean(axis=0)
-
-    def unit(rows: np.ndarray) -> np.ndarray:
-        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
 
     plain = plain_embeddings(below, split)
     return {"plain": plain, "unit": plain.map(unit), "centered unit": plain.map(lambda rows: unit(rows - mean))}

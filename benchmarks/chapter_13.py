@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from common import best_inside, first, halved
 from matplotlib.figure import Figure
 from record import ROOT, Record
 
@@ -71,15 +72,10 @@ class LayerRates(Update):
 # Data
 
 
-def shrunk(images: np.ndarray) -> np.ndarray:
-    """Images of half the height and width, by the mean of each block of 2x2 pixels."""
-    return images.reshape(len(images), 14, 2, 14, 2, 1).mean(axis=(2, 4)).astype("uint8")
-
-
 @functools.cache
 def pools() -> dict[str, Any]:
     """The characters of the source; and for each kind and part, the pool of its tasks."""
-    characters, garments = mk.load("glyphs").map(shrunk), mk.load("fashion").map(shrunk)
+    characters, garments = mk.load("glyphs").map(halved), mk.load("fashion").map(halved)
     letters, clothes = characters.split("train"), garments.split("train")
     order = np.random.default_rng(0).permutation(len(letters))
     x, y = clothes.arrays()
@@ -118,10 +114,6 @@ def joined(near: mk.Episode, far: mk.Episode) -> mk.Episode:
 def held_out(kind: str, part: str, seed: int) -> mk.Episode:
     count = TASKS if part == "test" else VALIDATION_TASKS
     return next(iter(tasks(kind, part, 10_000 + seed, count)))
-
-
-def first(episode: mk.Episode, count: int) -> mk.Episode:
-    return mk.Episode(*[part[:count] for part in episode])
 
 
 # Networks
@@ -260,18 +252,6 @@ def nearest_class_mean(replicate: int, normalization: str, episode: mk.Episode, 
 
 
 # Selection
-
-
-def best_inside(measure: Callable[[float], float], grid: Grid) -> float:
-    """The best value of a geometric grid, which is extended for as long as the best is at its edge."""
-    found = {value: measure(value) for value in grid}
-    factor = grid[1] / grid[0]
-    while True:
-        best = max(found, key=found.get)
-        if best not in (min(found), max(found)):
-            return best
-        further = best / factor if best == min(found) else best * factor
-        found[further] = measure(further)
 
 
 def search(measure: Callable[[float], float], grid: Grid = COARSE) -> float:

@@ -1,0 +1,48 @@
+"""What the measurements of several chapters share."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.common import RatePerNetwork, best_inside, first, halved, unit
+from meta_keras import Sinusoids
+
+
+def test_a_grid_is_extended_until_the_best_value_is_inside():
+    asked = []
+
+    def measure(value):
+        asked.append(value)
+        return -abs(np.log2(value) - 5)  # best at 32
+
+    assert best_inside(measure, (1, 2, 4)) == 32
+    assert asked == [1, 2, 4, 8, 16, 32, 64]
+    assert best_inside(lambda value: -abs(np.log(value * 27)), (1, 3, 9)) == 1 / 27
+    assert best_inside(lambda value: -abs(value - 2), (1, 2, 4)) == 2
+
+
+def test_networks_side_by_side_have_their_own_learning_rates():
+    step_decay = keras.optimizers.schedules.ExponentialDecay(1.0, decay_steps=2, decay_rate=0.5, staircase=True)
+    for schedule, factors in ((None, (1, 1, 1)), (step_decay, (1, 1, 0.5))):
+        rates = RatePerNetwork([0.1, 0.2], schedule)
+        found = [rates(step).numpy().ravel() for step in range(3)]
+        np.testing.assert_allclose(found, np.outer(factors, [0.1, 0.2]), rtol=1e-6)
+    weights = keras.Variable(tf.zeros((2, 1, 1, 3)))
+    keras.optimizers.SGD(RatePerNetwork([0.1, 0.2])).apply([tf.ones((2, 1, 1, 3))], [weights])
+    np.testing.assert_allclose(weights[:, 0, 0, 0], [-0.1, -0.2], rtol=1e-6)
+
+
+def test_images_are_halved_by_the_mean_of_blocks():
+    images = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
+    np.testing.assert_array_equal(halved(images)[0, ..., 0], [[2, 4], [10, 12]])  # rounded down
+    assert halved(images).dtype == np.uint8
+
+
+def test_rows_have_length_1_and_rows_of_zeros_stay():
+    np.testing.assert_allclose(unit(np.array([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0.0, 0.0]])
+
+
+def test_the_first_tasks_are_those_of_the_batch():
+    episode = next(iter(Sinusoids(shots=2, queries=3, meta_batch=4)))
+    for part, whole in zip(first(episode, 2), episode, strict=True):
+        np.testing.assert_array_equal(part, whole[:2])
