@@ -58,12 +58,8 @@ def assert_the_same(kind, rule, floats, tolerance, training=True):
             np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
-# Convolutions are vectorized only on request, and tracing them takes longest, so two rules cover all that they need.
-CASES = [("mlp", rule) for rule in RULES if rule != "one step"]
-CASES += [("convolutional", "all at once"), ("convolutional", "implicit")]
-
-
-@pytest.mark.parametrize(("kind", "rule"), CASES)
+@pytest.mark.parametrize("rule", list(RULES))
+@pytest.mark.parametrize("kind", list(NETWORKS))
 def test_all_ways_come_to_the_same_in_float64(kind, rule):
     in_float64()
     assert_the_same(kind, rule, "float64", 1e-12)
