@@ -792,7 +792,7 @@ def check_soften(soften):
         powers = np.exp(z / temperature)
         expected = powers / powers.sum(axis=1, keepdims=True)
         assert np.allclose(soften(p, temperature), expected), f"wrong at temperature {temperature}"
-    print("Right.")
+    print("Correct.")
 
 
 # %% [markdown]
@@ -805,7 +805,7 @@ def check_soft_slope(derivative):
     assert np.allclose(derivative(teacher, student, 2.0), [0.5, -0.5]), "the example in the text"
     limit = [0.5 * np.log(3), -0.5 * np.log(3)]
     assert np.allclose(derivative(teacher, student, 1e4), limit, rtol=1e-2), "it must not vanish"
-    print("Right.")
+    print("Correct.")
 
 
 # %% [markdown]
@@ -818,7 +818,7 @@ def check_lookup(lookup):
     old, labels = np.array([0, 0, 0, 1, 1, 2]), np.array([5, 5, 7, 7, 7, 5])
     found = lookup(old, labels, np.array([2, 1, 0]))
     assert np.array_equal(found, [5, 7, 5]), "the most frequent label of each old answer"
-    print("Right.")
+    print("Correct.")
 
 
 # %% [markdown]
@@ -834,7 +834,7 @@ def check_stitch(stitch):
     found = stitch(units, units[:, order])
     assert np.allclose(units @ found, units[:, order], atol=1e-6), "units_a @ M must be units_b"
     assert np.allclose(new @ found, new[:, order], atol=1e-6), "for new examples, too"
-    print("Right.")
+    print("Correct.")
 
 
 # %% [markdown]

@@ -543,7 +543,7 @@ def check_images_seen(images_seen):
     assert images_seen(1, 1, 5, 1, 5) == 30, "support images and queries both count"
     assert images_seen(250, 4, 5, 1, 5) == 30_000, "every step has a batch of tasks"
     assert images_seen(10, 2, 20, 5, 15) == 8_000
-    print("Right.")
+    print("Correct.")
 
 
 # %% [markdown]
@@ -561,7 +561,7 @@ def check_through_the_step(meta_gradient):
         high, low = (error(w + h, a, b, rate) for h in (1e-5, -1e-5))
         numeric = (high - low) / 2e-5
         assert np.isclose(meta_gradient(w, a, b, rate), numeric), "the adapted weight also depends on w"
-    print("Right.")
+    print("Correct.")
 
 
 # %% [markdown]
@@ -581,7 +581,7 @@ def check_head_after_one_step(head_after_one_step):
         assert np.allclose(weights, expected), "each class counts by its share of the support set"
         shares = one_hot.mean(axis=0)
         assert np.allclose(biases, 0.7 * (shares - 1 / 3)), "the gradient for a bias is a mean, too"
-    print("Right.")
+    print("Correct.")
 
 
 # %% [markdown]
@@ -595,7 +595,7 @@ def check_remaining(remaining):
     batches = [batch.support_x.numpy() for batch in tasks.take(4)]
     (following,) = (batch.support_x.numpy() for batch in remaining(tasks, 3).take(1))
     assert np.array_equal(following, batches[3]), "after 3 batches comes number 3, counted from 0"
-    print("Right.")
+    print("Correct.")
 
 
 # %% [markdown]
