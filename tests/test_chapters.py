@@ -207,8 +207,8 @@ def stream(name):
         ([ran("x = 1\n" * 9)], "have a median of"),
         ([ran(), new_markdown_cell("# Another")], "first-level headings"),
         ([ran(count=n + 1) for n in range(5)], "5 code cells"),
-        ([new_markdown_cell("word") for _ in range(101)], "101 cells; at most 100"),
-        ([new_markdown_cell("$$ a $$ word " * 3001)], "3001 words; at most 3000"),
+        ([new_markdown_cell("word") for _ in range(99)], "101 cells; at most 100"),  # with the first and the last
+        ([new_markdown_cell("$$ a $$ word " * 2999)], "3001 words; at most 3000"),
     ],
 )
 def test_a_notebook_out_of_proportion_is_found(cells, complaint):
