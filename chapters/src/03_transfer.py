@@ -2,7 +2,7 @@
 # # Transfer: reusing what was learned on another task
 #
 # **Goals.** After this chapter you can transfer weights, features or an architecture to another model, freeze and
-# fine-tune layers by the usual recipes, attach an adapter to a frozen model, and measure fairly whether transfer helps.
+# fine-tune layers, attach an adapter to a frozen model, and measure fairly whether transfer helps.
 #
 # **Prerequisites.** [Chapter 02](02_classical_learning.ipynb): training a classifier, confidence intervals.
 #
@@ -10,20 +10,21 @@
 #
 # ![Test accuracy against labels per class for five methods on clothing and on characters](labels_per_class.png)
 #
-# *Accuracy on a new task against the number of labeled images per class. Bands are 95 % confidence intervals over six
-# seeds, which for clothing share their test images.*
+# *Test accuracy on a new task against the number of labeled images per class. Bands are 95 % confidence intervals over
+# six seeds, which for clothing share their test images.*
 
 # %% [markdown]
 # ## What can be transferred
 #
-# **Transfer learning** (迁移学习) uses what was learned on a **source task** (源任务) to learn a **target task** (目标任务) that
-# has few labeled images; often the source has far more. Suppose that a network was trained on 851 characters with 16
-# images each, and that we now want to recognize 20 new ones from five images each. The new classes consist of similar
-# strokes and loops, so what the lower layers compute may be useful again. What both tasks have in common is called
-# **shared knowledge** (共享知识), and how it is carried over is the **transfer strategy** (迁移策略).
+# **Transfer learning** (迁移学习) uses what was learned on a **source task** (源任务) to learn a **target task** (目标任务),
+# usually one with far fewer labeled images. Suppose that a network was trained on 851 characters with 16 images each,
+# and that we now want to recognize 20 new ones from five images each. The new classes consist of similar strokes and
+# loops, so what the lower layers compute may be useful again. What both tasks have in common is called **shared
+# knowledge** (共享知识), and how it is carried over is the **transfer strategy** (迁移策略).
 
 # %% [markdown]
-# Three things can be transferred, each completely (全量) or in part (部分):
+# We transfer three things, each completely (全量) or in part (部分). (Pan and Yang, 2010, survey others, such as training
+# examples.)
 #
 # | | completely | in part |
 # |---|---|---|
@@ -84,7 +85,7 @@ def load(name: str) -> Pair:
 
 # %% [markdown]
 # CIFAR-100 contains some images more than once. A model could classify a copy among the test images by memorizing it,
-# so we remove exact duplicates before anything is split. (Near duplicates remain; see Barz and Denzler, 2020.)
+# so we remove exact duplicates before splitting. (Near duplicates remain; see Barz and Denzler, 2020.)
 
 
 # %%
@@ -101,8 +102,8 @@ pair = load(DATASET)
 pair = pair._replace(source=without_duplicates(pair.source), target=without_duplicates(pair.target))
 
 # %% [markdown]
-# The last images of each class are for testing, and those before them for *validation*, that is, for selecting
-# hyperparameters. In a pool, `first` has the row where each class begins, and `counts` its number of images.
+# The last images of each class are for testing, and those before them for *validation*, which selects hyperparameters.
+# In a pool, `first` has the row where each class begins, and `counts` its number of images.
 
 
 # %%
@@ -151,7 +152,7 @@ plt.show()
 # %% [markdown]
 # ## The source model
 #
-# The network has two convolutions, a hidden layer, and a **head** with one output per class. The outputs are
+# The network has two convolutional layers, a hidden layer, and a **head** with one output per class. The outputs are
 # **logits**, which the softmax function turns into probabilities ([chapter 02](02_classical_learning.ipynb)). Batch
 # normalization would need special care (see [below](#Fine-tuning)).
 
@@ -175,8 +176,8 @@ def network(units: int, shape: tuple[int, ...]) -> keras.Model:
 TRUNK = ["conv1", "conv2", "hidden"]
 
 # %% [markdown]
-# Training minimizes the cross-entropy, the negative logarithm of the probability of the correct class, by Adam, a
-# variant of gradient descent that adapts the step size of each weight. `steps_per_execution` only saves time.
+# Training minimizes the cross-entropy, the negative logarithm of the probability of the correct class, with Adam, a
+# variant of gradient descent that adapts the step size of each weight.
 
 
 # %%
@@ -194,7 +195,8 @@ def accuracy(model: keras.Model, x, y) -> float:
 
 
 # %% [markdown]
-# Four fifths of each source class are for training, and the last fifth is for evaluation.
+# Four fifths of each source class are for training, and the last fifth is for evaluation, where 0.003 was the best of
+# three learning rates for characters and clothing.
 
 # %%
 x, y = pair.source.arrays()
@@ -293,9 +295,9 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", 
 plt.show()
 
 # %% [markdown]
-# Each marker is an image of a class that was not in the source. A larger share of the variance between classes than
-# with random weights suggests that training on the source helped to distinguish such classes, but one random network
-# and a few classes are only an illustration.
+# Each marker is an image of a class that was not in the source. With weights of the source, 50 % of the variance is
+# between classes, instead of 19 %. This suggests that the source helps to distinguish new classes, but one random
+# network and a few classes are only an illustration.
 
 # %% [markdown]
 # ## Structure
@@ -318,9 +320,10 @@ assert not np.array_equal(copy.get_layer("conv1").kernel, source.get_layer("conv
 #
 # Transferred weights are an initialization. **Fine-tuning** (微调) continues training on the target task, and layers that
 # should not change are **frozen** (冻结). In Keras, `layer.trainable = False` takes effect at the next `compile`.
-# `freeze` sets it for every layer of a model, and `fine_tune` freezes, compiles and fits in one call.
+# `freeze` sets it for all layers but those that you name, and `fine_tune` freezes, compiles and fits in one call.
 #
-# The simplest choice, **linear probing**, trains only the head, which then is a linear model of extracted features.
+# The simplest choice, **linear probing**, trains only the head, which then is a linear classifier on the features of
+# the source.
 
 # %%
 target = network(pair.classes, shape)
@@ -333,9 +336,9 @@ for name in TRUNK:
 
 # %% [markdown]
 # **Batch normalization** standardizes its inputs by statistics of the current batch in training, and updates their
-# moving averages, which it uses in inference. If it is not frozen, a few target images overwrite statistics of the
-# whole source. In Keras, the layer runs in inference mode if `trainable` is False, even within `fit`, and `freeze`
-# freezes all of them unless you ask for `batch_norm=True`.
+# moving averages, which it uses in inference. If it is not frozen, statistics of a few target images gradually replace
+# those of the source. In Keras, the layer runs in inference mode if `trainable` is False, even within `fit`, and
+# `freeze` freezes all such layers unless you ask for `batch_norm=True`.
 
 # %%
 norm = keras.layers.BatchNormalization()
@@ -368,8 +371,8 @@ assert by_argument > 0.01 and by_layer == 0
 # %% [markdown]
 # ### Fine-tuning recipes
 #
-# When fine-tuning starts, the head is random, and its gradients may change the trunk before the head is of any use.
-# Several recipes try to protect the trunk:
+# When fine-tuning starts, the head is random, and its gradients may distort the features of the trunk before the head
+# is useful. Several recipes try to protect the trunk:
 
 # %% [markdown]
 # - **Head first** (linear probing, then fine-tuning, LP-FT; Kumar et al., 2022): train the head alone, then all layers.
@@ -385,9 +388,8 @@ assert by_argument > 0.01 and by_layer == 0
 #   is added to the weights of each layer (see [adapters](#Adapters)).
 
 # %% [markdown]
-# With $\alpha = 0.001$ and $\eta = 0.5$, for example, `hidden` has the learning rate 0.0005. We check Formula 3.3 by
-# the length of one step of plain gradient descent with and without the decay.
-
+# With $\alpha = 0.001$ and $\eta = 0.5$, `hidden` has the learning rate 0.0005. We check Formula 3.3 by the length of
+# one step of plain gradient descent with and without the decay.
 
 # %%
 fresh = network(pair.classes, shape)
@@ -433,13 +435,14 @@ history = transfer.unfreeze_gradually(target, task["train"], train=top, **settin
 # | **trunk of the source** | fine-tuning | frozen features |
 
 # %% [markdown]
-# Each column compares like with like: only the source makes a difference. In contrast, frozen features against training
-# from scratch compares a linear model with a network, so a lower accuracy there would not show that the source does
-# harm. **Negative transfer** (负迁移) means that a model is worse with the source than *the same model* without it.
+# Each column compares like with like, because its methods differ only in whether they use the source. In contrast,
+# frozen features and training from scratch also differ in which layers train, so a lower accuracy of the former would
+# not show that the source does harm. **Negative transfer** (负迁移) means that a model is worse with the source than *the
+# same model* without it.
 
 # %% [markdown]
-# All methods train for 200 steps of 32 images on the target. The source model took 1,500 steps of 64 images before (400
-# for clothing).
+# All methods train for 200 steps of 32 images on the target. The source model was trained for 1,500 steps of 64 images
+# (400 for clothing).
 
 
 # %%
@@ -482,8 +485,8 @@ again = [accuracy(fit("frozen features", t, 10**-1.5, s), *t["test"]) for s, t i
 print(f"again with learning rate 0.032: {mk.Score.of(again)}")
 
 # %% [markdown]
-# Because all methods see the same images with the same seed, we compare them by their differences for each seed, which
-# count only if their 95 % interval excludes zero.
+# Since all methods see the same images for each seed, we compare paired differences, which are significant if their 95
+# % interval excludes zero.
 
 
 # %%
@@ -499,21 +502,21 @@ for pair_of_methods in [("fine-tuning", "from scratch"), ("frozen features", "ra
 # %% [markdown]
 # ### The stored measurements
 #
-# The stored measurements have a mean accuracy of 0.812 for frozen features with five labels per character, instead of
-# 0.718 above. Their learning rate, 0.032, explains only a small part of the difference (0.742, see the line "again"
-# above); one task with 60 validation images is too little to select it reliably. The rest may be due to the source
-# model and the labeled images.
-#
 # `benchmarks/chapter_03.py` repeats the comparison with four numbers of labels and six seeds. Each seed has its own
 # source model, random weights and labeled images, and for characters also its own 20 classes and 100 test images. For
 # clothing, all seeds share the classes and the 500 test images, so the intervals do not cover a choice of others.
-# Learning rates are selected by the mean validation accuracy over the seeds, with 3 images per class of characters and
-# 30 of clothing, often more than there are labels.
+# Learning rates are selected for each number of labels by the mean validation accuracy over the seeds, with 3 images
+# per class of characters and 30 of clothing, often more than there are labels.
+#
+# With five labels per character, a linear head on frozen features has an accuracy of 0.812 ± 0.049 there, and 0.718 ±
+# 0.089 above. The intervals overlap, so the difference is not significant. (The line "again" uses the learning rate
+# selected there.) The advantage of fine-tuning over training from scratch, not significant above, is significant there.
 
 # %% [markdown]
-# One more baseline needs no training on the target: the **nearest centroid** assigns an image to the class with the
-# closest mean feature vector, after features are centered at the mean of the source images and scaled to length one
-# (SimpleShot; Wang et al., 2019). We apply it to the features of the source, to random features and to the pixels.
+# One more baseline takes no gradient steps on the target: the **nearest centroid** (nearest class mean) assigns an
+# image to the class with the closest mean feature vector, after the mean over the source images is subtracted from all
+# features and they are scaled to length one (SimpleShot; Wang et al., 2019). We apply it to features of the source,
+# random features and pixels.
 
 # %%
 stored = mk.report.measured("chapter_03")
@@ -547,9 +550,9 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 plt.show()
 
 # %% [markdown]
-# The tables have the mean differences, where positive numbers favor the first method, and a sign for each interval that
-# excludes zero. Of the 158 intervals in this section and the next, about eight would do so by chance if no two methods
-# differed, so a single narrow case is no evidence.
+# The tables show mean differences, where positive numbers favor the first method, and a sign for each interval that
+# excludes zero. If no two methods differed, about eight of the 158 intervals in this section and the next would do so
+# by chance, so one that barely does is weak evidence.
 
 
 # %%
@@ -581,7 +584,7 @@ difference_table("glyphs", comparisons)
 # %% [markdown]
 # On characters, a linear head and the nearest centroid are much more accurate on the features of the source than on
 # random ones, and the centroid also than on pixels, with every number of labels. Fine-tuning beats training from
-# scratch for the same 200 steps, but it is far below the nearest centroid, which is not trained on the target.
+# scratch for the same 200 steps, but is far below the nearest centroid, which takes no gradient steps.
 
 # %%
 difference_table("fashion", comparisons)
@@ -590,11 +593,11 @@ difference_table("fashion", comparisons)
 # On clothing, fine-tuning and training from scratch do not differ significantly. For the nearest centroid, the features
 # of the source are not significantly better than random ones, and with 5 and 20 labels significantly worse than pixels.
 # A linear head is worse on them than on random features with 5 and 100 labels, which is negative transfer. However, it
-# took 200 steps on features that were not normalized, without regularization, so slow optimization is not excluded as a
-# cause. The sources differ in many respects, such as the number of classes (851 and five) and of training images
-# (13,616 and 1,000, while the clothing target has up to 500); which of them matters was not tested.
+# was trained for 200 steps on features that were not normalized, without regularization, so slow optimization is not
+# excluded as a cause. Clothing and characters differ in many respects, such as the numbers of classes and images of the
+# source; which of them matters was not tested.
 #
-# Finally, we trained from scratch with as many additional steps as the source took, of 32 images instead of 64:
+# Finally, we trained from scratch with as many additional steps as the source took:
 
 # %%
 LONG = "from scratch, with the steps of the source"
@@ -606,19 +609,19 @@ for name, count in itertools.product(counts, (1, 2, 5, 10, 20, 100)):
 
 # %% [markdown]
 # On characters, fine-tuning remains better with 10 labels (by 0.127 ± 0.045), but not significantly with 1 (0.010 ±
-# 0.024), although the additional steps saw half as many images as the source did. On clothing, one of four intervals
-# excludes zero. For characters with 1 label and clothing with 2, the selected learning rate ties with the lowest of the
-# grid, so a lower one might be better.
+# 0.024). On clothing, one of four intervals excludes zero (0.009 ± 0.007, with 20 labels). The budgets are still
+# unequal, as the additional steps use 32 images and the source 64. For characters with 1 label and clothing with 2, the
+# learning rate of the longer training ties with the lowest of the grid, so a lower one might be better.
 
 # %% [markdown]
 # ### Do the recipes help?
 #
 # The recipes also take 200 steps, which head-first training divides into halves and gradual unfreezing into quarters.
-# The first stage of both uses the learning rate selected for the linear head, so they have a second tuned learning
-# rate, which plain fine-tuning has not. Two values were not tuned: $\eta = 1/2.6$, and rank 4.
+# The first stage of both uses the learning rate selected for the linear head, so they have two tuned learning rates
+# instead of one. Two values were not tuned: $\eta = 1/2.6$, and rank 4.
 #
-# A recipe should beat not only plain fine-tuning, but also a frozen trunk, since otherwise there was no need to change
-# it. We therefore include the linear head and the nearest centroid.
+# A recipe is useful only if it also beats methods that leave the trunk unchanged, so we include the linear head and the
+# nearest centroid.
 
 # %%
 recipes = {
@@ -650,8 +653,9 @@ for name in ("glyphs", "fashion"):
 # (by 0.057 ± 0.029 and 0.067 ± 0.041), layer-wise learning rates are always worse, and low-rank residuals are worse
 # with 2, 5 and 10 labels. No recipe is significantly better than the nearest centroid.
 #
-# On clothing, plain fine-tuning and all recipes beat the linear head with every number of labels. Of the 16 differences
-# between recipes and plain fine-tuning, four are significantly negative and one is positive.
+# On clothing, plain fine-tuning and all recipes beat the linear head with every number of labels, and the nearest
+# centroid in 18 of 20 cases. Of the 16 differences between recipes and plain fine-tuning, four are significantly
+# negative and one positive.
 
 # %%
 fair = [comparisons[label] for label in list(comparisons)[:4]]
@@ -698,9 +702,9 @@ assert all((weight == 3.5).all() for weight in other.get_weights())
 # %% [markdown]
 # When is the average of two networks a good network? Hidden units have no natural order: what unit 3 computes may be
 # computed by unit 17 of a network with another initialization, and then their average computes neither. In contrast,
-# networks that were fine-tuned from the same weights are close to each other (Neyshabur et al., 2020). We blend the
-# trunks of the models trained above with that of the source. The two kinds differ in initialization *and* learning
-# rate, and we do not examine the order of units, so this shows no cause.
+# Neyshabur et al. (2020) found that networks fine-tuned from the same weights are close to each other, with no
+# performance barrier between them. We blend the trunks of the models trained above with that of the source. The two
+# methods differ in initialization *and* learning rate, so this does not identify the cause.
 
 # %%
 coefficients = np.linspace(0, 1, 5)
@@ -725,7 +729,8 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# The accuracy that is lost by mixing in half of the source:
+# Mixing in half of the source reduces the accuracy of training from scratch significantly more than that of
+# fine-tuning:
 
 # %%
 lost = {method: runs[0] - runs[2] for method, runs in curves.items()}
@@ -746,9 +751,9 @@ print(comparison("from scratch", "fine-tuning", lost["from scratch"], lost["fine
 # $$f_{mt}(x) = f_s(x) + f_{ad}(x) \qquad \text{(Formula 3.5)}$$
 
 # %% [markdown]
-# `with_residual` builds this sum with $f_s$ frozen. If the adapter is zero at first, training starts from $f_s$. Take a
-# curve that the source has learned from 200 points. The target is the same curve with a bump, of which only eight
-# points are known.
+# `with_residual` builds this sum with $f_s$ frozen. If the adapter's output is initially zero, training starts from
+# $f_s$. Here, the source has learned a curve from 200 points. The target is the same curve with a bump, known at eight
+# points.
 
 
 # %%
@@ -799,11 +804,11 @@ plt.gca().set(xlabel="x", ylabel="y", ylim=(-3.5, 4.5))
 plt.show()
 
 # %% [markdown]
-# Between -2.7 and -1.4, fine-tuning and the sum keep the hill of the source, which is unknown to the network trained
-# from scratch. Between -1 and 0, however, both deviate from the target, and the sum flattens the bump. One run per
-# method is only an illustration. What adapters guarantee is that without the adapter the model is exactly $f_s$ again,
-# and that each new target adds only the adapter's parameters. We chose 97, while fine-tuning needs a new copy of 4,353.
-# Houlsby et al. (2019) use small adapters between the layers of a language model.
+# Between -2.7 and -1.4, fine-tuning and the sum keep the hill of the source, which training from scratch misses.
+# Between -1 and 0, however, both deviate from the target, and the sum flattens the bump. One run per method, without
+# tuning, is only an illustration. Without the adapter, the model is exactly $f_s$ again. Each new target adds only the
+# adapter's 97 parameters, while fine-tuning needs a new copy of 4,353. Houlsby et al. (2019) use small adapters between
+# the layers of a language model.
 
 # %% [markdown]
 # An adapter can also be *inside* a layer. Low-rank adaptation, or LoRA (Hu et al., 2021), keeps the weights $W_s$ of a
@@ -813,7 +818,8 @@ plt.show()
 #
 # With rank $r$, a dense layer with $m$ inputs and $n$ outputs trains $r (m + n)$ parameters instead of $m n$. In a
 # convolution with $n$ filters, $m$ is the number of weights per filter. `with_low_rank` copies a model, adds these
-# *low-rank residuals* and freezes the rest; $B$ is zero at first. We adapt both convolutions and the hidden layer:
+# *low-rank residuals* and freezes the rest; $B$ is initially zero. (Hu et al. write $BA$, and scale it by a constant,
+# here 1.) We adapt the whole trunk:
 
 # %%
 model = network(pair.classes, shape)
@@ -852,22 +858,22 @@ for transferred in (by_sum, by_tuning):
 # - Parameters, features and structure can be transferred, completely or in part. Compare like with like.
 # - From 851 characters to new ones, with one label per class, the nearest centroid of the source's features reached an
 #   accuracy of 0.652 ± 0.079, a linear head 0.473 ± 0.089, and fine-tuning 0.287 ± 0.031. No recipe was significantly
-#   better than the linear head with 2, 5 or 10 labels, or than the nearest centroid with any.
+#   better than the linear head with 2, 5 or 10 labels, or than the nearest centroid with any number.
 # - From five classes of clothing to five others, fine-tuning did not differ significantly from training from scratch
-#   for the same number of steps. A linear head was worse on frozen features than on random ones with 5 and 100 labels; slow
-#   optimization is not excluded as a cause.
-# - Include a baseline without training on the target, and a source only if validation data show that it helps.
-# - Adapters leave the source unchanged and train few parameters.
+#   for the same number of steps. A linear head was worse on the source's features than on random ones with 5 and 100
+#   labels; slow optimization is not excluded.
+# - Include a baseline without gradient steps, and use a source only if validation data show that it helps.
+# - Adapters leave the source unchanged, and small ones train few parameters.
 
 # %% [markdown]
 # ## Exercises
 #
-# Each of the first four exercises has a checker: run its cell, then call it with your answer. Solutions are in the
+# Exercises 1 to 4 have checkers: run the cell, then call it with your answer. Solutions are in the
 # [tests](../tests/solutions.py).
 
 # %% [markdown]
-# **1. How small is an adapter? (warm-up)** Write `saving(m, n, r)`: by which factor a low-rank residual of rank `r`
-# trains fewer parameters than the full matrix with `m` inputs and `n` outputs.
+# **1. How small is an adapter? (warm-up)** Write `saving(m, n, r)`: the number of parameters of a matrix with `m`
+# inputs and `n` outputs, divided by that of a low-rank residual of rank `r`.
 
 
 # %%
@@ -879,7 +885,7 @@ def check_saving(saving):
 
 # %% [markdown]
 # **2. One mixing coefficient per layer.** Write `fading(source, target, names)`. It blends the named layers of `source`
-# into `target`: the first completely, the last not at all, and those between in equal steps.
+# into `target`, with mixing coefficients that fall in equal steps from 1 for the first to 0 for the last.
 
 
 # %%
@@ -898,9 +904,9 @@ def check_fading(fading):
 
 
 # %% [markdown]
-# **3. A baseline without training on the target.** Write `nearest_centroid(x, y, queries)` for feature vectors `x` with
-# the labels `y`: the label of each query is the class whose mean feature vector is nearest. Then apply it to the
-# features of `tasks[0]` and compare the result with `accuracies`.
+# **3. A baseline without gradient steps.** Write `nearest_centroid(x, y, queries)` for feature vectors `x` with the
+# labels `y`: the label of each query is the class whose mean feature vector is nearest. Then apply it to the features
+# of `tasks[0]` and compare the result with `accuracies`.
 
 
 # %%
@@ -916,8 +922,8 @@ def check_nearest_centroid(nearest_centroid):
 
 # %% [markdown]
 # **4. Is there a difference?** Write `pays(with_transfer, from_scratch)` for two lists of accuracies with one value per
-# seed. It returns "yes" if transfer is better, "no" if it is worse, and "cannot tell" if the 95 % interval of the
-# differences contains zero.
+# seed. It returns "cannot tell" if the 95 % interval of the paired differences contains zero, and otherwise "yes" if
+# transfer is better and "no" if it is worse.
 
 
 # %%
@@ -932,10 +938,10 @@ def check_pays(pays):
 
 # %% [markdown]
 # **5. Project: when does transfer stop helping?** Choose a question, such as how the gain depends on the number of
-# source classes, on how related the tasks are (`DATASET = "cifar"`), or on which layers are transferred. A good report
-# of one page
+# source classes, on how related the tasks are (`DATASET = "cifar"`), or on which layers are transferred. A good
+# one-page report
 #
-# - includes a baseline without transfer and one without training on the target,
+# - includes a baseline without transfer and one without gradient steps,
 # - gives all methods equally many steps and a learning rate selected on validation images, inside its grid,
 # - uses at least five seeds, plots intervals, and compares paired differences,
 # - states what was not tested, and says so plainly if no difference was found.
@@ -952,6 +958,7 @@ def check_pays(pays):
 #   Out-of-Distribution](https://arxiv.org/abs/2202.10054), 2022: linear probing, then fine-tuning.
 # - B. Neyshabur, H. Sedghi, C. Zhang, [What is being transferred in transfer learning?](https://arxiv.org/abs/2008.11687),
 #   2020.
+# - S. J. Pan, Q. Yang, [A Survey on Transfer Learning](https://doi.org/10.1109/TKDE.2009.191), 2010.
 # - Y. Wang et al., [SimpleShot: Revisiting Nearest-Neighbor Classification for Few-Shot
 #   Learning](https://arxiv.org/abs/1911.04623), 2019.
 # - J. Yosinski, J. Clune, Y. Bengio, H. Lipson,
