@@ -99,8 +99,8 @@ plt.show()
 # ## Tasks and episodes
 #
 # A **task** (任务) is a single learning problem with its own small data set, for example *distinguish these five
-# characters*. Tasks are drawn from a **task distribution**, such as *five random test characters*. Learning
-# from some of its tasks how to adapt to *new* ones is a **meta-learning problem** (元学习问题).
+# characters*. Tasks are drawn from a **task distribution**, such as *five random test characters*. Learning from
+# some of its tasks how to adapt to *new* ones is a **meta-learning problem** (元学习问题).
 #
 # A learner adapts to the labeled **support set** (支持集) $S$ of a task and is then evaluated on its **query set** (查询集)
 # $Q$. The two together form an **episode** (情节). An *N-way K-shot* task has $N$ classes with $K$ support examples per
@@ -237,7 +237,7 @@ assert np.allclose(answer[0], logits) and np.allclose(logits, [[-4.0, -9.0]])
 # %% [markdown]
 # ## The episodic training loop
 #
-# Episodic training minimizes Formula 1.4 by gradient descent: in each step, sample a batch of tasks, compute the loss
+# Episodic training minimizes the loss of Formula 1.4 by gradient descent: in each step, sample tasks, compute the loss
 # on their queries, and change the weights to reduce it. The network is **conv4**, a standard backbone of few-shot
 # learning, here with 32 instead of the usual 64 filters: four blocks of a convolution, batch normalization (which
 # standardizes every channel), a ReLU (which sets negative values to zero) and pooling map an image to 32 numbers. The
@@ -746,9 +746,9 @@ plt.show()
 # | **optimization-based** | a few gradient steps with learned initialization or learning rates | MAML, Meta-SGD, Reptile | 10, 12 |
 
 # %% [markdown]
-# Two neighboring fields do not optimize performance after adaptation (Formula 1.4). **Transfer
-# learning** (迁移学习) reuses a model trained on one task for another (chapters 03, 05, 06), as our classifier does.
-# **Unsupervised learning** (无监督学习) finds structure without labels, for example clusters or representations.
+# Two neighboring fields do not optimize performance after adaptation (Formula 1.4). **Transfer learning** (迁移学习)
+# reuses a model trained on one task for another (chapters 03, 05, 06), as our classifier does. **Unsupervised
+# learning** (无监督学习) finds structure without labels, for example clusters or representations.
 
 # %% [markdown]
 # ## Sources and terms
@@ -831,9 +831,9 @@ def check_linear_head(linear_head):
 
 # %% [markdown]
 # **4. Project: more shots.** Do the conclusions also hold for 5-way 5-shot tasks, or for networks that are trained on
-# aligned images? Rubric, one point each: (a) aligned pixels, classifier and prototypes are
-# compared at equal budgets, with settings selected on validation tasks; (b) the test tasks are used only once; (c) at
-# least three seeds; (d) a figure with intervals; (e) every claim follows from an interval.
+# aligned images? Rubric, one point each: (a) aligned pixels, classifier and prototypes are compared at equal budgets,
+# with settings selected on validation tasks; (b) the test tasks are used only once; (c) at least three seeds; (d) a
+# figure with intervals; (e) every claim follows from an interval.
 
 # %% [markdown]
 # ## References
