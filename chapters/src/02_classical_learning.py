@@ -185,8 +185,7 @@ print("epochs with the lowest validation loss:", epochs)
 # a minimum and then rises, while the training loss is still falling. This is **overfitting** (过拟合).
 
 # %% [markdown]
-# For each model we select the number of epochs with the lowest mean validation loss (gray line), a form of **early
-# stopping**.
+# For each model we select the number of epochs with the lowest mean validation loss (gray line): **early stopping**.
 
 # %% [markdown]
 # ## Evaluation
@@ -266,7 +265,7 @@ for name, hits in correct.items():
 
 # %% [markdown]
 # By the rule of this book, two methods differ only if the interval of their paired differences excludes zero, or if
-# their intervals do not overlap. In this comparison, the network is significantly better than the nearest class mean,
+# their intervals do not overlap. Here, the network is significantly better than the nearest class mean,
 # but *not* than the linear classifier or the nearest neighbors. With 2,000 training and 500 test images, no advantage
 # of hidden layers is measurable.
 
@@ -509,7 +508,7 @@ for degrees in (0, 30):
 mk.report.Table(rows)
 
 # %% [markdown]
-# The figure at the top of this chapter shows the paths with the selected settings from one starting point.
+# The figure at the top of this chapter shows paths with the selected settings.
 
 # %% picture="four_optimizers" jupyter={"outputs_hidden": true}
 figure, axes = plt.subplots(2, 4, figsize=(10, 4.9), sharex=True, sharey=True)
@@ -533,19 +532,22 @@ plt.show()
 # descent in both valleys.
 #
 # This ranking depends on which hyperparameters are tuned, and how finely. With its default $\beta_1 = 0.9$, Adam would
-# have the highest loss. Conversely, momentum's asymptotically optimal setting (Polyak, 1964),
-# $\alpha = 4 / (\sqrt{c_{\min}} + \sqrt{c_{\max}})^2 = 2.67$ and $\beta = 0.40$, is not in our grid. With it, momentum
-# is also below $10^{-12}$ in both valleys and thus ties with Adagrad in the first one. The ranking is also
-# specific to constant curvature, no noise and 40 steps.
+# have the highest loss. Conversely, our grid does not contain $\alpha = 2.54$ and $\beta = 0.42$, which is close to the
+# asymptotically optimal setting of momentum (Polyak, 1964): $\alpha = 4 / (\sqrt{c_{\min}} + \sqrt{c_{\max}})^2 = 2.67$
+# and $\beta = 0.40$. It reaches losses below $10^{-12}$ in both valleys, so that momentum would tie with Adagrad in the
+# first one. The ranking is also specific to constant curvature, no noise and 40 steps.
 
 # %%
 best = 2 / CURVATURES.sum()
 assert np.allclose(np.abs(1 - best * CURVATURES), 0.905, atol=1e-3)
+roots = np.sqrt(CURVATURES)
+assert np.isclose(4 / roots.sum() ** 2, 2.67, atol=5e-3)
+assert np.isclose((np.ptp(roots) / roots.sum()) ** 2, 0.40, atol=5e-3)
 diverging = descend(keras.optimizers.SGD(2.02), valley(0), [[-8.0, 1.5]])[:, 0]
 assert abs(diverging[-1, 1]) > abs(diverging[0, 1])
 for degrees in (0, 30):
-    optimal = keras.optimizers.SGD(2.67, momentum=0.40)
-    assert final_loss(optimal, degrees, starting_points(degrees, seed=1)).max() < 1e-12
+    finer = keras.optimizers.SGD(2.54, momentum=0.42)
+    assert final_loss(finer, degrees, starting_points(degrees, seed=1)).max() < 1e-12
 results = {(row["valley"], row["optimizer"]): row["log10 of the loss"] for row in rows}
 
 
@@ -737,8 +739,7 @@ assert all(tuning[name][0] > tuning["constant"][0] for name in ends)
 
 # %% [markdown]
 # Does this matter for the network? The script also trained it by gradient descent with each schedule, at nine initial
-# learning rates each, with $\gamma = 0.4$ and $T$ equal to a fifth of the 468 steps, and with selection on validation
-# data:
+# learning rates, with $\gamma = 0.4$ and $T$ equal to a fifth of the 468 steps, and selection on validation data:
 
 # %%
 for kind, names in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
