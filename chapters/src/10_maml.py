@@ -7,12 +7,14 @@
 # **Prerequisites.** Tasks and confidence intervals (chapter [01](01_learning_to_learn.ipynb)), gradient descent and Adam
 # (chapter [02](02_classical_learning.ipynb)), and the chain rule.
 #
-# **Time.** One lecture of 90 minutes, and 25 more for Part 2. The code runs in less than a minute on two CPU cores.
+# **Time.** One lecture of 90 minutes, and 25 more for the section on memory and batch normalization. The code runs in
+# less than a minute on two CPU cores.
 #
 # ![Three sine curves and predictions before adaptation and after one and five gradient steps, from two initializations](near_start.png)
 #
 # *Three test tasks (gray curves), each known at ten points, and predictions after zero, one and five gradient steps on
-# these points. Top: from MAML's initialization. Bottom: from pretraining on all tasks jointly.*
+# these points. Top: from the initialization learned by MAML with one inner step. Bottom: from pretraining on all tasks
+# jointly.*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -36,8 +38,11 @@ stored = mk.report.measured("chapter_10")  # long measurements, made by benchmar
 # loss will do.
 #
 # For each batch of tasks, the **inner loop** (内循环) adapts a copy of $\theta$ to each task by a few gradient steps on its
-# support set. The **outer loop** (外循环) then updates $\theta$ with the gradient of the query loss of these adapted
-# weights $\theta'$, averaged over the tasks. The adapted weights are discarded.
+# support set. The **outer loop** (外循环) then updates $\theta$ with the gradient of the query loss at the adapted
+# weights, averaged over the tasks. The adapted weights are discarded. With $L_S$ and $L_Q$ for the losses of a task on its
+# support set and on its queries, and $\theta_K(\theta)$ for the weights after $K$ inner steps from $\theta$, MAML solves
+#
+# $$\min_\theta \; \mathbb{E}_{\text{tasks}} \big[ L_Q\big(\theta_K(\theta)\big) \big].$$
 #
 # > **In the articles.** D3 ([sections 3, 3.1](README.md#from-the-documents-to-the-chapters)) lists five steps: initialize
 # > (初始化), adapt (适应), predict (预测), optimize (优化) and repeat (重复). Its version draws a random initialization per
@@ -52,7 +57,7 @@ stored = mk.report.measured("chapter_10")  # long measurements, made by benchmar
 # $$L_S(\theta) = (\theta - 2)^2, \qquad L_Q(\theta) = (\theta - 3)^2.$$
 
 # %% [markdown]
-# The inner loop takes $K$ gradient steps on the support loss with the inner learning rate $\alpha$:
+# The inner loop takes $K$ gradient steps with the inner learning rate $\alpha$:
 #
 # $$\theta_{k+1} = \theta_k - \alpha \, \nabla L_S(\theta_k), \qquad \theta_0 = \theta \qquad \text{(Formula 10.1)}$$
 #
@@ -68,17 +73,27 @@ stored = mk.report.measured("chapter_10")  # long measurements, made by benchmar
 #
 # $$\nabla_\theta \, L_Q(\theta') = \big(1 - \alpha \, L_S''(\theta)\big) \; L_Q'(\theta') \qquad \text{(Formula 10.3)}$$
 #
-# With $L_S'' = 2$ and $L_Q'(\theta') = 2\,(0.4 - 3) = -5.2$, the meta-gradient is $(1 - 0.2) \cdot (-5.2) = -4.16$. For
-# a network with many weights, $L_S''$ becomes the **Hessian** (黑塞矩阵, also 海森矩阵), the matrix of all second
-# derivatives, and 1 becomes the identity matrix $I$.
+# With $L_S'' = 2$ and $L_Q'(\theta') = 2\,(0.4 - 3) = -5.2$, the meta-gradient is $(1 - 0.2) \cdot (-5.2) = -4.16$.
 
 # %% [markdown]
-# **First-order** (一阶) MAML, or FOMAML, drops the factor with the second derivative:
+# For a network with many weights, $L_S''$ becomes the **Hessian** (黑塞矩阵, also 海森矩阵), the matrix of all second
+# derivatives, and 1 becomes the identity matrix $I$. Step $k$ maps $\theta_k$ to
+# $\theta_{k+1} = \theta_k - \alpha \nabla L_S(\theta_k)$, so its Jacobian, the matrix of its first derivatives, is
+# $I - \alpha H_k$, where $H_k$ is the Hessian of $L_S$ at $\theta_k$. The chain rule multiplies the Jacobians of all steps:
 #
-# $$\nabla L_Q(\theta') \qquad \text{(Formula 10.4)}$$
+# $$\nabla_\theta \, L_Q(\theta_K) = (I - \alpha H_0)\,(I - \alpha H_1) \cdots (I - \alpha H_{K-1}) \; \nabla L_Q(\theta_K)
+# \qquad \text{(Formula 10.3 for } K \text{ steps)}$$
 #
-# In the example this is $-5.2$. To obtain the exact meta-gradient automatically, we put one gradient tape inside
-# another. The outer tape records the inner step, including the inner tape's gradient:
+# In the example $H_k = 2$ at every step. Two steps lead to $\theta_2 = 0.72$, and the meta-gradient is
+# $0.8^2 \cdot 2\,(0.72 - 3) = -2.92$.
+
+# %% [markdown]
+# **First-order** (一阶) MAML, or FOMAML, replaces the product by the identity and so drops all second derivatives:
+#
+# $$\nabla L_Q(\theta_K) \qquad \text{(Formula 10.4)}$$
+#
+# In the example with one step this is $-5.2$. To obtain the exact meta-gradient automatically, we put one gradient tape
+# inside another. The outer tape records the inner step, including the inner tape's gradient:
 
 # %%
 theta, alpha = tf.Variable(0.0), 0.1
@@ -139,10 +154,10 @@ for power, (name, path) in enumerate(paths.items()):
 # %%
 for (name, path), line in zip(paths.items(), ("--", "-.", "-"), strict=True):
     plt.plot(path, line)
-    plt.text(100, path[-1], name, ha="right", va="bottom")
+    plt.text(100, path[-1] + 0.05, name, ha="right", va="bottom")
 for minimum, task in zip(minima, ("flat", "steep"), strict=True):
     plt.axhline(minimum, color="0.6", linestyle=":")
-    plt.text(100, minimum, f"minimum of the {task} task", ha="right", va="bottom")
+    plt.text(100, minimum + 0.05, f"minimum of the {task} task", ha="right", va="bottom")
 plt.gca().set(xlabel="outer iteration", ylabel="initialization θ", ylim=(-0.1, 3.4))
 plt.show()
 
@@ -204,8 +219,8 @@ h = 1e-5
 differences = [float(meta_loss(theta + e) - meta_loss(theta - e)) / (2 * h) for e in h * np.eye(19)]
 
 # %% [markdown]
-# Each point below is one weight. MAML's gradients agree with the differences to six digits, those of first-order MAML do
-# not.
+# Each point below is one weight. MAML's gradients agree with the differences to six digits, but those of first-order MAML
+# do not.
 
 # %%
 axes = plt.figure(figsize=(5, 3.6)).add_subplot(aspect="equal")
@@ -215,6 +230,26 @@ axes.plot(differences, meta_gradient(first_order=True), "x", label="first-order 
 axes.set(xlabel="central differences", ylabel="gradient from the tapes")
 axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
+
+# %% [markdown]
+# First-order MAML lacks only the product of Formula 10.3. We compute its three factors from explicit Hessians:
+
+# %%
+product, weights = np.eye(19), theta
+for _ in range(3):
+    with tf.GradientTape() as outer:
+        outer.watch(weights)
+        with tf.GradientTape() as inner:
+            inner.watch(weights)
+            loss = tf.reduce_mean((predict(weights, support_x) - support_y) ** 2)
+        gradient = inner.gradient(loss, weights)
+    product = product @ (np.eye(19) - 0.05 * outer.jacobian(gradient, weights))
+    weights = weights - 0.05 * gradient
+assert np.allclose(product @ meta_gradient(first_order=True), meta_gradient(first_order=False))
+
+# %% [markdown]
+# The outer tape obtains the same result from right to left, last step first. It multiplies Hessians by vectors and never
+# forms a Hessian, but it has to keep the intermediate results of all steps.
 
 # %% [markdown]
 # The library's `GradientDescent` is this inner loop for any Keras network. `meta_gradients` returns predictions, states
@@ -286,7 +321,7 @@ print(f"outside: {outside:.2f}")
 assert missing is None and np.allclose([assigned, outside], -5.2)
 
 # %% [markdown]
-# The first and third mistake go unnoticed, so compare your meta-gradient with central differences on a small network.
+# The first and third mistakes raise no error, so compare your meta-gradient with central differences on a small network.
 
 # %% [markdown]
 # ## Sine curves
@@ -362,7 +397,7 @@ mk.report.Table(rows)
 # %% [markdown]
 # These are mean squared errors of one training run per method, with 95 % intervals over tasks. Before adaptation, MAML
 # and pretraining are indistinguishable, but one step from MAML's initialization gives a lower error than ten from the
-# others. MAML's error continues to decrease beyond the one step that it was trained for.
+# others. After ten steps, MAML's error is lower than after the one step that it was trained for.
 
 
 # %%
@@ -419,7 +454,7 @@ assert apart(after_ten["MAML"], after_one["MAML"])
 #
 # It depends only on the end point, so no intermediate step has to be stored. The method of conjugate gradients (共轭梯度)
 # solves the linear system with a few products of $H$ and a vector. The gradient is correct only if adaptation has
-# converged, so iMAML (`rules.ImplicitGradient`) is not part of the following comparison.
+# converged, so iMAML (`rules.ImplicitGradient`) is not part of our comparison after one and five steps.
 
 # %% [markdown]
 # ## A comparison with simple baselines
