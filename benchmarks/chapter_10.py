@@ -322,13 +322,12 @@ PER_TASK = {"marginal likelihood": negative_log_marginal_likelihood, "leave-one-
 def kernel_ridge_per_task(tasks: mk.Episode, criterion: str, floor: float) -> tuple[np.ndarray, np.ndarray]:
     """Kernel ridge regression whose length scale and ridge are selected on the support set of each task alone.
 
-    The predictions, and how often each length scale was selected.
+    The predictions, and the pair that was selected for each task.
     """
     settings = list(itertools.product(LENGTHS_PER_TASK, [ridge for ridge in RIDGES if ridge >= floor]))
     losses = np.stack([PER_TASK[criterion](tasks, *setting) for setting in settings])
     best, predictions = np.argmin(losses, axis=0), np.stack([kernel_ridge(tasks, *setting) for setting in settings])
-    lengths = np.array(settings)[best, 0]
-    return predictions[best, np.arange(len(best))], np.array([np.sum(lengths == one) for one in LENGTHS_PER_TASK])
+    return predictions[best, np.arange(len(best))], np.array(settings)[best]
 
 
 def sine_and_cosine(tasks: mk.Episode) -> np.ndarray:
@@ -384,11 +383,14 @@ def selected_per_task(record: Record) -> dict[str, np.ndarray]:
     errors = {}
     for criterion, floor in itertools.product(PER_TASK, FLOORS):
         name = f"{criterion}, {floor:g}"
-        predictions, lengths = kernel_ridge_per_task(TEST, criterion, floor)
+        predictions, selected = kernel_ridge_per_task(TEST, criterion, floor)
         errors[name] = task_errors(predictions, TEST)
         record.measure(f"test over tasks: kernel ridge, {name}", lambda e=errors[name]: summary(e))
-        counts = dict(zip(map(str, LENGTHS_PER_TASK), lengths.tolist(), strict=True))
-        record.measure(f"lengths per task: kernel ridge, {name}", counts.copy)
+        counts = [
+            {f"{value:g}": int(np.sum(column == value)) for value in grid}
+            for column, grid in zip(selected.T, (LENGTHS_PER_TASK, RIDGES), strict=True)
+        ]
+        record.measure(f"selected: kernel ridge, {name}", dict(zip(("lengths", "ridges"), counts, strict=True)).copy)
     return errors
 
 
