@@ -7,8 +7,8 @@
 # **Prerequisites.** Tasks and confidence intervals (chapter [01](01_learning_to_learn.ipynb)), gradient descent and Adam
 # (chapter [02](02_classical_learning.ipynb)), and the chain rule.
 #
-# **Time.** One lecture of 90 minutes, and 25 more for the section on memory and batch normalization. The code runs in
-# less than a minute on two CPU cores.
+# **Time.** 90 minutes, and 25 more for the section on memory and batch normalization. The code runs in less than a minute
+# on two CPU cores.
 #
 # ![Three sine curves and predictions before adaptation and after one and five gradient steps, from two initializations](near_start.png)
 #
@@ -81,7 +81,8 @@ stored = mk.report.measured("chapter_10")  # long measurements, made by benchmar
 # For a network with many weights, $L_S''$ becomes the **Hessian** (黑塞矩阵, also 海森矩阵), the matrix of all second
 # derivatives, and 1 becomes the identity matrix $I$. Step $k$ maps $\theta_k$ to
 # $\theta_{k+1} = \theta_k - \alpha \nabla L_S(\theta_k)$, so its Jacobian, the matrix of its first derivatives, is
-# $I - \alpha H_k$, where $H_k$ is the Hessian of $L_S$ at $\theta_k$. The chain rule multiplies the Jacobians of all steps:
+# $I - \alpha H_k$, where $H_k$ is the Hessian of $L_S$ at $\theta_k$. The chain rule multiplies the Jacobians of all steps,
+# which are symmetric:
 #
 # $$\nabla_\theta \, L_Q(\theta_K) = (I - \alpha H_0)\,(I - \alpha H_1) \cdots (I - \alpha H_{K-1}) \; \nabla L_Q(\theta_K)
 # \qquad \text{(Formula 10.3 for } K \text{ steps)}$$
@@ -368,7 +369,7 @@ pretrained = trained(GradientDescent(0.01, steps=0), training_tasks.map(all_poin
 
 # %% [markdown]
 # We adapt a random, the pretrained and MAML's initialization to 600 test tasks. For the first two, the learning rate was
-# selected for every number of steps; MAML keeps the rate that it was trained with.
+# selected for every number of steps; MAML keeps its training rate.
 
 # %%
 test_tasks = next(iter(mk.Sinusoids(shots=10, queries=50, meta_batch=600, seed=10_002)))
@@ -546,7 +547,7 @@ assert sum(None in row for row in stored["outer: MAML++, 5 steps"]) == 4
 #
 # - the nearest support point, and linear interpolation between support points;
 # - the network trained by Adam on each of 500 tasks alone, from random and from pretrained weights, for up to 10,000 steps
-#   (for pretrained weights, this largest number was selected, so more may be better);
+#   (for pretrained weights, this largest number was selected, so more steps may help);
 # - ridge regression of the last layer on pretrained features, which penalizes the distance from the pretrained layer: an
 #   inexpensive alternative to ANIL;
 # - least squares on the features $\sin x$ and $\cos x$, which combine to
@@ -644,9 +645,9 @@ mk.report.Table([dict(zip(("baseline", "selected", "error"), row, strict=True)) 
 # ### More steps in the test
 #
 # One can also adapt by more steps in the test than in training. Each method keeps its inner rate (for pretraining, it is
-# selected for each number of steps). Bars are 95 % intervals over seeds, and bands are
-# intervals over tasks of kernel ridge regression selected by marginal likelihood. A curve ends before any seed's error
-# exceeds 4, about that of the untrained network.
+# selected for each number of steps). Bars are 95 % intervals over seeds, and bands are intervals over tasks of kernel ridge
+# regression selected by marginal likelihood. A curve ends before any seed's error exceeds 4, about that of the untrained
+# network.
 
 
 # %%
@@ -693,15 +694,15 @@ print("five-step MAML after 100 steps minus kernel ridge regression")
 mk.report.Table(rows)
 
 # %% [markdown]
-# More steps reduce the errors of MAML, first-order MAML and Reptile without further training. After two, one-step MAML has
-# a lower error than Meta-SGD after one. After 100, five-step MAML has a lower error than five-step first-order MAML and
-# Reptile. ANIL and Meta-SGD diverge on some tasks; we did not select smaller rates for more steps.
+# More steps reduce the errors of MAML, first-order MAML and Reptile. After two, one-step MAML has a lower error than
+# Meta-SGD after one. After 100, five-step MAML has a lower error than five-step first-order MAML and Reptile. ANIL and
+# Meta-SGD diverge on some tasks; we did not select smaller rates for more steps.
 #
 # Selected by marginal likelihood, without any other task, kernel ridge regression with a ridge of $10^{-8}$ or less has a
 # lower error than every gradient method in the figure; with $10^{-6}$, it is indistinguishable from five-step MAML after
-# 100 steps. Selected by the leave-one-out error, it has a lower error than the latter at none of the three ridges. We
-# trained MAML for 1,500 steps, but the command published by its authors uses 70,000. Under these conditions, sine curves
-# illustrate MAML, but they do not show a need for it.
+# 100 steps. Selected by the leave-one-out error, it has a lower error than the latter at none of the three ridges. Its
+# kernel assumes smooth curves, which these are. We trained MAML for 1,500 steps, but the command published by its authors
+# uses 70,000. Under these conditions, sine curves illustrate MAML, but they do not show a need for it.
 
 
 # %%
@@ -746,7 +747,7 @@ for r in ridges:
 #
 # MAML's gradient needs the intermediate results of all inner steps at once, first-order MAML's only those at the adapted
 # weights. The figure shows by how much one meta-gradient raised the peak memory of a fresh process (stored results, one
-# measurement per point; `conv4` with 32 filters, a 5-way 5-shot task).
+# measurement per point; `conv4` with 32 filters; a 5-way 5-shot task: five classes with five support images each).
 
 # %%
 step_counts, megabytes = (1, 2, 4, 8), {}
@@ -775,9 +776,9 @@ assert list(megabytes["iMAML"] < megabytes["MAML"]) == [False, False, True, True
 # A batch-normalization layer subtracts a mean and divides by a standard deviation. These statistics can be those of all
 # queries of the task (`batch_statistics="episode"`, as MAML was published), those of the support set (`"support"`), or
 # Keras' moving averages from training (`"moving"`). With the first policy, the prediction for a query depends on the
-# other queries, which is called **transductive**. For a task of five characters with one
-# support image each (5-way 1-shot, chapter [01](01_learning_to_learn.ipynb)), we compute the logits (outputs before the
-# softmax) of one query with an untrained network, once together with the 24 others and once alone:
+# other queries, which is called **transductive**. For a 5-way 1-shot task, we compute the
+# logits (outputs before the softmax) of one query with an untrained network, once together with the 24 others and once
+# alone:
 
 # %%
 glyphs = mk.load("glyphs")
@@ -808,8 +809,7 @@ mk.report.Table([*rows, {"policy": "episode minus support", "queries": "together
 # %% [markdown]
 # The accuracy of 0.690 under `"episode"` requires that the queries arrive together and in balanced classes. With the same
 # networks and queries, it is 0.407 one query at a time and 0.335 one class at a time. The statistics of the support set,
-# which do not depend on the queries, reach 0.657. The intervals overlap, but that of the paired differences just excludes
-# zero.
+# which do not depend on the queries, reach 0.657. The intervals overlap, but that of the paired differences excludes zero.
 
 # %%
 assert changes["episode"] > 0.01 > max(changes["support"], changes["moving"])
@@ -823,7 +823,7 @@ assert [round(score.mean, 3) for score in accuracy.values()] == [0.69, 0.407, 0.
 #   passes through the inner steps; verify it with central differences.
 # - On sine curves, second derivatives and more steps in the test reduced MAML's error, as did learned learning rates with
 #   one step. Kernel ridge regression with a small ridge, selected by marginal likelihood without any other task, had a
-#   lower error.
+#   lower error than MAML.
 # - MAML's memory grows with the inner steps. The implicit gradient's does not, but it requires convergence.
 # - Report the batch-normalization policy.
 
