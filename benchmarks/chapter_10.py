@@ -1,6 +1,6 @@
 """What chapter 10 reports about MAML and its relatives, measured with tuned learning rates and several seeds.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_10.py      (about 40 minutes on two cores)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_10.py      (about 45 minutes on two cores)
 
 sine curves: every method is meta-trained for 1,500 batches of the same 25 tasks with the same 20 points per task (10
 support and 10 query points; pretraining and Reptile have no query set and use all 20). Its outer learning rate is
