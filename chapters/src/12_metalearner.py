@@ -286,7 +286,7 @@ assert all(np.allclose(a, b, atol=1e-4) for a, b in pairs)
 #
 # where $\lVert f \rVert^2$ is the same for every class and cancels in the softmax. So with $\alpha = 2N$, the logits of
 # the two methods differ only in $-\lVert c_k \rVert^2$. If all prototypes have the same norm, for example with one shot
-# and embeddings of unit length, the two methods are identical. Otherwise, dot products favor classes with long
+# and embeddings of unit length, the two methods are identical. Otherwise, dot products tend to favor classes with long
 # prototypes, which the term $-\lVert c_k \rVert^2$ penalizes; section 7 measures how much that matters. Inner learning
 # rates of a zero-initialized head may be large, because $\alpha / N$ only scales the dot products in the softmax: for
 # $N = 5$, prototypes correspond to $\alpha = 10$.
@@ -359,11 +359,11 @@ _ = prototypes.fit(tasks, steps_per_epoch=250, verbose=0)
 
 # %% [markdown]
 # **Selection.** All hyperparameters were selected on validation tasks with one training seed. First, the learning rates:
-# half and twice the selected value were tried as well and were no better, where each trial counted with its best of 1, 3,
-# 10 and 30 gradient steps in evaluation. Then the number of these steps, from one grid for all methods: the smallest
-# number that is less than 0.01 below the best, since more steps mostly cost time. (From scratch, every number of steps
-# has its own learning rate, and the best of 10, 30, 90 and 270 steps was selected.) The normalization of the embeddings
-# (none, unit length, or unit length after subtracting the training mean) and the width of the blur were selected, too.
+# half and twice the selected value were tried as well and were no better, where each trial counted with its best number
+# of up to 30 gradient steps in evaluation. Then the number of these steps, from one grid for all methods: the smallest
+# number whose accuracy is less than 0.01 below the best. (From scratch, every number of steps has its own learning rate,
+# and the best of 10, 30, 90 and 270 steps was selected.) The normalization of the embeddings (none, unit length, or unit
+# length after subtracting the training mean) and the width of the blur were selected, too.
 
 # %%
 heads = ("classifier, zero head", "zero head", "MAML", "random backbone, zero head")
