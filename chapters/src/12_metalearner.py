@@ -159,8 +159,8 @@ def adapt(weights, support_x, support_y):
 #
 # $$\nabla_\theta L_Q(\theta') \qquad \text{(Formula 10.2)}$$
 #
-# says how to change the *initialization* so that the query loss *after adaptation* decreases. We average it over the
-# tasks of a batch, and Adam (chapter 02) makes the update. This is **MAML**, model-agnostic meta-learning (模型无关元学习;
+# says how to change the *initialization* so that the query loss *after adaptation* decreases. Adam (chapter 02) updates it
+# by the gradient of the *meta-loss*, the mean of $L_Q(\theta')$ over the tasks of a batch. This is **MAML**, model-agnostic meta-learning (模型无关元学习;
 # Finn, Abbeel and Levine, 2017).
 
 
@@ -382,8 +382,8 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# Circles mark the selected numbers of steps: 90 for MAML and the meta-trained zero-initialized head, which gain less than
-# 0.01 from there to 810 steps. On unit-length embeddings of the classifier, one step is selected, which is the nearest
+# Circles mark the selected numbers of steps: 90 for MAML and the meta-trained zero-initialized head. Both are best at 810
+# steps, the end of the grid, but gain less than 0.01 from 90 on. On unit-length embeddings of the classifier, one step is selected, which is the nearest
 # class mean (section 5), so we test this head after 90 steps instead.
 
 # %% [markdown]
