@@ -200,7 +200,7 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# The loop learns: the query loss after one inner step decreases. `mk.maml_loop` is the same function with several inner
+# The query loss after one inner step decreases. `mk.maml_loop` is the same function with several inner
 # steps and what other networks need: regularization penalties, random numbers for dropout, and the moving averages of
 # batch normalization.
 
@@ -397,7 +397,7 @@ for key, value in stored.items():
         print(f"{key.removeprefix('selected: '):<38}", value)
 
 # %% [markdown]
-# The classifier runs live, too. Its embeddings are scaled to unit length, the selected normalization.
+# The classifier runs live, too, with embeddings of unit length, the selected normalization.
 
 # %%
 classifier = mk.networks.d3(len(train), input_shape=(14, 14, 1))
@@ -523,7 +523,7 @@ mk.report.Table(rows)
 # **Against aligned pixels.** Without any training, aligned pixels reach 0.842 ± 0.011. No difference from prototypes is
 # established (+0.004 ± 0.006), and the other methods in the table are worse. So at this budget, meta-training has not
 # been shown to achieve more than prior knowledge: the position and size of a character do not identify it. In [chapter
-# 01](01_learning_to_learn.ipynb), with another network and 28 x 28 pixels, both prototypes and a classifier beat aligned
+# 01](01_learning_to_learn.ipynb), with another network and 28 x 28 pixels, prototypes and a classifier beat aligned
 # pixels from 100,000 images on.
 
 # %% [markdown]
@@ -535,7 +535,7 @@ mk.report.Table(rows)
 # %% [markdown]
 # **Why are prototypes better than the zero-initialized head?** With $\alpha = 2N = 10$, the two differ only in the norms
 # $-\lVert c_k \rVert^2$ (section 5). So we trained a zero-initialized head with this $\alpha$, from the same initial
-# backbones, on the same tasks, and with the outer learning rate of prototypes. Both backbones can then be evaluated with
+# backbones, on the same tasks, and with the outer learning rate of prototypes. Both backbones can be evaluated with
 # the norms (class means) and without them (the head after one step):
 
 
