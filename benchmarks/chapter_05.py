@@ -1,6 +1,6 @@
 """Distillation, new heads and recombined networks on Fashion-MNIST in four orientations, with selected hyperparameters.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_05.py          (about 15 minutes on one core)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_05.py          (about 25 minutes on one core)
 
 Images have 14x14 pixels. Of the 200 training images per class, every fourth is a validation image; of the other 150,
 each seed gives 75 to its teachers and 75 to its students. Every image is used in all four orientations, and there are
