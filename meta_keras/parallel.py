@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from meta_keras.convolutions import as_products, can_be_product, on_gpu, small_images
 from meta_keras.functional import gradients_of
 from meta_keras.internals import (
     all_layers,
@@ -36,7 +37,7 @@ def over_tasks(
 
     each: the dtypes of the first result. mean: zeros with the structure of the second one.
 
-    "vectorized" computes all tasks in one batched operation: fast for small dense networks under XLA.
+    "vectorized" computes all tasks in one batched operation: fast for small dense networks under XLA, and on a GPU.
     "map" processes them in a loop. The average is accumulated on the way, so memory stays constant.
     "unrolled" writes them out in the graph: the slowest to compile.
     """
@@ -88,7 +89,11 @@ def gradients_over_tasks(
 
 
 def best_for(network: keras.Model, rule: keras.layers.Layer) -> str:
-    """For small networks of dense layers "vectorized", for others "map": convolutions gain nothing from batching."""
+    """For small networks of dense layers "vectorized", for others "map".
+
+    On a CPU convolutions gain nothing from batching. On a GPU small networks with `Conv2D` layers are vectorized, too,
+    if their images are small.
+    """
     dense = (
         keras.layers.Dense,
         keras.layers.EinsumDense,
@@ -101,13 +106,15 @@ def best_for(network: keras.Model, rule: keras.layers.Layer) -> str:
     with_weights = [layer for layer in layers if layer.variables and not direct_sublayers(layer)]
     by_chance = any(map(is_seed, [*network.variables, *rule.variables]))  # dropout masks cannot be batched
     size = sum(math.prod(variable.shape) for variable in [*network.variables, *rule.variables])
-    fits = all(isinstance(layer, dense) for layer in with_weights) and size <= SMALL
+    convolves = on_gpu() and small_images(network)
+    batched = all(isinstance(layer, dense) or (convolves and can_be_product(layer)) for layer in with_weights)
+    fits = batched and size <= SMALL
     return "vectorized" if fits and not by_chance else "map"
 
 
 def _vectorized(function: Callable[..., Any], tasks: tuple[tf.Tensor, ...]) -> tuple[Any, Any]:
     numbers = tf.range(tf.shape(tasks[0])[0])
-    with _unmarked():
+    with _unmarked(), as_products(on_gpu()):
         each, summed = tf.vectorized_map(lambda task: function(*task), (numbers, *tasks))
     return each, tf.nest.map_structure(lambda values: tf.reduce_mean(values, axis=0), summed)
 
