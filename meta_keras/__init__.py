@@ -15,6 +15,7 @@ start_tensorflow()
 
 from meta_keras import classical, functional, networks, report, rules, transfer  # noqa: E402
 from meta_keras.copies import restart  # noqa: E402
+from meta_keras.learned_optimizer import LearnedOptimizer  # noqa: E402
 from meta_keras.learner import MetaLearner  # noqa: E402
 from meta_keras.loop import maml_loop  # noqa: E402
 from meta_keras.report import Score, evaluate  # noqa: E402
@@ -26,6 +27,7 @@ __all__ = [
     "Curves",
     "Episode",
     "FewShot",
+    "LearnedOptimizer",
     "MetaLearner",
     "Score",
     "Sinusoids",
