@@ -20,6 +20,7 @@ from meta_keras.learner import MetaLearner  # noqa: E402
 from meta_keras.loop import maml_loop  # noqa: E402
 from meta_keras.report import Score, evaluate  # noqa: E402
 from meta_keras.tasks import ClassPool, Curves, Episode, FewShot, Sinusoids, Tasks, load  # noqa: E402
+from meta_keras.unrolled_training import UnrolledTraining  # noqa: E402
 from meta_keras.version import __version__  # noqa: E402, F401
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Score",
     "Sinusoids",
     "Tasks",
+    "UnrolledTraining",
     "classical",
     "evaluate",
     "functional",
