@@ -91,10 +91,14 @@ class UnrolledTraining(TaskModel):
         self,
         optimizer: str | keras.optimizers.Optimizer = "adam",
         loss: Any = None,
-        jit_compile: bool = True,
+        jit_compile: bool = False,
         **kwargs: Any,
     ) -> None:
-        """As `keras.Model.compile`; without a loss, the cross-entropy that fits the network's outputs."""
+        """As `keras.Model.compile`; without a loss, the cross-entropy that fits the network's outputs.
+
+        jit_compile: True lets XLA compile the training runs, which is about twice as fast. It can do so for dense
+            networks and cross-entropy, but not where layers or losses average over an axis.
+        """
         activation = final_activation(self.network)
         loss = default_loss(activation, tf.int32) if loss is None else as_loss(loss, activation, self._dtype)
         self._known_curves = {}
@@ -115,7 +119,12 @@ class UnrolledTraining(TaskModel):
             gradients = tape.gradient(loss, omega, unconnected_gradients="zero") if training else []
             alive = tf.reduce_all([alive, tf.math.is_finite(loss), *map(all_finite, gradients)], axis=0)
             parts = [tf.ones_like(loss), loss, *clipped(gradients, self.clipnorm)]
-            return number + self.truncation, run, [s + total_of(alive, p) for s, p in zip(sums, parts)], alive
+            return (
+                number + self.truncation,
+                run,
+                [s + total_of(alive, p) for s, p in zip(sums, parts, strict=True)],
+                alive,
+            )
 
         zeros = [tf.zeros((), self._dtype)] * 2 + [tf.zeros(one.shape[1:], one.dtype) for one in omega if training]
         _, (weights, _), (count, loss, *gradients), alive = tf.while_loop(
@@ -193,7 +202,11 @@ class UnrolledTraining(TaskModel):
             now = rows[first + k]
             batch = tf.gather(x, now, batch_dims=1), tf.gather(y, now, batch_dims=1)
             (*run, loss), _ = over_tasks(
-                lambda _, *parts: (self._step(first + k, *parts), ()), (*batch, omega, *run), "vectorized", each=(), mean=()
+                lambda _, *parts: (self._step(first + k, *parts), ()),
+                (*batch, omega, *run),
+                "vectorized",
+                each=(),
+                mean=(),
             )
             return k + 1, tuple(run), losses.write(k, loss)
 
@@ -255,7 +268,8 @@ def clipped(gradients: Tensors, norm: float) -> Tensors:
     if not gradients:
         return []
     squares = [tf.reduce_sum(tf.square(tf.reshape(g, (g.shape[0], -1))), axis=1) for g in gradients]
-    factor = tf.minimum(1.0, norm * tf.math.rsqrt(tf.maximum(tf.add_n(squares), 1e-30)))
+    total = tf.maximum(tf.add_n(squares), 1e-30)  # of a gradient of zero, any multiple is the same
+    factor = tf.minimum(tf.ones_like(total), norm * tf.math.rsqrt(total))
     return [g * tf.reshape(factor, (-1, *[1] * (g.shape.rank - 1))) for g in gradients]
 
 

@@ -107,9 +107,7 @@ def test_an_embedding_with_sparse_gradients_trains_like_a_dense_layer():
     embedding = keras.Sequential(
         [keras.Input((2,), dtype="int32"), layers.Embedding(9, 3), layers.Flatten(), layers.Dense(1)]
     )
-    dense = keras.Sequential(
-        [keras.Input((2, 9)), layers.Dense(3, use_bias=False), layers.Flatten(), layers.Dense(1)]
-    )
+    dense = keras.Sequential([keras.Input((2, 9)), layers.Dense(3, use_bias=False), layers.Flatten(), layers.Dense(1)])
     dense.set_weights(embedding.get_weights())
     update = at_random(built(learning_rate=0.05), 0.1)
     for network, inputs in ((embedding, x), (dense, np.eye(9, dtype="float32")[x])):

@@ -113,7 +113,7 @@ class UpdateNetwork(Update):
         return -self.learning_rate * tf.add_n([c * one for c, one in zip(coefficients, directions, strict=True)])
 
     def own_step(self, features: Tensors, number: int | tf.Tensor) -> tf.Tensor:
-        """step_size * direction * exp(0.001 * magnitude), for features that are vectors over the parameters of a tensor."""
+        """step_size * direction * exp(0.001 * magnitude); features are vectors over the parameters of a tensor."""
         dtype = features[0].dtype
         steps = tf.cast(number, dtype)
         time = tf.stack([tf.tanh(steps / scale - 1) for scale in TIME_SCALES])
