@@ -22,18 +22,23 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     apply as they do to other optimizers. What the network has learned is part of the configuration, so it is saved with
     a compiled model.
 
-    update: the update network, after meta-training.
+    update: the update network, after meta-training. None loads the one that comes with the project.
     learning_rate: a factor of its updates. 1 uses them as they were learned.
 
-    >>> update = UpdateNetwork()
-    >>> optimizer = LearnedOptimizer(update)
+    >>> optimizer = LearnedOptimizer(UpdateNetwork())
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     >>> model.compile(optimizer, "mse")
     """
 
     def __init__(
-        self, update: UpdateNetwork, learning_rate: Any = 1.0, *, name: str = "learned_optimizer", **kwargs: Any
+        self,
+        update: UpdateNetwork | None = None,
+        learning_rate: Any = 1.0,
+        *,
+        name: str = "learned_optimizer",
+        **kwargs: Any,
     ) -> None:
+        update = UpdateNetwork.load() if update is None else update
         if not isinstance(update, UpdateNetwork):
             raise TypeError(f"update must be an UpdateNetwork; got {type(update).__name__}.")
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
