@@ -9,9 +9,9 @@ selected on tasks of the validation alphabets. Five such trainings differ in the
 its own.
 
 SGD with momentum, Adam, and both with a cosine decay to zero have the best of nine learning rates, a factor of two
-apart (of more if the best is at the edge), each selected by the loss after the last step. They are selected on tasks of the
-training alphabets, and again on the training tasks of every other setting (10 times the horizon, 4 times the width, 3
-hidden layers, another data set), where the learned optimizer is used as it is. All methods are tested on the same
+apart (of more if the best is at the edge), each selected by the loss after the last step. They are selected on tasks of
+the training alphabets, and again on the training tasks of every other setting (10 times the horizon, 4 times the width,
+3 hidden layers, another data set), where the learned optimizer is used as it is. All methods are tested on the same
 tasks, with the same initial weights and minibatches.
 
 As a few-shot rule, the update network is compared with MAML on glyphs of 14x14 pixels, 5-way 1-shot, with a small
