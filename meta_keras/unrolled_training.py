@@ -7,18 +7,13 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.functional import PureModel, Weights, carrying
+from meta_keras.functional import PureModel, Weights
 from meta_keras.outputs import as_loss, default_loss, final_activation
-from meta_keras.parallel import over_tasks
-from meta_keras.rules.base import Context
-from meta_keras.rules.gradient_descent import GradientDescent
-from meta_keras.rules.inner_loop import support_gradients
-from meta_keras.rules.updates import Step, Update
+from meta_keras.rules.updates import Update
 from meta_keras.tasks.episodes import Episode
 from meta_keras.tasks.inspection import Inputs
 from meta_keras.training import TaskModel
-
-Tensors = list[tf.Tensor]
+from meta_keras.training_runs import Tensors, TrainingRuns, initial_weights
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
@@ -72,12 +67,13 @@ class UnrolledTraining(TaskModel):
         self.network, self.pure = network, PureModel(network)
         self.steps, self.truncation, self.batch_size = int(steps), int(truncation), int(batch_size)
         self.starts, self.clipnorm, self.seed = int(starts), float(clipnorm), int(seed)
-        self.rule = GradientDescent(update, steps=self.steps, batch_statistics="moving")
-        self.rule.prepare(self.pure)
-        self.update = update
+        self.runs, self.update = TrainingRuns(self.pure, update, self.steps, self.batch_size), update
         self.diverged = keras.metrics.Sum(name="diverged")
         self._known_curves: dict[int, Any] = {}
-        self._bank = initial_weights(self.pure, self.starts)
+        drawn = initial_weights(self.pure, self.starts)
+        # Variables, so that a training that is loaded from a file goes on with the same ones.
+        flat = [keras.Variable(value, dtype=value.dtype.name, trainable=False) for value in tf.nest.flatten(drawn)]
+        self.initial_weights, self._structure = flat, tf.nest.map_structure(lambda _: 0, drawn)
         self.built = True
 
     @property
@@ -100,7 +96,7 @@ class UnrolledTraining(TaskModel):
             networks and cross-entropy, but not where layers or losses average over an axis.
         """
         activation = final_activation(self.network)
-        loss = default_loss(activation, tf.int32) if loss is None else as_loss(loss, activation, self._dtype)
+        loss = default_loss(activation, tf.int32) if loss is None else as_loss(loss, activation, self.runs.dtype)
         self._known_curves = {}
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
 
@@ -116,33 +112,38 @@ class UnrolledTraining(TaskModel):
         """The answers to the queries, the number of diverged runs, and the meta-loss with its gradients."""
         x, y, query_x = inputs[:3]
         seed = tf.stack([self.seed, tf.cast(self.batches_seen, tf.int32) if training else -1])
-        task, omega = (x, y, self._rows(seed, x.shape[0], x.shape[1], self.steps)), self._copies(x.shape[0])
-
-        def piece(number: tf.Tensor, run: Any, sums: Tensors, alive: tf.Tensor) -> tuple[Any, ...]:
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(omega)
-                run, losses = self._unroll(omega, task, number, run, self.truncation)
-                loss = tf.reduce_sum(losses, axis=0) / self.truncation
-            gradients = tape.gradient(loss, omega, unconnected_gradients="zero") if training else []
-            alive = tf.reduce_all([alive, tf.math.is_finite(loss), *map(all_finite, gradients)], axis=0)
-            parts = [tf.ones_like(loss), loss, *clipped(gradients, self.clipnorm)]
-            return (
-                number + self.truncation,
-                run,
-                [s + total_of(alive, p) for s, p in zip(sums, parts, strict=True)],
-                alive,
-            )
-
-        zeros = [tf.zeros((), self._dtype)] * 2 + [tf.zeros(one.shape[1:], one.dtype) for one in omega if training]
-        _, (weights, _), (count, loss, *gradients), alive = tf.while_loop(
+        count, omega = x.shape[0], self.runs.copies(x.shape[0])
+        task = (x, y, self.runs.minibatches(seed, count, x.shape[1], self.steps))
+        zeros = [tf.zeros((), self.runs.dtype)] * 2 + [tf.zeros(one.shape[1:], one.dtype) for one in omega if training]
+        _, (weights, _), (counted, loss, *gradients), alive = tf.while_loop(
             lambda number, *_: number < self.steps,
-            piece,
-            (tf.constant(0), self._start(seed, x.shape[0]), zeros, tf.ones(x.shape[0], tf.bool)),
+            lambda *so_far: self._piece(omega, task, training, *so_far),
+            (tf.constant(0), self._start(seed, count), zeros, tf.ones(count, tf.bool)),
             maximum_iterations=self.steps // self.truncation,
         )
-        count = tf.maximum(count, 1)
-        gradients = [self.optimizer.scale_loss(gradient / tf.cast(count, gradient.dtype)) for gradient in gradients]
-        return self._answers(weights, query_x), tf.reduce_sum(tf.cast(~alive, tf.int32)), (loss / count, gradients)
+        diverged = tf.reduce_sum(tf.cast(~alive, tf.int32))
+        counted = tf.maximum(counted, 1)
+        gradients = [self.optimizer.scale_loss(gradient / tf.cast(counted, gradient.dtype)) for gradient in gradients]
+        return self.runs.answers(weights, query_x), diverged, (loss / counted, gradients)
+
+    def _piece(
+        self, omega: Tensors, task: Tensors, training: bool, number: Any, run: Any, sums: Tensors, alive: tf.Tensor
+    ) -> tuple[Any, ...]:
+        """`truncation` more steps of all runs; sums are over runs and pieces: how many, their losses and gradients."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(omega)
+            run, losses = self.runs.unroll(self.loss.call, omega, task, number, run, self.truncation)
+            loss = tf.reduce_sum(losses, axis=0) / self.truncation
+        gradients = tape.gradient(loss, omega, unconnected_gradients="zero") if training else []
+        alive = tf.reduce_all([alive, tf.math.is_finite(loss), *map(all_finite, gradients)], axis=0)
+        parts = [tf.ones_like(loss), loss, *clipped(gradients, self.clipnorm)]
+        sums = [before + total_of(alive, part) for before, part in zip(sums, parts, strict=True)]
+        return number + self.truncation, run, sums, alive
+
+    def _start(self, seed: tf.Tensor, count: int) -> tuple[Weights, Any]:
+        """New initial weights for every run, and an empty memory."""
+        values = [tf.convert_to_tensor(variable) for variable in self.initial_weights]
+        return self.runs.start(tf.nest.pack_sequence_as(self._structure, values), seed, count)
 
     def learning_curves(self, tasks: tf.data.Dataset, batches: int = 1, steps: int | None = None) -> np.ndarray:
         """(training runs, steps) losses on minibatches, each before the update of that step.
@@ -163,11 +164,11 @@ class UnrolledTraining(TaskModel):
         if not episode.support_y.dtype.is_integer:
             return None
         ways = getattr(tasks, "ways", None) or 1 + max(int(tf.reduce_max(y)) for y in (episode[1], episode[3]))
-        self.rule.check_ways(self.pure, ways)
+        self.runs.rule.check_ways(self.pure, ways)
         return self.answer_width(ways)
 
     def answer_width(self, ways: int) -> int:
-        return self.rule.answer_width(self.pure, ways)
+        return self.runs.rule.answer_width(self.pure, ways)
 
     def carry_on(self, states: tf.Tensor) -> None:
         self.diverged.update_state(states)
@@ -194,80 +195,13 @@ class UnrolledTraining(TaskModel):
             @tf.function(jit_compile=self.jit_compile, autograph=False)
             def losses_along(number: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
                 seed, runs = tf.stack([self.seed, -1 - number]), x.shape[0]
-                task = (x, y, self._rows(seed, runs, x.shape[1], steps))
-                _, losses = self._unroll(self._copies(runs), task, 0, self._start(seed, runs), steps)
+                task = (x, y, self.runs.minibatches(seed, runs, x.shape[1], steps))
+                omega, start = self.runs.copies(runs), self._start(seed, runs)
+                _, losses = self.runs.unroll(self.loss.call, omega, task, 0, start, steps)
                 return tf.transpose(losses)
 
             self._known_curves[steps] = losses_along
         return self._known_curves[steps]
-
-    def _unroll(self, omega: Tensors, task: Tensors, first: Any, run: Any, steps: int) -> tuple[Any, tf.Tensor]:
-        """`run` after `steps` more updates, and (steps, runs) losses before each of them."""
-        x, y, rows = task
-
-        def body(k: tf.Tensor, run: Any, losses: tf.TensorArray) -> tuple[tf.Tensor, Any, tf.TensorArray]:
-            now = rows[first + k]
-            batch = tf.gather(x, now, batch_dims=1), tf.gather(y, now, batch_dims=1)
-            (*run, loss), _ = over_tasks(
-                lambda _, *parts: (self._step(first + k, *parts), ()),
-                (*batch, omega, *run),
-                "vectorized",
-                each=(),
-                mean=(),
-            )
-            return k + 1, tuple(run), losses.write(k, loss)
-
-        losses = tf.TensorArray(self._dtype, steps, element_shape=(x.shape[0],))
-        _, run, losses = tf.while_loop(
-            lambda k, *_: k < steps, body, (tf.constant(0), run, losses), maximum_iterations=steps
-        )
-        return run, losses.stack()
-
-    def _step(self, number: Any, x: tf.Tensor, y: tf.Tensor, omega: Tensors, weights: Weights, memory: Any) -> Any:
-        """One update of one network: its weights and the memory after it, and the loss before it."""
-        with carrying(list(zip(self.update.trainable_variables, omega, strict=True))):
-            context = Context(self._mean_loss, training=True)
-            gradients, loss, after = support_gradients(self.rule, self.pure, weights, x, y, context)
-            step = Step(number, loss, True)
-            moves, memory = self.update.update(gradients, memory, list(weights.parameters), step)
-        moved = tuple(w + tf.cast(move, w.dtype) for w, move in zip(weights.parameters, moves, strict=True))
-        return after._replace(parameters=moved), memory, loss
-
-    def _mean_loss(self, right: tf.Tensor, answers: tf.Tensor) -> tf.Tensor:
-        values = tf.reshape(tf.cast(self.loss.call(right, answers), self._dtype), [-1])
-        # Not tf.reduce_mean, whose gradient XLA cannot compile where training runs are vectorized within a loop.
-        return tf.tensordot(values, tf.ones_like(values), 1) / values.shape[0]
-
-    def _start(self, seed: tf.Tensor, runs: int) -> tuple[Weights, Any]:
-        """New initial weights for every run, and an empty memory."""
-        drawn = tf.random.stateless_uniform((runs,), seed, maxval=self.starts, dtype=tf.int32)
-        weights = tf.nest.map_structure(lambda bank: tf.gather(bank, drawn), self._bank)
-        return weights, self.update.init(list(weights.parameters))
-
-    def _rows(self, seed: tf.Tensor, runs: int, examples: int, steps: int) -> tf.Tensor:
-        """(steps, runs, batch_size) numbers of the examples in each minibatch."""
-        shape = (steps, runs, self.batch_size)
-        return tf.random.stateless_uniform(shape, seed + tf.constant([1, 0]), maxval=examples, dtype=tf.int32)
-
-    def _copies(self, runs: int) -> Tensors:
-        """What is trained, once per run, so that each run has a gradient of its own."""
-        return [tf.repeat(tf.convert_to_tensor(one)[None], runs, axis=0) for one in self.update.trainable_variables]
-
-    def _answers(self, weights: Weights, x: tf.Tensor) -> tf.Tensor:
-        answers, _ = over_tasks(
-            lambda _, x, weights: (self.pure(weights, x).outputs, ()), (x, weights), "vectorized", each=(), mean=()
-        )
-        return answers
-
-    @property
-    def _dtype(self) -> str:
-        return self.pure.parameters[0].dtype
-
-
-def initial_weights(network: PureModel, count: int) -> Weights:
-    """The weights of `count` new copies of a network, stacked."""
-    copies = [PureModel(keras.models.clone_model(network.model)).weights() for _ in range(count)]
-    return tf.nest.map_structure(lambda *values: tf.stack(values), *copies)
 
 
 def clipped(gradients: Tensors, norm: float) -> Tensors:

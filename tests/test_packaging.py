@@ -53,7 +53,8 @@ LAYERS = {
     "stepping": {"checks", "execution", "faults", "internals", "tasks"},
     "training": {"checks", "faults", "stepping", "tasks"},
     "learned_optimizer": {"checks", "internals", "rules"},
-    "unrolled_training": {"checks", "functional", "outputs", "parallel", "rules", "tasks", "training"},
+    "training_runs": {"functional", "parallel", "rules"},
+    "unrolled_training": {"checks", "functional", "outputs", "rules", "tasks", "training", "training_runs"},
     "loop": {"checks", "functional", "outputs", "rules", "tasks"},
     "learner": {
         *(

@@ -34,7 +34,7 @@ def gradients_by_hand(training, inputs, clipnorm=1e9, runs=(0, 1)):
     x, y, _ = inputs
     update, omega = training.update, training.update.trainable_variables
     seed = tf.constant([training.seed, 0])
-    rows = training._rows(seed, len(x), x.shape[1], training.steps)
+    rows = training.runs.minibatches(seed, len(x), x.shape[1], training.steps)
     weights = training._start(seed, len(x))[0].parameters
     losses, gradients = [], [np.zeros(one.shape) for one in omega]
     for run in runs:
@@ -94,7 +94,7 @@ def test_a_run_is_what_keras_makes_of_the_same_minibatches(precise):
     tasks = tf.data.Dataset.from_tensors(Episode(x, y, query_x, query_y))
     found = training.learning_curves(tasks, steps=6)
     seed = tf.constant([0, -1])
-    model, rows = network(), training._rows(seed, 1, 8, 6)
+    model, rows = network(), training.runs.minibatches(seed, 1, 8, 6)
     model.set_weights([one[0] for one in training._start(seed, 1)[0].parameters])
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
     wanted = [model.train_on_batch(tf.gather(x[0], now[0]), tf.gather(y[0], now[0])) for now in rows]
@@ -129,7 +129,7 @@ def test_an_update_learns_from_training_runs_and_survives_a_file(tmp_path):
     assert losses[-1] < 0.8 * losses[0]
     training.save(tmp_path / "training.keras")
     loaded = keras.models.load_model(tmp_path / "training.keras")
-    for one, other in zip(loaded.update.get_weights(), training.update.get_weights(), strict=True):
+    for one, other in zip(loaded.get_weights(), training.get_weights(), strict=True):  # also those that runs start from
         np.testing.assert_array_equal(one, other)
     settings = ("steps", "truncation", "batch_size", "starts", "clipnorm", "seed")
     assert all(getattr(loaded, name) == getattr(training, name) for name in settings)

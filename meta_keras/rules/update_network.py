@@ -111,9 +111,13 @@ class UpdateNetwork(Update):
 
     def known_step(self, gradient: tf.Tensor, memory: Memory, number: int | tf.Tensor) -> tf.Tensor:
         """-learning_rate * sum_i c_i d_i."""
-        directions = [gradient, *memory.momenta, *adam_directions(memory, number)]
-        coefficients = tf.unstack(tf.cast(self.coefficients, gradient.dtype))
-        return -self.learning_rate * tf.add_n([c * one for c, one in zip(coefficients, directions, strict=True)])
+        first, *others = tf.unstack(tf.cast(self.coefficients, gradient.dtype))
+        plain, adam = others[: len(memory.momenta)], others[len(memory.momenta) :]
+        corrections = adam_corrections(number, gradient.dtype)
+        known = first * gradient + tf.add_n([c * one for c, one in zip(plain, memory.momenta, strict=True)])
+        # The directions of Adam have one divisor, so they are added up before the division.
+        scaled = tf.add_n([c * k * one for c, k, one in zip(adam, corrections, memory.momenta, strict=True)])
+        return -self.learning_rate * (known + scaled / (safe_root(memory.square) + EPSILON))
 
     def own_step(self, features: Tensors, number: int | tf.Tensor) -> tf.Tensor:
         """step_size * direction * exp(0.001 * magnitude); features are vectors over the parameters of a tensor."""
@@ -177,14 +181,11 @@ def remembered(gradient: tf.Tensor, before: Memory) -> Memory:
     return Memory(momenta, before.square + (1 - SQUARE_DECAY) * (tf.square(gradient) - before.square))
 
 
-def adam_directions(memory: Memory, number: int | tf.Tensor) -> Tensors:
-    """The directions of Adam for several decays of the momentum, in the form of Keras (Formula 2.7)."""
-    dtype = memory.square.dtype
+def adam_corrections(number: int | tf.Tensor, dtype: tf.DType) -> Tensors:
+    """What corrects the bias of the moving averages in Adam, for each decay of the momentum (Formula 2.7)."""
     steps = tf.cast(number, dtype) + 1
-    scale, *corrections = (1 - tf.constant(decay, dtype) ** steps for decay in (SQUARE_DECAY, *MOMENTUM_DECAYS))
-    root = safe_root(memory.square) + EPSILON
-    pairs = zip(corrections, memory.momenta, strict=True)
-    return [tf.sqrt(scale) / correction * average / root for correction, average in pairs]
+    scale, *others = (1 - tf.constant(decay, dtype) ** steps for decay in (SQUARE_DECAY, *MOMENTUM_DECAYS))
+    return [tf.sqrt(scale) / other for other in others]
 
 
 def features_of(gradient: tf.Tensor, memory: Memory, parameter: tf.Tensor) -> Tensors:
