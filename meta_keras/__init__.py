@@ -15,10 +15,12 @@ start_tensorflow()
 
 from meta_keras import classical, functional, networks, report, rules, transfer  # noqa: E402
 from meta_keras.copies import restart  # noqa: E402
+from meta_keras.learned_optimizer import LearnedOptimizer  # noqa: E402
 from meta_keras.learner import MetaLearner  # noqa: E402
 from meta_keras.loop import maml_loop  # noqa: E402
 from meta_keras.report import Score, evaluate  # noqa: E402
 from meta_keras.tasks import ClassPool, Curves, Episode, FewShot, Sinusoids, Tasks, load  # noqa: E402
+from meta_keras.unrolled_training import UnrolledTraining  # noqa: E402
 from meta_keras.version import __version__  # noqa: E402, F401
 
 __all__ = [
@@ -26,10 +28,12 @@ __all__ = [
     "Curves",
     "Episode",
     "FewShot",
+    "LearnedOptimizer",
     "MetaLearner",
     "Score",
     "Sinusoids",
     "Tasks",
+    "UnrolledTraining",
     "classical",
     "evaluate",
     "functional",

@@ -58,6 +58,11 @@ def call_of(tensor: keras.KerasTensor) -> Node:
     return operation._inbound_nodes[number]
 
 
+def number_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
+    """Which of the variables that an optimizer was built for this is. Keras passes TensorFlow's own variable."""
+    return optimizer._get_variable_index(variable)
+
+
 def input_structure(model: keras.Model) -> Any:
     """The inputs of a functional model as it takes them: one tensor, a list, or a dictionary."""
     return getattr(model, "_inputs_struct", model.inputs[0])

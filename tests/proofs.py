@@ -66,8 +66,11 @@ def assert_same(given, wanted, tolerance=1e-12):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
-def assert_slopes(learner, tasks, graph=False, tolerance=1e-8):
-    """The meta-gradients are those of the meta-loss by central differences, for the learner's own variables."""
+def assert_slopes(learner, tasks, graph=False, tolerance=1e-8, h=1e-3):
+    """The meta-gradients are those of the meta-loss by central differences, for the learner's own variables.
+
+    h: the step size. The error of the four-point formula is of fourth order in it, but it must not reach across a kink.
+    """
     variables = learner.trainable_variables
     start = [variable.numpy() for variable in variables]
     direction = [numbers(*value.shape, seed=(7, place)) for place, value in enumerate(start)]
@@ -80,7 +83,6 @@ def assert_slopes(learner, tasks, graph=False, tolerance=1e-8):
             variable.assign(value + by * ahead)
         return _meta(function, tasks)[0]
 
-    h = 1e-3  # the error of the four-point formula is of fourth order in the step size
     slope = (8 * (loss_at(h) - loss_at(-h)) - (loss_at(2 * h) - loss_at(-2 * h))) / (12 * h)
     np.testing.assert_allclose(along, slope, rtol=tolerance, atol=tolerance)
     assert abs(slope) > 1e-3

@@ -119,3 +119,9 @@ def test_webp_is_read_if_it_is_said_to_be():
     else:
         with pytest.raises(tf.errors.InvalidArgumentError):
             tf.io.decode_image(stored.getvalue())
+
+
+def test_an_optimizer_knows_the_number_of_a_variable():
+    optimizer, variables = keras.optimizers.SGD(), [keras.Variable(float(n)) for n in range(3)]
+    optimizer.build(variables)
+    assert [internals.number_of(optimizer, one) for one in (variables[2], variables[0].value)] == [2, 0]

@@ -36,6 +36,7 @@ LAYERS = {
     "startup": set(),
     "checks": set(),
     "internals": set(),
+    "embedded": set(),
     "inputs": {"checks"},
     "batch_norm": set(),
     "convolutions": set(),
@@ -43,8 +44,8 @@ LAYERS = {
     "functional": {"checks", "internals", "batch_norm"},
     "copies": {"checks", "functional", "internals"},
     "networks": {"checks"},
-    "tasks": {"checks", "inputs", "internals", "tasks"},
-    "rules": {"checks", "copies", "functional", "internals", "outputs", "rules"},
+    "tasks": {"checks", "embedded", "inputs", "internals", "tasks"},
+    "rules": {"checks", "copies", "embedded", "functional", "internals", "outputs", "rules"},
     "per_task": {"functional", "internals", "rules"},
     "predictors": {"inputs", "internals", "per_task", "rules", "tasks"},
     "parallel": {"checks", "convolutions", "functional", "internals"},
@@ -52,6 +53,9 @@ LAYERS = {
     "faults": set(),
     "stepping": {"checks", "execution", "faults", "internals", "tasks"},
     "training": {"checks", "faults", "stepping", "tasks"},
+    "learned_optimizer": {"checks", "internals", "rules"},
+    "training_runs": {"functional", "parallel", "rules"},
+    "unrolled_training": {"checks", "functional", "outputs", "rules", "tasks", "training", "training_runs"},
     "loop": {"checks", "functional", "outputs", "rules", "tasks"},
     "learner": {
         *(
@@ -68,7 +72,7 @@ LAYERS = {
         ),
         "training",
     },
-    "report": {"checks", "inputs", "learner", "tasks", "report"},
+    "report": {"checks", "embedded", "inputs", "learner", "tasks", "report"},
     "classical": {"checks", "inputs", "outputs", "tasks"},
     "transfer": {
         *("checks", "copies", "functional", "inputs", "internals", "networks", "outputs", "rules", "tasks", "transfer"),

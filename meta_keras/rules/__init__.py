@@ -5,6 +5,7 @@ from meta_keras.rules.gradient_descent import GradientDescent
 from meta_keras.rules.implicit import ImplicitGradient
 from meta_keras.rules.prototypes import Prototypes
 from meta_keras.rules.reptile import Reptile
+from meta_keras.rules.update_network import UpdateNetwork
 from meta_keras.rules.updates import FixedRate, LearnedRates, Step, Update
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "Rule",
     "Step",
     "Update",
+    "UpdateNetwork",
 ]

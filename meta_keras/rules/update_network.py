@@ -1,0 +1,222 @@
+"""PNML: a small network, applied to every parameter alone, computes the inner step."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from meta_keras import checks
+from meta_keras.embedded import check_whole, embedded_folder
+from meta_keras.functional import PureModel
+from meta_keras.rules.updates import Step, Tensors, Update
+
+MOMENTUM_DECAYS, SQUARE_DECAY = (0.5, 0.9, 0.99), 0.999
+EPSILON = 1e-7  # as in Keras' Adam
+# Features are smooth where gradients change sign. Without this they would jump there, and meta-gradients explode.
+SMOOTHING = 1e-5
+# How far a training run has come, on several time scales.
+TIME_SCALES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+BASES = ("sgd", "momentum", "adam")
+FEATURES = 4 + len(MOMENTUM_DECAYS)
+
+
+class Memory(NamedTuple):
+    """What is remembered for a tensor of parameters: moving averages of its gradient and of the gradient's square."""
+
+    momenta: tuple[tf.Tensor, ...]
+    square: tf.Tensor
+
+
+@keras.saving.register_keras_serializable(package="meta_keras")
+class UpdateNetwork(Update):
+    """A learned update: known optimizers with learned coefficients, plus the step of a network (D3's PNML).
+
+        update = -learning_rate * sum_i c_i d_i + step_size * direction * exp(0.001 * magnitude)   (Formula 11.1)
+
+    The d_i are the gradient, its moving averages on three time scales, and the directions of Adam that belong to them.
+    Direction and magnitude are the two outputs of a network that sees one parameter at a time: its gradient, momenta,
+    second moment and value, together with the number of steps. It therefore fits any number of weights of any shape.
+    The features are normalized, and the network is as small as in Metz et al., "Practical tradeoffs between memory,
+    compute, and performance in learned optimizers", 2022. Its outputs begin at zero, so that training begins with the
+    optimizer that `base` names.
+
+    learning_rate: that of the known optimizers.
+    base: "sgd", "momentum" (0.9) or "adam" (0.9 and 0.999).
+    hidden: the units of the hidden layers.
+    step_size: the size of the network's own steps.
+
+    >>> from meta_keras import MetaLearner, networks
+    >>> from meta_keras.rules import GradientDescent
+    >>> rule = GradientDescent(UpdateNetwork(0.01), steps=3)
+    >>> learner = MetaLearner(network=networks.mlp(1), rule=rule)
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        *,
+        base: str = "adam",
+        hidden: Sequence[int] = (4, 4),
+        step_size: float = 0.001,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        checks.positive(learning_rate=learning_rate, step_size=step_size)
+        checks.one_of(BASES, base=base)
+        checks.shape(hidden=hidden)
+        self.learning_rate, self.base, self.step_size = float(learning_rate), base, float(step_size)
+        self.hidden = tuple(int(units) for units in hidden)
+
+    def prepare(self, network: PureModel, parameters: Sequence[keras.Variable], steps: int) -> None:
+        if not self.built:  # what it has learned for one network serves others
+            self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        """Create the coefficients and the network. They do not depend on the parameters that will be updated."""
+        self.coefficients = self.add_weight(
+            shape=(1 + 2 * len(MOMENTUM_DECAYS),), initializer=self._first_coefficients, name="coefficients"
+        )
+        self.clock = self.add_weight(
+            shape=(len(TIME_SCALES), self.hidden[0]), initializer="glorot_uniform", name="clock"
+        )
+        widths = (FEATURES, *self.hidden, 2)
+        self.dense = [
+            (
+                self.add_weight(
+                    shape=(before, after), initializer="glorot_uniform" if after != 2 else "zeros", name=f"kernel_{n}"
+                ),
+                self.add_weight(shape=(after,), initializer="zeros", name=f"bias_{n}"),
+            )
+            for n, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+        ]
+        self.built = True
+
+    def init(self, parameters: Tensors) -> list[Memory]:
+        return [Memory((tf.zeros_like(one),) * len(MOMENTUM_DECAYS), tf.zeros_like(one)) for one in parameters]
+
+    def update(
+        self, gradients: Tensors, state: Sequence[Memory], parameters: Tensors, step: Step
+    ) -> tuple[Tensors, list[Memory]]:
+        moves, memories = [], []
+        for gradient, before, parameter in zip(gradients, state, parameters, strict=True):
+            memory = remembered(gradient, before)
+            own = self.own_step(features_of(gradient, memory, parameter), step.number)
+            moves.append(tf.reshape(own, parameter.shape) + self.known_step(gradient, memory, step.number))
+            memories.append(memory)
+        return moves, memories
+
+    def known_step(self, gradient: tf.Tensor, memory: Memory, number: int | tf.Tensor) -> tf.Tensor:
+        """-learning_rate * sum_i c_i d_i."""
+        first, *others = tf.unstack(tf.cast(self.coefficients, gradient.dtype))
+        plain, adam = others[: len(memory.momenta)], others[len(memory.momenta) :]
+        corrections = adam_corrections(number, gradient.dtype)
+        known = first * gradient + tf.add_n([c * one for c, one in zip(plain, memory.momenta, strict=True)])
+        # The directions of Adam have one divisor, so they are added up before the division.
+        scaled = tf.add_n([c * k * one for c, k, one in zip(adam, corrections, memory.momenta, strict=True)])
+        return -self.learning_rate * (known + scaled / (safe_root(memory.square) + EPSILON))
+
+    def own_step(self, features: Tensors, number: int | tf.Tensor) -> tf.Tensor:
+        """step_size * direction * exp(0.001 * magnitude); features are vectors over the parameters of a tensor."""
+        dtype = features[0].dtype
+        steps = tf.cast(number, dtype)
+        time = tf.stack([tf.tanh(steps / scale - 1) for scale in TIME_SCALES])
+        offset = tf.linalg.matvec(tf.cast(self.clock, dtype), time, transpose_a=True)
+        rows: Tensors = features
+        for kernel, bias in self.dense:
+            # A sum of products instead of a matrix product, which would be slow for so few units.
+            columns = tf.unstack(tf.cast(kernel, dtype))
+            products = [weights[:, None] * row[None] for weights, row in zip(columns, rows, strict=True)]
+            values = tf.add_n(products) + (tf.cast(bias, dtype) + offset)[:, None]
+            rows, offset = tf.unstack(tf.nn.relu(values)), tf.zeros((), dtype)
+        direction, magnitude = tf.unstack(values)
+        return self.step_size * direction * tf.exp(0.001 * magnitude)
+
+    def _first_coefficients(self, shape: tuple[int, ...], dtype: str | None = None) -> np.ndarray:
+        """Those of the optimizer that `base` names."""
+        count, nine_tenths = len(MOMENTUM_DECAYS), MOMENTUM_DECAYS.index(0.9)
+        place = {"sgd": 0, "momentum": 1 + nine_tenths, "adam": 1 + count + nine_tenths}[self.base]
+        first = np.zeros(shape, dtype)
+        first[place] = 10 if self.base == "momentum" else 1  # a velocity is ten times the moving average
+        return first
+
+    def save(self, path: str | Path) -> None:
+        """Write what was learned to a new .npz file, which `load` reads."""
+        path = _npz(path)
+        if path.exists():
+            raise FileExistsError(f"{path} exists already. Delete it, or choose another name.")
+        if not self.built:
+            self.build()
+        np.savez(path, json.dumps(self.get_config()), *self.get_weights())
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> "UpdateNetwork":
+        """The update network in a file. None loads the one that comes with the project, see data/README.md."""
+        path = embedded_folder() / "learned_update.npz" if path is None else _npz(path)
+        if path.parent == embedded_folder():
+            check_whole(path)
+        with np.load(path, allow_pickle=False) as stored:
+            config, *weights = (stored[name] for name in stored.files)
+        update = cls.from_config(json.loads(str(config)))
+        update.build()
+        update.set_weights(weights)
+        return update
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "learning_rate": self.learning_rate,
+            "base": self.base,
+            "hidden": self.hidden,
+            "step_size": self.step_size,
+        }
+
+
+def remembered(gradient: tf.Tensor, before: Memory) -> Memory:
+    """The memory after a step with this gradient."""
+    pairs = zip(MOMENTUM_DECAYS, before.momenta, strict=True)
+    momenta = tuple(average + (1 - decay) * (gradient - average) for decay, average in pairs)
+    return Memory(momenta, before.square + (1 - SQUARE_DECAY) * (tf.square(gradient) - before.square))
+
+
+def adam_corrections(number: int | tf.Tensor, dtype: tf.DType) -> Tensors:
+    """What corrects the bias of the moving averages in Adam, for each decay of the momentum (Formula 2.7)."""
+    steps = tf.cast(number, dtype) + 1
+    scale, *others = (1 - tf.constant(decay, dtype) ** steps for decay in (SQUARE_DECAY, *MOMENTUM_DECAYS))
+    return [tf.sqrt(scale) / other for other in others]
+
+
+def features_of(gradient: tf.Tensor, memory: Memory, parameter: tf.Tensor) -> Tensors:
+    """What the network sees of a tensor of parameters, as vectors.
+
+    The gradient, the parameter and the root of the second moment are scaled to a mean square of 1 over the tensor; the
+    gradient and the momenta are also divided by that root.
+    """
+    gradient, parameter, square, *momenta = (
+        tf.reshape(one, [-1]) for one in (gradient, parameter, memory.square, *memory.momenta)
+    )
+    root = tf.sqrt(square + SMOOTHING)
+    return [*map(normalized, (gradient, parameter, root)), *(one / root for one in (gradient, *momenta))]
+
+
+def normalized(vector: tf.Tensor) -> tf.Tensor:
+    """Scaled to a mean square of 1."""
+    # Not tf.reduce_mean, whose gradient XLA cannot compile where training runs are vectorized within a loop.
+    mean_square = tf.tensordot(vector, vector, 1) / vector.shape[0]
+    return vector * tf.math.rsqrt(mean_square + SMOOTHING)
+
+
+def safe_root(square: tf.Tensor) -> tf.Tensor:
+    """The square root, with the derivative 0 at 0, where the root itself has an infinite one."""
+    some = square > 0
+    return tf.where(some, tf.sqrt(tf.where(some, square, tf.ones_like(square))), tf.zeros_like(square))
+
+
+def _npz(path: str | Path) -> Path:
+    """The path of an .npz file, or a ValueError."""
+    checks.path(path=path)
+    if Path(path).suffix != ".npz":
+        raise ValueError(f"path must end in .npz; got {str(path)!r}.")
+    return Path(path)

@@ -1,0 +1,104 @@
+"""Networks that are trained side by side with an update, one on the support set of each task."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from meta_keras.functional import PureModel, Weights, carrying
+from meta_keras.parallel import over_tasks
+from meta_keras.rules.base import Context
+from meta_keras.rules.gradient_descent import GradientDescent
+from meta_keras.rules.inner_loop import support_gradients
+from meta_keras.rules.updates import Step, Update
+
+Tensors = list[tf.Tensor]
+Losses = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # labels or targets and answers in, one loss per example out
+
+
+class TrainingRuns:
+    """Training runs of a network with an update. The first axis of every tensor numbers the runs.
+
+    A run is its weights and the memory of its update, and a task its examples, their labels, and the numbers of the
+    examples in each minibatch.
+    """
+
+    def __init__(self, network: PureModel, update: Update, steps: int, batch_size: int) -> None:
+        self.network, self.update, self.batch_size = network, update, batch_size
+        self.rule = GradientDescent(update, steps=steps, batch_statistics="moving")
+        self.rule.prepare(network)
+
+    def start(self, weights: Weights, seed: tf.Tensor, runs: int) -> tuple[Weights, Any]:
+        """For each run, a choice of stacked initial `weights`, and an empty memory."""
+        number = weights.parameters[0].shape[0]
+        drawn = tf.random.stateless_uniform((runs,), seed, maxval=number, dtype=tf.int32)
+        weights = tf.nest.map_structure(lambda stacked: tf.gather(stacked, drawn), weights)
+        return weights, self.update.init(list(weights.parameters))
+
+    def minibatches(self, seed: tf.Tensor, runs: int, examples: int, steps: int) -> tf.Tensor:
+        """(steps, runs, batch_size) numbers of the examples in each minibatch."""
+        shape = (steps, runs, self.batch_size)
+        return tf.random.stateless_uniform(shape, seed + tf.constant([1, 0]), maxval=examples, dtype=tf.int32)
+
+    def copies(self, runs: int) -> Tensors:
+        """What the update learns, once per run, so that each run has a gradient of its own."""
+        return [tf.repeat(tf.convert_to_tensor(one)[None], runs, axis=0) for one in self.update.trainable_variables]
+
+    def unroll(
+        self, losses_of: Losses, omega: Tensors, task: Tensors, first: Any, run: Any, steps: int
+    ) -> tuple[Any, tf.Tensor]:
+        """`run` after `steps` more updates, from number `first` on, and (steps, runs) losses before each of them."""
+        x, y, minibatches = task
+
+        def body(k: tf.Tensor, run: Any, losses: tf.TensorArray) -> tuple[tf.Tensor, Any, tf.TensorArray]:
+            now = minibatches[first + k]
+            batch = tf.gather(x, now, batch_dims=1), tf.gather(y, now, batch_dims=1)
+            (*run, loss), _ = over_tasks(
+                lambda _, *parts: (self._step(losses_of, first + k, *parts), ()),
+                (*batch, omega, *run),
+                "vectorized",
+                each=(),
+                mean=(),
+            )
+            return k + 1, tuple(run), losses.write(k, loss)
+
+        losses = tf.TensorArray(self.dtype, steps, element_shape=(x.shape[0],))
+        start = (tf.constant(0), run, losses)
+        _, run, losses = tf.while_loop(lambda k, *_: k < steps, body, start, maximum_iterations=steps)
+        return run, losses.stack()
+
+    def answers(self, weights: Weights, x: tf.Tensor) -> tf.Tensor:
+        """What each network answers to its own inputs."""
+        answers, _ = over_tasks(
+            lambda _, x, weights: (self.network(weights, x).outputs, ()), (x, weights), "vectorized", each=(), mean=()
+        )
+        return answers
+
+    def _step(
+        self, losses_of: Losses, number: Any, x: tf.Tensor, y: tf.Tensor, omega: Tensors, weights: Weights, memory: Any
+    ) -> Any:
+        """One update of one network: its weights and the memory after it, and the loss before it."""
+
+        def loss_of(right: tf.Tensor, answers: tf.Tensor) -> tf.Tensor:
+            values = tf.reshape(tf.cast(losses_of(right, answers), self.dtype), [-1])
+            # Not tf.reduce_mean, whose gradient XLA cannot compile where runs are vectorized within a loop.
+            return tf.tensordot(values, tf.ones_like(values), 1) / values.shape[0]
+
+        with carrying(list(zip(self.update.trainable_variables, omega, strict=True))):
+            context = Context(loss_of, training=True)
+            gradients, loss, after = support_gradients(self.rule, self.network, weights, x, y, context)
+            step = Step(number, loss, True)
+            moves, memory = self.update.update(gradients, memory, list(weights.parameters), step)
+        moved = tuple(w + tf.cast(move, w.dtype) for w, move in zip(weights.parameters, moves, strict=True))
+        return after._replace(parameters=moved), memory, loss
+
+    @property
+    def dtype(self) -> str:
+        return self.network.parameters[0].dtype
+
+
+def initial_weights(network: PureModel, count: int) -> Weights:
+    """The weights of `count` new copies of a network, stacked."""
+    copies = [PureModel(keras.models.clone_model(network.model)).weights() for _ in range(count)]
+    return tf.nest.map_structure(lambda *values: tf.stack(values), *copies)

@@ -1,0 +1,187 @@
+"""Meta-training on whole training runs: gradients in pieces, diverged runs, and what the runs are."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+from proofs import in_float64, numbers, regression
+from test_rules_update_network import at_random, built
+
+from meta_keras import Episode, Sinusoids, UnrolledTraining, networks
+from meta_keras.rules import LearnedRates, Step, UpdateNetwork
+
+
+@pytest.fixture
+def precise():
+    in_float64()
+
+
+def network():
+    return keras.Sequential([keras.Input((2,)), layers.Dense(3, "tanh"), layers.Dense(1)])
+
+
+def training_of(update, net=None, **settings):
+    keras.utils.set_random_seed(0)
+    settings = {"steps": 4, "truncation": 2, "batch_size": 3, "starts": 3} | settings
+    training = UnrolledTraining(net or network(), update, **settings)
+    training.compile(keras.optimizers.SGD(0.01), loss="mse", jit_compile=False)
+    return training
+
+
+def gradients_by_hand(training, inputs, clipnorm=1e9, runs=(0, 1)):
+    """The meta-loss of some runs and its gradients, one run and one piece after another on eager tapes."""
+    x, y, _ = inputs
+    update, omega = training.update, training.update.trainable_variables
+    seed = tf.constant([training.seed, 0])
+    rows = training.runs.minibatches(seed, len(x), x.shape[1], training.steps)
+    weights = training._start(seed, len(x))[0].parameters
+    losses, gradients = [], [np.zeros(one.shape) for one in omega]
+    for run in runs:
+        parameters = [one[run] for one in weights]
+        memory = update.init(parameters)
+        for first in range(0, training.steps, training.truncation):
+            with tf.GradientTape() as tape:
+                along = []
+                for number in range(first, first + training.truncation):
+                    with tf.GradientTape() as inner:
+                        inner.watch(parameters)
+                        now = rows[number, run]
+                        hidden = tf.tanh(tf.gather(x[run], now) @ parameters[0] + parameters[1])
+                        error = tf.gather(y[run], now) - (hidden @ parameters[2] + parameters[3])
+                        along.append(tf.reduce_mean(tf.square(error)))
+                    slopes = inner.gradient(along[-1], parameters)
+                    moves, memory = update.update(slopes, memory, parameters, Step(number, along[-1], True))
+                    parameters = [one + move for one, move in zip(parameters, moves, strict=True)]
+                loss = tf.add_n(along) / training.truncation
+            found = [g.numpy() for g in tape.gradient(loss, omega)]
+            factor = min(1, clipnorm / np.sqrt(sum(np.sum(g**2) for g in found)))
+            gradients = [total + factor * g for total, g in zip(gradients, found, strict=True)]
+            losses.append(float(loss))
+            parameters, memory = tf.nest.map_structure(tf.stop_gradient, (parameters, memory))
+    return np.mean(losses), [total / len(losses) for total in gradients]
+
+
+@pytest.mark.parametrize("clipnorm", [1e9, 0.01])
+def test_the_gradient_is_that_of_truncated_backpropagation(clipnorm, precise):
+    update = at_random(built(learning_rate=0.05, hidden=(3,), step_size=0.05), 0.3)
+    training = training_of(update, clipnorm=clipnorm)
+    inputs, query_y = regression(tasks=2, support=6)
+    _, diverged, (loss, gradients) = tf.function(training.meta_gradients)(inputs, query_y)
+    wanted_loss, wanted = gradients_by_hand(training, inputs, clipnorm)
+    assert int(diverged) == 0
+    np.testing.assert_allclose(loss, wanted_loss, rtol=1e-10)
+    for one, other in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-12)
+
+
+def test_a_longer_piece_has_another_gradient(precise):
+    update = at_random(built(learning_rate=0.05, hidden=(3,), step_size=0.05), 0.3)
+    tasks = regression(tasks=2, support=6)
+    found = [
+        tf.function(training_of(update, truncation=truncation).meta_gradients)(*tasks)[2] for truncation in (1, 2, 4)
+    ]
+    losses, gradients = zip(*found, strict=True)
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-12)
+    # The loss before the first update of a piece does not depend on that update.
+    assert all(np.all(one == 0) for one in gradients[0])
+    assert not np.allclose(gradients[1][0], gradients[2][0], rtol=0.01)
+
+
+def test_a_run_is_what_keras_makes_of_the_same_minibatches(precise):
+    training = training_of(built(learning_rate=0.1, base="momentum"), steps=6, truncation=3)
+    (x, y, query_x), query_y = regression(tasks=1, support=8)
+    tasks = tf.data.Dataset.from_tensors(Episode(x, y, query_x, query_y))
+    found = training.learning_curves(tasks, steps=6)
+    seed = tf.constant([0, -1])
+    model, rows = network(), training.runs.minibatches(seed, 1, 8, 6)
+    model.set_weights([one[0] for one in training._start(seed, 1)[0].parameters])
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    wanted = [model.train_on_batch(tf.gather(x[0], now[0]), tf.gather(y[0], now[0])) for now in rows]
+    np.testing.assert_allclose(found[0], [float(np.ravel(one)[0]) for one in wanted], rtol=1e-5)
+
+
+def test_a_diverged_run_does_not_count(precise):
+    training = training_of(at_random(built(learning_rate=0.01, hidden=(3,), step_size=0.01), 0.3), clipnorm=1e9)
+    (x, y, query_x), query_y = regression(tasks=2, support=6)
+    bad = (x * tf.constant([1.0, np.inf], x.dtype)[:, None, None], y, query_x)
+    _, diverged, (loss, gradients) = tf.function(training.meta_gradients)(bad, query_y)
+    wanted_loss, wanted = gradients_by_hand(training, bad, runs=[0])
+    assert int(diverged) == 1
+    np.testing.assert_allclose(loss, wanted_loss, rtol=1e-10)
+    for one, other in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-12)
+
+
+def test_logs_say_how_many_runs_have_diverged():
+    update = built(learning_rate=1e4, base="sgd")
+    training = training_of(update, networks.mlp(1, hidden=(4,)))
+    history = training.fit(Sinusoids(shots=5, meta_batch=2), steps_per_epoch=2, verbose=0).history
+    assert history["diverged"] == [4.0]
+    assert all(np.isfinite(one).all() for one in update.get_weights())
+
+
+def test_an_update_learns_from_training_runs_and_survives_a_file(tmp_path):
+    curves = Sinusoids(shots=10, meta_batch=4, amplitude=(1, 2), x_range=(-2, 2))
+    training = training_of(UpdateNetwork(0.001, hidden=(4,)), networks.mlp(1, hidden=(8,)), steps=20, truncation=10)
+    training.compile(keras.optimizers.Adam(0.05), "mse", jit_compile=False)
+    losses = training.fit(curves, steps_per_epoch=10, epochs=4, verbose=0).history["loss"]
+    assert losses[-1] < 0.8 * losses[0]
+    training.save(tmp_path / "training.keras")
+    loaded = keras.models.load_model(tmp_path / "training.keras")
+    for one, other in zip(loaded.get_weights(), training.get_weights(), strict=True):  # also those that runs start from
+        np.testing.assert_array_equal(one, other)
+    settings = ("steps", "truncation", "batch_size", "starts", "clipnorm", "seed")
+    assert all(getattr(loaded, name) == getattr(training, name) for name in settings)
+    assert loaded.optimizer.iterations == loaded.batches_seen == 40
+
+
+def test_xla_comes_to_the_same():
+    x, y = tf.constant(numbers(2, 6, 2).astype("float32")), tf.constant([[0, 1, 2] * 2] * 2)
+    tasks, start, found = tf.data.Dataset.from_tensors(Episode(x, y, x, y)), None, []
+    for jit in (False, True):
+        update = built(learning_rate=0.01, hidden=(2,))
+        start = start or update.get_weights()
+        update.set_weights(start)
+        training = training_of(update, networks.mlp(3, input_shape=(2,), hidden=(3,)))
+        training.compile(keras.optimizers.SGD(0.1), jit_compile=jit)
+        training.fit(tasks, epochs=2, verbose=0)
+        found.append(update.get_weights())
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(found[0][0], start[0])
+
+
+def test_other_updates_can_be_trained_too():
+    rates = LearnedRates(0.001, per="layer")
+    training = training_of(rates, networks.mlp(1, hidden=(4,)), steps=10, truncation=5)
+    training.fit(Sinusoids(shots=5, meta_batch=2), steps_per_epoch=3, verbose=0)
+    assert all(float(rate) != 0.001 for rate in rates.rates)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 5}, "steps must be a multiple of truncation; got 5 and 2"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"clipnorm": 0}, "clipnorm must be"),
+        ({"starts": 0}, "starts must be"),
+        ({"seed": -1}, "seed must be"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        training_of(UpdateNetwork(), **settings)
+
+
+def test_an_optimizer_is_not_an_update():
+    with pytest.raises(TypeError, match="update must be an Update"):
+        training_of(keras.optimizers.Adam())
+
+
+def test_a_network_with_too_few_outputs_is_refused():
+    training = training_of(UpdateNetwork(), networks.mlp(2, hidden=(3,)))
+    training.compile()
+    x, y = tf.zeros((1, 3, 1)), tf.constant([[0, 1, 2]])
+    with pytest.raises(ValueError, match="The tasks have 3 classes; the network 'mlp' has 2 outputs"):
+        training.fit(tf.data.Dataset.from_tensors(Episode(x, y, x, y)), verbose=0)
