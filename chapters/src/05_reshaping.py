@@ -36,8 +36,8 @@ stored = mk.report.measured("chapter_05")  # long measurements, made by benchmar
 # %% [markdown]
 # ## Two tasks for the same images
 #
-# Methods that change the structure or the weights of a trained model are called **model adaptation** (模型自适应). A network
-# can teach another one, its first layers can serve other tasks, and its parts can be combined with those of others.
+# D4 calls deriving new models from trained ones **model adaptation** (模型自适应). A network can teach another one, its first
+# layers can serve other tasks, and its parts can be combined with those of others.
 
 # %% [markdown]
 # To study several tasks at once, we rotate each image of a subset of Fashion-MNIST by 0, 90, 180 and 270 degrees. One task
@@ -320,8 +320,8 @@ assert all(np.array_equal(a, b) for a, b in zip(before, class_teacher.get_weight
 # | $T$ | 1, 2, 4, 8, 16 |
 # | $\lambda$ | 0.25, 0.5, 0.75, 1 |
 #
-# If the best learning rate, $\varepsilon$ or $T$ is at an edge, its grid is extended. The rest of the chapter uses the same
-# candidates.
+# If the best learning rate, $\varepsilon$ or $T$ is at an edge, its grid is extended (except in three ties). The rest of the
+# chapter uses the same candidates.
 
 # %% [markdown]
 # We call a difference **significant** if the 95 % interval of the *paired* differences, one per seed, excludes zero. All
@@ -468,7 +468,7 @@ print(f"12,800 steps selected in {len(at_limit)} of {len(chosen)} cases, better 
 
 # %% [markdown]
 # The best temperatures are 8, 8 and 4, with a flat maximum, and $T = 1$ is worse in all three cases. At every number of
-# steps, distillation is ahead of true labels. The limit on steps was selected often, but with small gains, so it is a
+# steps, distillation is ahead of true labels. The limit on steps was selected often, gaining at most 0.011, so it is a
 # common budget rather than the best for each method. These results were used for selection and have no intervals.
 
 # %% [markdown]
@@ -567,8 +567,8 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # Two stages make no significant difference. Joint training is significantly better with 5 images, by 0.007 ± 0.006, one of
-# six comparisons; with 75 images, the selected $\eta$ is so small that hardly any feature loss remains. FitNets were
-# designed for students that are thinner but *deeper* than the teacher, which were not tested here.
+# six comparisons; with 75 images, the selected $\eta$ is only 0.0001. FitNets were designed for students that are thinner
+# but *deeper* than the teacher, which were not tested here.
 
 # %% [markdown]
 # ## Splitting a network
@@ -640,11 +640,11 @@ mk.report.Table([*rows, *table_rows, *compared])
 # The probe on the trained backbone is far better than the lookup table and the probe on the orientation logits, and
 # significantly better than a probe on an untrained backbone, so it uses features learned for the orientation. However, it
 # is significantly better than a probe on the **pixels** with 20 labels per class only. Fine-tuning is significantly better
-# throughout (barely with 5), but never significantly better than training from scratch, and worse with 75. So pretraining
-# on orientations did not help here.
+# throughout (barely with 5), but never significantly better than training from scratch, and worse with 75. Pretraining on
+# orientations showed no advantage here.
 
 # %% [markdown]
-# Backbone, old head and new head form a network for both tasks, with unchanged predictions of the orientation:
+# Backbone, rest of the old network and new head form a network for both tasks, whose orientation predictions are unchanged:
 
 # %%
 _, old_head = split_model(orientation_network, cut)
@@ -673,7 +673,7 @@ for name, front in fronts.items():
     print(f"front of {name}, back of B: {accuracy(joined(x_test), y_test['class']):.3f}")
 
 # %% [markdown]
-# A's front works with A's own back, but not with B's. One reason is the **permutation symmetry** of hidden layers. If the
+# B's back works with its own front, but not with A's. One reason is the **permutation symmetry** of hidden layers. If the
 # units of a hidden layer are permuted by a matrix $P$, and the inputs of the next layer accordingly, the network computes
 # the same function:
 #
@@ -785,7 +785,7 @@ mk.report.Table(rows)
 #
 # Trained on labels, with front and back frozen, the 4,160 weights of a stitching layer may learn the task instead of
 # translating. The script trained, on the front for orientations, a stitch to the trained back of B, a stitch to an
-# *untrained* back, and a *fresh back* without a stitch.
+# *untrained* back, and a *fresh back*, itself trained, without a stitch.
 
 # %%
 BACKS = ("trained back", "untrained back", "fresh back")
@@ -811,8 +811,8 @@ mk.report.Table(rows)
 # - **Hints** improved this student little or not at all, in stages (FitNets) or jointly.
 # - Compare a **linear probe** on a backbone with a lookup table, an untrained backbone, the pixels, fine-tuning and
 #   training from scratch.
-# - Because of **permutation symmetry**, parts of independently trained networks do not fit as they are. Matching or linear
-#   maps connect them, but only an untrained reference shows how similar their features are.
+# - Partly because of **permutation symmetry**, parts of independently trained networks do not fit. Linear maps connect
+#   them better than matching, but only an untrained reference shows how similar their features are.
 # - A **stitching layer trained on labels** may learn the task on its own.
 
 # %% [markdown]
