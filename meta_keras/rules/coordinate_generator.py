@@ -63,9 +63,11 @@ class CoordinateGenerator(Rule):
 
     def build(self, input_shape: Any = None) -> None:
         """Create the networks r, q, a and b. Their shapes do not depend on what is generated."""
-        varied = keras.initializers.RandomNormal(stddev=2.0)  # so that units differ, whatever the task is
+        varied = keras.initializers.RandomNormal(stddev=1.0)  # so that units differ, whatever the task is
         self.reader = self._perceptron("reader", 2, keras.layers.Dense(self.code))
         self.summary = self._perceptron("summary", self.code, keras.layers.Dense(self.code))
+        self.normalize = keras.layers.LayerNormalization(name="normalize")
+        self.normalize.build((None, self.code))
         self.task = self._perceptron(
             "task", 3 * self.code, keras.layers.Dense(self.components, bias_initializer=varied)
         )
@@ -113,7 +115,7 @@ class CoordinateGenerator(Rule):
         pairs = tf.stack([x + tf.zeros_like(y), y + tf.zeros_like(x)], axis=-1)
         read = self.reader(tf.reshape(pairs, (-1, 2)), training=context.training)
         mean = tf.reduce_mean(tf.reshape(read, (-1, *pairs.shape[1:3], self.code)), axis=0)
-        summary = self.summary(tf.reshape(mean, (-1, self.code)), training=context.training)
+        summary = self.summary(self.normalize(tf.reshape(mean, (-1, self.code))), training=context.training)
         return tf.reshape(summary, (*pairs.shape[1:3], self.code))
 
     def generate(self, shape: Sequence[int], place: Place, pairs: tf.Tensor, context: Context) -> tf.Tensor:
