@@ -36,6 +36,9 @@ stored = mk.report.measured("chapter_08")  # long measurements, made by benchmar
 # (超网络; Ha, Dai and Le, 2016), replaces these steps by a single forward pass: its input is the support set, and its
 # output is a set of weights for a second network, the **lower-level network** (下级网络), which answers the queries.
 # Everything that was learned is in the meta-network, and no gradient is needed to adapt.
+
+# %% [markdown]
+# ### Reading a support set
 #
 # A support set has no order and no fixed size. The meta-network therefore reads each example $(x_i, y_i)$ alone, by the
 # same function $r$, and averages (Zaheer et al., "Deep Sets", 2017). With $n$ examples, whose features below the
@@ -61,7 +64,8 @@ assert np.isclose(generated, np.linalg.lstsq(x[:, None], y, rcond=None)[0][0])
 
 # %% [markdown]
 # For most networks nobody knows such functions, so $r$ and $h$ are networks and are learned.
-#
+
+# %% [markdown]
 # ## Three layers and six steps
 #
 # A meta-network consists of a **meta input layer** (元输入层), here $r$ with the mean, a **meta hidden layer** (元隐藏层),
@@ -70,7 +74,7 @@ assert np.isclose(generated, np.linalg.lstsq(x[:, None], y, rcond=None)[0][0])
 
 # %%
 keras.utils.set_random_seed(0)
-meta_input = keras.Sequential([keras.Input((2,)), layers.Dense(64, "relu"), layers.Dense(64)])
+meta_input = keras.Sequential([keras.Input((None, 2)), layers.Dense(64, "relu"), layers.Dense(64)])
 meta_hidden = keras.Sequential([keras.Input((64,)), layers.Dense(64, "relu")])
 meta_output = keras.Sequential([keras.Input((64,)), layers.Dense(61)])
 parts = [meta_input, meta_hidden, meta_output]
@@ -189,12 +193,12 @@ print(f"two of 41 components contain {share.sum():.0%} of the variance")
 # %% picture="generated_weights" jupyter={"outputs_hidden": true}
 waves = np.concatenate([np.sin(test.query_x), np.cos(test.query_x)], axis=-1)
 a, b = (np.linalg.pinv(waves) @ test.query_y.numpy())[:, :, 0].T
-figure, axes = plt.subplots(1, 2, figsize=(8, 3.4))
+figure, axes = plt.subplots(1, 2, figsize=(8, 2.9))
 for axis, color, label in zip(
     axes, (np.arctan2(-b, a) % np.pi, np.hypot(a, b)), ("phase", "amplitude"), strict=True
 ):
     points = axis.scatter(*components.T, c=color, cmap="viridis", s=12)
-    figure.colorbar(points, label=f"{label} of the curve")
+    figure.colorbar(points, shrink=0.75, label=f"{label} of the curve")
     axis.set(xlabel="first component", ylabel="second component", aspect="equal")
 plt.show()
 
@@ -243,9 +247,10 @@ mk.report.Table(rows)
 # %% [markdown]
 # ### Outside the training distribution
 #
-# Gradient descent follows the loss of whatever task it is given. A generator only interpolates what it has seen. We test
-# the two learners trained above on curves with other amplitudes (they were trained on 0.1 to 5) and divide the error by
-# the variance of each curve, $A^2 / 2$, so that 1 corresponds to a constant answer.
+# Gradient descent follows the loss of whatever task it is given, whereas a generator has to extrapolate to unfamiliar
+# descriptions. One might therefore expect gradient descent to cope better with unfamiliar tasks. We test the two learners
+# trained above on curves with other amplitudes (they were trained on 0.1 to 5) and divide the error by $A^2 / 2$, about
+# the variance of a curve.
 
 # %%
 amplitudes, curves = (1, 2, 4, 6, 8, 12), {"generator": [], "MAML, 10 steps": []}
@@ -268,12 +273,15 @@ plt.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# Both get relatively worse beyond the amplitudes of the training tasks (one training run each; intervals over tasks), so
-# neither should be used there without a check.
+# Relative to the variance, both errors grow several times beyond the amplitudes of the training tasks, and ten gradient
+# steps do not reduce MAML's below the generator's (one training run each; intervals over tasks). At least for amplitudes,
+# the expectation is wrong.
 
 # %%
 for found in curves.values():
-    assert found[-1][0] - found[-1][1] > found[2][0] + found[2][1]
+    assert found[-1][0] > 3 * found[2][0]
+for (ours, width), (theirs, other) in list(zip(*curves.values(), strict=True))[3:]:
+    assert ours - width < theirs + other
 
 # %% [markdown]
 # ## Classification: one column per class
@@ -406,7 +414,8 @@ mk.report.Table(rows)
 # So far each generator belongs to one network, because its meta output layer has one unit per weight. Can a single
 # meta-network serve networks of different shapes and task types? It must describe tasks with any number of inputs and
 # outputs, and it must produce weights of any number.
-#
+
+# %% [markdown]
 # **Tasks.** We read each pair of an input $f$ and an output $t$ separately. For classes, $y_{nt}$ is 1 if example $n$
 # belongs to class $t$, and otherwise 0:
 #
@@ -482,7 +491,8 @@ mk.report.Table(
 # - Adapting needs no gradients. On glyphs, a generated head was at least as accurate as MAML. Prototypes explain most of
 #   its advantage, and an ordinary classifier with nearest class means was more accurate still.
 # - One generator can serve networks of several shapes if weights are functions of their places.
-# - A generator knows only the tasks that it was trained for. Test it outside of them before you rely on it.
+# - Outside the training distribution, the errors of the generator and of MAML grow several times, so test both there before
+#   you rely on them.
 
 # %% [markdown]
 # ## Exercises
