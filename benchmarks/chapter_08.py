@@ -14,8 +14,8 @@ sines: what chapter 10 measured, with its tasks, seeds, 1,500 steps of 25 tasks 
 results can be compared with. The outer learning rate is selected on its 500 validation tasks.
 
 shared: one generator for three networks of different shapes and two types of task (sine curves, planes, clusters),
-against MAML and one generator for each network, all with as many meta-training steps per network, and
-learning rates selected on validation tasks.
+against MAML for each network, with as many meta-training steps per network, and learning rates selected on validation
+tasks.
 
 times: seconds to adapt to one task, in turns in one process, as ratios to those of MAML.
 
@@ -316,8 +316,6 @@ def shared_part(record: Record) -> None:
     record.measure("shared, test: nearest class mean, clusters", nearest_mean_of_points)
     for kind in KINDS:
         shared_method(record, f"MAML, {kind}", (kind,), GradientDescent)
-    for kind in KINDS:
-        shared_method(record, f"own generator, {kind}", (kind,), lambda inner: CoordinateGenerator())
 
 
 def shared_method(record: Record, name: str, kinds: tuple[str, ...], make: Callable[[float], Rule]) -> None:

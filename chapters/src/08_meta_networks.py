@@ -372,7 +372,8 @@ mk.report.Table([{"a": a, "b": b, "a - b": interval(gap)} for (a, b), gap in dif
 # prototypes it is 17 points better than MAML, but not distinguishable from a prototypical network, so the learned
 # corrections have no measurable benefit here: what helps is the prototypes. The strongest result is that of the cheapest
 # method. An ordinary classifier on the same number of images, followed by the nearest class mean of its centered features,
-# is 13 points above every meta-learner that we trained. As chapter 01 shows, such comparisons depend on the budget.
+# is on average at least 12 points above every meta-learner that we trained. As chapter 01 shows, such comparisons depend
+# on the budget.
 
 # %% [markdown]
 # With the statistics of the queries (`"episode"`, the transductive policy of MAML's authors), at the same learning rates:
@@ -389,7 +390,11 @@ means = {label: np.mean(values) for label, values in accuracies.items()}
 assert means["generator"] > means["MAML, 1 step"] - 0.03  # within three points of MAML, or better
 found = [mk.report.mean_and_interval(gap) for gap in differences.values()]
 assert [abs(mean) > width for mean, width in found] == [False, True, False, True, True]
-assert [round(100 * mean) for mean, _ in found[:2]] == [3, 17] and round(100 * found[4][0]) == 13
+assert [round(100 * mean) for mean, _ in found[:2]] == [3, 17]
+assert all(
+    means["classifier, nearest class mean"] - means[label] > 0.12
+    for label in list(methods.values())[:4]
+)
 
 # %% [markdown]
 # ## How long adaptation takes
@@ -444,8 +449,9 @@ for kind, (inputs, *hidden, units) in shapes.items():
 # %% [markdown]
 # The networks have no trained weights of their own. The stored experiment trained the one generator on three families of
 # tasks at once, by the sum of their losses: sine curves, noisy planes in two dimensions, and three clusters of points to be
-# classified. MAML and one generator per network had as many steps (400 batches of 25 tasks per network) and learning rates
-# selected on validation tasks. Errors are divided by those of a constant answer.
+# classified. MAML, for one network at a time, had as many steps (400 batches of 25 tasks per network), and all learning
+# rates were selected on validation tasks. Errors are divided by those of a constant answer; intervals are over three seeds.
+# The simple baselines are least squares and the nearest class mean of the points.
 
 # %%
 kinds = list(shapes)
@@ -453,11 +459,7 @@ simple = {"planes": "least squares, planes", "clusters": "nearest class mean, cl
 rows = []
 for kind in kinds:
     row = {"tasks": kind}
-    for label, name in (
-        ("one generator", "one generator"),
-        ("own generator", f"own generator, {kind}"),
-        ("MAML", f"MAML, {kind}"),
-    ):
+    for label, name in (("one generator", "one generator"), ("MAML, 1 step", f"MAML, {kind}")):
         row[label] = interval([stored[f"shared, test: {name}, seed {seed}"][kind] for seed in range(3)])
     row["simple baseline"] = f"{stored[f'shared, test: {simple[kind]}']:.3f}" if kind in simple else "–"
     rows.append(row)
