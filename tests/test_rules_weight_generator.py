@@ -236,6 +236,15 @@ def test_layers_must_be_there(settings, message):
         mk.MetaLearner(network=chain(), rule=WeightGenerator(**settings))
 
 
+def test_networks_must_have_one_output():
+    x = keras.Input((2,))
+    two = keras.Model(x, [layers.Dense(1, name="head")(x), layers.Dense(1)(x)])
+    with pytest.raises(ValueError, match="The network must have one output of a known shape"):
+        mk.MetaLearner(network=two, rule=WeightGenerator())
+    with pytest.raises(ValueError, match="The encoder must have one output of a known shape"):
+        mk.MetaLearner(network=chain(), rule=WeightGenerator(encoder=two))
+
+
 def test_a_network_must_have_one_output_per_class():
     learner = mk.MetaLearner(network=classifier(4), rule=WeightGenerator(per_class=True))
     with pytest.raises(ValueError, match="The tasks have 3 classes; the network .* has 4 outputs. Give .* 3 units"):

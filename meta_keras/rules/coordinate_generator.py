@@ -11,7 +11,7 @@ from meta_keras.checks import at_least
 from meta_keras.functional import Outcome, PureModel, Weights
 from meta_keras.internals import all_layers
 from meta_keras.rules.base import Adaptation, Context, Rule
-from meta_keras.rules.generated import flat
+from meta_keras.rules.generated import flat, width_of
 
 FREQUENCIES = tuple(2.0**power * np.pi for power in range(6))
 
@@ -57,6 +57,7 @@ class CoordinateGenerator(Rule):
         self.code, self.components, self.hidden = int(code), int(components), int(hidden)
 
     def prepare(self, network: PureModel) -> None:
+        width_of(network.model, "network")
         places_of(network)
         if not self.built:  # what it has learned with one network serves others
             self.build()

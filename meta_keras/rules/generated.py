@@ -74,6 +74,14 @@ def check_head(network: PureModel, variables: Sequence[keras.Variable]) -> None:
         )
 
 
+def width_of(model: keras.Model, name: str) -> int:
+    """How many numbers the model returns per example."""
+    shape = getattr(model, "output_shape", None)
+    if not isinstance(shape, tuple) or not all(isinstance(size, int) for size in shape[1:]):
+        raise ValueError(f"The {name} must have one output of a known shape; that of {model.name!r} is {shape}.")
+    return math.prod(shape[1:])
+
+
 def flat(examples: tf.Tensor) -> tf.Tensor:
     """One row of numbers for each example."""
     return tf.reshape(examples, (tf.shape(examples)[0], math.prod(examples.shape[1:])))

@@ -10,7 +10,7 @@ import tensorflow as tf
 from meta_keras.checks import at_least, between, built_model, flag, names, one_input, shape
 from meta_keras.functional import Outcome, PureModel, Weights
 from meta_keras.rules.base import Adaptation, Context, Rule
-from meta_keras.rules.generated import Below, check_head, flat, weights_of_layers
+from meta_keras.rules.generated import Below, check_head, flat, weights_of_layers, width_of
 from meta_keras.rules.prototypes import in_full_precision
 
 LOWEST = tf.float32.min  # the logit of a class without examples
@@ -97,8 +97,9 @@ class WeightGenerator(Rule):
         if self.per_class:
             check_head(network, variables)
         self.below = None if self.encoder is not None else Below(network, variables)
-        features = math.prod(self.encoder.output_shape[1:] if self.below is None else self.below.shape)
-        labels = 0 if self.per_class else math.prod(network.model.output_shape[1:])
+        units = width_of(network.model, "network")
+        features = width_of(self.encoder, "encoder") if self.below is None else math.prod(self.below.shape)
+        labels = 0 if self.per_class else units
         outputs = 1 + variables[0].shape[0] if self.per_class else sum(math.prod(v.shape) for v in variables)
         self.meta_input = self._perceptron("meta_input", features + labels, keras.layers.Dense(self.code))
         self.meta_hidden = self._perceptron("meta_hidden", self.code * (2 if self.per_class else 1))
