@@ -211,7 +211,7 @@ def sine_part(record: Record) -> None:
 
 # One generator for several networks
 
-SHARED_STEPS, RATES = 400, (0.002, 0.004, 0.008)
+SHARED_STEPS, RATES = 300, (0.002, 0.004, 0.008)
 SCALE = {"sine curves": 4.0, "planes": 4.0, "clusters": 1.0}  # about the loss of the best constant answer
 
 

@@ -449,7 +449,7 @@ for kind, (inputs, *hidden, units) in shapes.items():
 # %% [markdown]
 # The networks have no trained weights of their own. The stored experiment trained the one generator on three families of
 # tasks at once, by the sum of their losses: sine curves, noisy planes in two dimensions, and three clusters of points to be
-# classified. MAML, for one network at a time, had as many steps (400 batches of 25 tasks per network), and all learning
+# classified. MAML, for one network at a time, had as many steps (300 batches of 25 tasks per network), and all learning
 # rates were selected on validation tasks. Errors are divided by those of a constant answer; intervals are over three seeds.
 # The simple baselines are least squares and the nearest class mean of the points.
 
