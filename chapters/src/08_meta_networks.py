@@ -164,7 +164,7 @@ def trained(rule, learning_rate):
     return learner
 
 
-generator = trained(WeightGenerator("head"), 0.002)
+generator = trained(WeightGenerator("head"), stored["sines, selected: generator, head"]["outer"])
 rates = mk.report.measured("chapter_10")["selected: MAML, 1 step"]
 maml = trained(GradientDescent(rates["inner"], evaluation_steps=10), rates["outer"])
 
@@ -241,8 +241,17 @@ rows = [{"a": g, "b": m, "a - b": interval(np.subtract(errors[g], errors[m]))} f
 mk.report.Table(rows)
 
 # %% [markdown]
-# SINES_TEXT Chapter 10 also found that kernel ridge regression on the ten points alone, with one length scale selected on
-# other tasks, has an error of about 0.03. None of these methods is needed for sine curves.
+# After as many meta-training steps, the generated head has a lower error than MAML with one and with five steps, although
+# it takes none. It also has more trained weights, those of the generator. A cheap baseline remains hard to beat: in chapter
+# 10, kernel ridge regression on the ten points alone, with a length scale selected on other tasks, has an error of 0.029 ±
+# 0.010 (over tasks).
+
+# %%
+print(
+    f"MAML trains {maml.network.count_params()} weights, the generator {generator.rule.count_params()} more"
+)
+found = [mk.report.mean_and_interval(np.subtract(errors[a], errors[b])) for a, b in pairs]
+assert all(mean + width < 0 for mean, width in found)
 
 # %% [markdown]
 # ### Outside the training distribution
@@ -414,6 +423,23 @@ for kind in ("glyphs", "sine curves"):
 mk.report.Table(rows)
 
 # %% [markdown]
+# On glyphs, where a step has to go through all convolutions, MAML takes longer than the generator already with one step,
+# and about five times as long with five. On sine curves, the lower-level network is so small that one gradient step takes no
+# longer than the meta-network. Forgoing gradients therefore saves time only if the lower-level network is large compared
+# with the meta-network, or if there are several steps.
+
+# %%
+ratio = {
+    kind: {k: v for k, v in stored[f"times: {kind}"].items() if "ratio" in k}
+    for kind in ("glyphs", "sine curves")
+}
+assert all(mean - width > 1 for mean, width in ratio["glyphs"].values())
+one, five = ratio["sine curves"].values()
+assert (
+    one[0] - one[1] < 1 < five[0] - five[1] and round(ratio["glyphs"]["ratio: MAML, 5 steps"][0]) == 5
+)
+
+# %% [markdown]
 # ## One meta-network for several lower-level networks
 #
 # So far each generator belongs to one network, because its meta output layer has one unit per weight. Can a single
@@ -449,41 +475,59 @@ for kind, (inputs, *hidden, units) in shapes.items():
 # %% [markdown]
 # The networks have no trained weights of their own. The stored experiment trained the one generator on three families of
 # tasks at once, by the sum of their losses: sine curves, noisy planes in two dimensions, and three clusters of points to be
-# classified. MAML, for one network at a time, had as many steps (300 batches of 25 tasks per network), and all learning
-# rates were selected on validation tasks. Errors are divided by those of a constant answer; intervals are over three seeds.
-# The simple baselines are least squares and the nearest class mean of the points.
+# classified (300 batches of 25 tasks of each; the learning rate selected on validation tasks, inside its grid). Errors are
+# divided by those of a constant answer, and intervals are over three seeds. Least squares and the nearest class
+# mean use the support set alone.
 
 # %%
-kinds = list(shapes)
-simple = {"planes": "least squares, planes", "clusters": "nearest class mean, clusters"}
-rows = []
-for kind in kinds:
-    row = {"tasks": kind}
-    for label, name in (("one generator", "one generator"), ("MAML, 1 step", f"MAML, {kind}")):
-        row[label] = interval([stored[f"shared, test: {name}, seed {seed}"][kind] for seed in range(3)])
-    row["simple baseline"] = f"{stored[f'shared, test: {simple[kind]}']:.3f}" if kind in simple else "–"
-    rows.append(row)
+kinds, simple = list(shapes), {"planes": "least squares", "clusters": "nearest class mean"}
+runs = [stored[f"shared, test: one generator, seed {seed}"] for seed in range(3)]
+baselines = {
+    kind: f"{stored[f'shared, test: {name}, {kind}']:.3f} ({name})" for kind, name in simple.items()
+}
+maml_runs = [
+    stored[f"shared, test: MAML, sine curves, seed {seed}"]["sine curves"] for seed in range(3)
+]
+baselines["sine curves"] = f"{interval(maml_runs)} (MAML)"
+rows = [
+    {"tasks": kind, "one generator": interval([run[kind] for run in runs]), "baseline": baselines[kind]}
+    for kind in kinds
+]
 mk.report.Table(rows)
 
 # %% [markdown]
-# SHARED_TEXT Because places are numbers between 0 and 1, the trained generator also produces networks of shapes that it
+# For every family and seed, the error is below that of a constant answer, so one set of learned weights serves three
+# networks and two types of task. However, it is far from the baselines, among them one-step MAML with as many
+# steps on sine curves, whose learning rates were selected on validation tasks, too. A comparison at a larger budget is left
+# to the project. Because places are numbers between 0 and 1, the trained generator also produces networks of shapes that it
 # was never trained with:
 
 # %%
-new = {}
-for seed in range(3):
-    for name, error in stored[f"shared, test: one generator, seed {seed}"].items():
-        if name not in kinds:
-            new.setdefault(name, []).append(error)
+new = [name for name in runs[0] if name not in kinds]
 mk.report.Table(
-    [{"tasks, new shape": name, "relative error": interval(values)} for name, values in new.items()]
+    [{"tasks, new shape": name, "error": interval([run[name] for run in runs])} for name in new]
 )
 
 # %% [markdown]
-# NEW_TEXT
+# The generator fits every shape in the technical sense, but what it generates for a new shape is worse than for the shapes
+# that it was trained with. With another width, most errors remain below 1. With another depth (1-40-1), it is above
+# that of a constant answer in every run.
 #
 # > **In the articles.** D2 (3.1.3) first trains a lower-level network on each task and then the meta-network, without
 # > saying how. Regressing trained weights fails, because hidden units have no order (see the [errata](README.md#errata)).
+
+# %%
+assert all(run[kind] < 1 for run in runs for kind in kinds)
+assert max(maml_runs) < min(run["sine curves"] for run in runs)
+assert all(run["sine curves, 1-40-1"] > 1 for run in runs)
+assert all(
+    stored[f"shared, test: {name}, {kind}"] < min(run[kind] for run in runs)
+    for kind, name in simple.items()
+)
+assert all(
+    run[new] > run[kind] for run in runs for kind in kinds for new in run if new.startswith(f"{kind},")
+)
+assert all(run[name] < 1 for run in runs for name in ("planes, 2-40-1", "clusters, 2-32-3"))
 
 # %% [markdown]
 # ## Summary
@@ -492,7 +536,8 @@ mk.report.Table(
 #   Its mean over examples makes the order of the support set irrelevant.
 # - Adapting needs no gradients. On glyphs, a generated head was at least as accurate as MAML. Prototypes explain most of
 #   its advantage, and an ordinary classifier with nearest class means was more accurate still.
-# - One generator can serve networks of several shapes if weights are functions of their places.
+# - One generator can serve networks of several shapes if weights are functions of their places. In our small experiment it
+#   beat a constant answer on three of them, but not simple baselines, and it failed at a depth that it was not trained for.
 # - Outside the training distribution, the errors of the generator and of MAML grow several times, so test both there before
 #   you rely on them.
 
@@ -552,7 +597,8 @@ def check_describe(describe):
 
 
 # %% [markdown]
-# **4. Project: generate then descend.** Does it help to start gradient descent from generated weights? Use the experts of
+# **4. Project: one generator, or several?** Train `CoordinateGenerator` for longer and compare one shared generator, one per
+# network, and MAML, each at the same number of meta-training steps. Alternatively: does it help to start gradient descent from generated weights? Use the experts of
 # `learner.adapt` and fine-tune them on the support set. State a hypothesis first. A good report (a) selects steps and
 # learning rates on validation tasks for all methods, (b) uses at least three seeds with intervals, (c) includes MAML and
 # the generator alone, (d) also tests tasks outside the training distribution, and (e) claims no more than the intervals.
