@@ -91,6 +91,11 @@ def model_output(weights, x):
     return tf.reduce_sum(hidden * out_kernel, axis=-1, keepdims=True) + out_bias
 
 
+# %% [markdown]
+# The three layers of the meta-network turn a support set into such a row:
+
+
+# %%
 def generate(support_x, support_y):
     codes = meta_input(tf.concat([support_x, support_y], axis=-1))  # one code per example
     return meta_output(meta_hidden(tf.reduce_mean(codes, axis=1)))  # one row of weights per task
@@ -300,7 +305,8 @@ for (ours, width), (theirs, other) in list(zip(*curves.values(), strict=True))[3
 # class $k$ and the mean over all classes, with descriptions $d_k$ as in Formula 8.1:
 #
 # $$\text{column}_k = h\big(d_k, \bar d\,\big) \qquad \text{(Formula 8.3)}$$
-#
+
+# %% [markdown]
 # Gidaris and Komodakis (2018) generate classification weights in this way. Chapter 01 showed that a prototypical network is
 # a linear head with column $(2 c_k, -\lVert c_k \rVert^2)$. With `prototypes=True`, the library adds this column, so that
 # training starts as a prototypical network, and $h$ learns corrections.
@@ -379,7 +385,10 @@ mk.report.Table([{"a": a, "b": b, "a - b": interval(gap)} for (a, b), gap in dif
 # %% [markdown]
 # The generator without prototypes is indistinguishable from MAML with three seeds, and on average 3 points better. With
 # prototypes it is 17 points better than MAML, but not distinguishable from a prototypical network, so the learned
-# corrections have no measurable benefit here: what helps is the prototypes. The strongest result is that of the cheapest
+# corrections have no measurable benefit here: what helps is the prototypes.
+
+# %% [markdown]
+# The strongest result is that of the cheapest
 # method. An ordinary classifier on the same number of images, followed by the nearest class mean of its centered features,
 # is on average at least 12 points above every meta-learner that we trained. As chapter 01 shows, such comparisons depend
 # on the budget.
