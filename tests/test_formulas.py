@@ -350,7 +350,10 @@ def test_formula_8_4_inputs_and_outputs_are_described_in_pairs():
     found = rule.describe(SUPPORT_X, tf.constant(SUPPORT_Y), 2, mk.rules.Context(learner._loss_of))
     for f, t in np.ndindex(2, 2):
         rows = np.stack([SUPPORT_X[:, f], np.eye(2)[SUPPORT_Y][:, t]], axis=1)
-        by_hand = through([rule.summary], through([rule.reader], rows).mean(axis=0))
+        mean = through([rule.reader], rows).mean(axis=0)
+        gamma, beta = rule.normalize.get_weights()
+        normalized = (mean - mean.mean()) / np.sqrt(mean.var() + rule.normalize.epsilon) * gamma + beta
+        by_hand = through([rule.summary], normalized)
         np.testing.assert_allclose(found[f, t], by_hand, rtol=1e-4, atol=1e-5)
 
 
