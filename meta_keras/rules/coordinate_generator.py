@@ -35,7 +35,8 @@ class CoordinateGenerator(Rule):
         s_ft = q(mean of r(x_nf, y_nt) over the support examples n)               (Formula 8.4)
         weight at place p = b(p) . a(s) / sqrt(number of components x inputs of the layer)   (Formula 8.5)
 
-    q begins with a layer normalization. b sees only where a weight is: its layer, its row and its column, as in HyperNEAT (Stanley, D'Ambrosio and Gauci,
+    q begins with a layer normalization.
+    b sees only where a weight is: its layer, its row and its column, as in HyperNEAT (Stanley, D'Ambrosio and Gauci,
     2009). a sees only the task: the mean of s over inputs f and outputs t; for the first layer also that of the row's
     input, and for the last layer that of the column's output. Neither depends on how large a network is, so one rule
     may belong to several learners, whose networks have dense layers of any number and width. What these layers contain
