@@ -116,6 +116,15 @@ def a_quarter(source, **more):
     return mk.transfer.Strategy(source, 0.1, layers="head", coefficient=0.25, **more)
 
 
+def meta_output_size(sizes, hidden):
+    return (hidden + 1) * sum((a + 1) * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+
+
+def line(x, y):
+    slope = (np.mean(x * y) - np.mean(x) * np.mean(y)) / (np.mean(x * x) - np.mean(x) ** 2)
+    return slope, np.mean(y) - slope * np.mean(x)
+
+
 RIGHT = {
     "check_tasks_needed": tasks_needed,
     "check_cosine": cosine,
@@ -146,6 +155,9 @@ RIGHT = {
     "check_best_coefficient": best_coefficient,
     "check_derivative": coefficient_derivative,
     "check_fixed": lambda source: a_quarter(source, learn=False),
+    "check_meta_output_size": meta_output_size,
+    "check_line": line,
+    "check_describe": lambda codes: np.append(codes.mean(axis=0), np.log(len(codes))),
 }
 
 WRONG = {
@@ -183,4 +195,9 @@ WRONG = {
     "check_best_coefficient": lambda scales, centers, source, *_: np.average(centers, weights=scales) / source,
     "check_derivative": lambda omega, source, initial, upstream: np.sum((source - initial) * upstream),
     "check_fixed": a_quarter,
+    "check_meta_output_size": lambda sizes, hidden: hidden * sum(
+        (a + 1) * b for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+    ),
+    "check_line": lambda x, y: (np.mean(x * y) / np.mean(x * x), 0.0),
+    "check_describe": lambda codes: np.append(codes.mean(axis=0), 1.0),
 }

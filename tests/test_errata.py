@@ -353,6 +353,52 @@ def test_a_network_that_enters_no_loss_gets_no_gradient_and_gives_none():
     np.testing.assert_array_equal(source(x), target(x))
 
 
+def test_the_meta_network_of_d1_is_defined_and_never_used():
+    net, source, target = (as_in_d1(head=10) for _ in range(3))
+    x = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(target(x) ** 2)
+    before, slopes = target(x).numpy(), tape.gradient(loss, [v.value for v in net.trainable_variables])
+    net.set_weights([weight + 1 for weight in net.get_weights()])
+    np.testing.assert_array_equal(target(x), before)
+    assert all(slope is None for slope in slopes), "it generates nothing, and no loss depends on it"
+    rule = mk.rules.WeightGenerator("head")
+    learner = mk.MetaLearner(network=mk.networks.mlp(1), rule=rule)
+    learner.compile(loss="mse")
+    rule.meta_output.kernel.assign(tf.ones_like(rule.meta_output.kernel))
+    task = next(iter(mk.Sinusoids(shots=5, meta_batch=2)))
+    *_, (_, gradients) = learner.meta_gradients(task[:3], task.query_y)
+    count = len(rule.trainable_variables)
+    assert all(np.abs(gradient).max() > 0 for gradient in gradients[-count:]), "here every weight of it is trained"
+
+
+def test_one_input_does_not_tell_a_network_that_generates_weights_which_task_it_is():
+    learner = mk.MetaLearner(network=mk.networks.mlp(1), rule=mk.rules.WeightGenerator("head"))
+    meta_output = learner.rule.meta_output
+    meta_output.kernel.assign(tf.ones_like(meta_output.kernel))
+    x = np.linspace(-1, 1, 5, dtype="float32")[:, None]
+    up, down = (learner.predictor(x, sign * x).adaptation.weights.parameters[-2] for sign in (1, -1))
+    assert np.abs(up - down).max() > 1e-3, "the same inputs, two tasks, two sets of weights: the targets must be read"
+    best = np.mean([x, -x], axis=0)  # what weights from x alone could best answer in both tasks
+    assert np.mean((best - x) ** 2) == pytest.approx(np.mean(x**2)), "no better than the constant 0"
+
+
+def test_weights_that_were_trained_cannot_be_regressed_since_hidden_units_have_no_order():
+    network = mk.networks.mlp(1, hidden=(20,), activation="tanh")
+    rng = np.random.default_rng(0)
+    kernel, bias, head, last = (2 * rng.normal(size=w.shape).astype("float32") for w in network.get_weights())
+    network.set_weights([kernel, bias, head, last])
+    order = rng.permutation(20)
+    equal = [kernel[:, order], bias[order], head[order], last]
+    x = np.linspace(-2, 2, 50, dtype="float32")[:, None]
+    wanted = network(x).numpy()
+    network.set_weights(equal)
+    np.testing.assert_allclose(network(x), wanted, atol=1e-4)
+    mean = [(one + other) / 2 for one, other in zip((kernel, bias, head, last), equal, strict=True)]
+    network.set_weights(mean)  # the least squared error in both sets of weights
+    assert np.mean((network(x) - wanted) ** 2) > 0.1 * np.mean(wanted**2), "two right answers, and their mean is wrong"
+
+
 def test_meta_optimization_by_a_fixed_optimizer_learns_nothing_about_optimizing():
     optimizer = keras.optimizers.SGD(0.001, momentum=0.9)
     network = mk.networks.mlp(1)

@@ -285,6 +285,94 @@ def test_formula_6_7_the_seen_classes_give_up_a_constant():
     np.testing.assert_allclose(found, [[1.0, 1.5, -1.0]])
 
 
+def generated_by(rule, network, *task, ways=None):
+    """The weights that a rule whose learned weights are random generates for a support set."""
+    learner = mk.MetaLearner(network=network, rule=rule, ways=ways)
+    for n, variable in enumerate(rule.trainable_variables):
+        variable.assign(np.random.default_rng(n).normal(size=variable.shape) / 2)
+    found = learner.predictor(*task).adaptation.weights.parameters
+    return learner, [weight.numpy() for weight in found]
+
+
+def through(layers, rows):
+    """A perceptron by hand: the kernels and biases in turn, with ReLUs between them."""
+    weights = [weight.numpy() for layer in layers for weight in layer.weights]
+    pairs = list(zip(weights[::2], weights[1::2], strict=True))
+    for number, (kernel, bias) in enumerate(pairs):
+        rows = rows @ kernel + bias
+        rows = np.maximum(rows, 0) if number < len(pairs) - 1 else rows
+    return rows
+
+
+SUPPORT_TARGETS = np.float32([[1], [0], [2], [-1]])
+
+
+def test_formula_8_1_a_description_is_a_mean_over_the_support_examples():
+    rule = mk.rules.WeightGenerator(None, code=3, hidden=(5,))
+    generated_by(rule, mk.networks.mlp(1, input_shape=(2,), hidden=(4,)), SUPPORT_X, SUPPORT_TARGETS)
+    rows = np.concatenate([SUPPORT_X, SUPPORT_TARGETS], axis=1)
+    by_hand = through([rule.meta_input], rows).mean(axis=0)
+    np.testing.assert_allclose(rule.meta_input(rows).numpy().mean(axis=0), by_hand, rtol=1e-5)
+
+
+def test_formula_8_2_what_is_generated_is_added_to_the_weights():
+    rule = mk.rules.WeightGenerator("head", code=3, hidden=(5,))
+    network = mk.networks.mlp(1, input_shape=(2,), hidden=(4,))
+    _, found = generated_by(rule, network, SUPPORT_X, SUPPORT_TARGETS)
+    *below, kernel, bias = network.get_weights()
+    features = np.maximum(SUPPORT_X @ below[0] + below[1], 0)
+    code = through([rule.meta_input], np.concatenate([features, SUPPORT_TARGETS], axis=1)).mean(axis=0)
+    change = through([rule.meta_hidden, rule.meta_output], code)
+    np.testing.assert_allclose(found[2], kernel + change[:4, None], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[3], bias + change[4:], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found[0], below[0])
+
+
+@pytest.mark.parametrize("prototypes", [False, True])
+def test_formula_8_3_a_column_comes_from_the_examples_of_its_class(prototypes):
+    rule = mk.rules.WeightGenerator(per_class=True, prototypes=prototypes, code=3, hidden=(5,))
+    network = mk.networks.mlp(2, input_shape=(2,), hidden=(4,))
+    _, found = generated_by(rule, network, SUPPORT_X, SUPPORT_Y)
+    features = np.maximum(SUPPORT_X @ network.get_weights()[0] + network.get_weights()[1], 0)
+    codes = through([rule.meta_input], features).reshape(2, 2, 3).mean(axis=1)
+    rows = np.concatenate([codes, np.repeat(codes.mean(axis=0, keepdims=True), 2, axis=0)], axis=1)
+    columns = through([rule.meta_hidden, rule.meta_output], rows)
+    if prototypes:
+        means = features.reshape(2, 2, 4).mean(axis=1)
+        columns += np.concatenate([2 * means, -(means**2).sum(axis=1, keepdims=True)], axis=1)
+    np.testing.assert_allclose(found[2], columns[:, :4].T, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[3], columns[:, 4], rtol=1e-4, atol=1e-5)
+
+
+def test_formula_8_4_inputs_and_outputs_are_described_in_pairs():
+    rule = mk.rules.CoordinateGenerator(code=3, components=4, hidden=5)
+    learner, _ = generated_by(rule, mk.networks.mlp(2, input_shape=(2,), hidden=(4,)), SUPPORT_X, SUPPORT_Y)
+    found = rule.describe(SUPPORT_X, tf.constant(SUPPORT_Y), 2, mk.rules.Context(learner._loss_of))
+    for f, t in np.ndindex(2, 2):
+        rows = np.stack([SUPPORT_X[:, f], np.eye(2)[SUPPORT_Y][:, t]], axis=1)
+        mean = through([rule.reader], rows).mean(axis=0)
+        gamma, beta = rule.normalize.get_weights()
+        normalized = (mean - mean.mean()) / np.sqrt(mean.var() + rule.normalize.epsilon) * gamma + beta
+        by_hand = through([rule.summary], normalized)
+        np.testing.assert_allclose(found[f, t], by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_formula_8_5_a_weight_is_a_product_of_its_place_and_the_task():
+    rule = mk.rules.CoordinateGenerator(code=3, components=4, hidden=5)
+    network = mk.networks.mlp(2, input_shape=(2,), hidden=(4,))
+    learner, found = generated_by(rule, network, SUPPORT_X, SUPPORT_Y)
+    s = rule.describe(SUPPORT_X, tf.constant(SUPPORT_Y), 2, mk.rules.Context(learner._loss_of)).numpy()
+    whole, by_input, by_output = s.mean(axis=(0, 1)), s.mean(axis=1), s.mean(axis=0)
+    seen = [(0, 0, 2, 1, by_input[1], whole), (2, 1, 4, 3, whole, by_output[1])]
+    for number, layer, inputs, row, of_row, of_column in seen:
+        column = 1
+        place = [(row + 0.5) / (2, 4)[layer], (column + 0.5) / (4, 2)[layer]]
+        waves = [wave(np.pi * 2**k * p) for k in range(6) for p in place for wave in (np.sin, np.cos)]
+        b = through([rule.basis], np.array([*waves, layer == 0, layer == 1, False, layer], float))
+        a = through([rule.task], np.concatenate([whole, of_row, of_column]))
+        assert found[number][row, column] == pytest.approx(b @ a / np.sqrt(4 * inputs), rel=1e-3, abs=1e-5)
+
+
 def test_formula_10_1_steps_on_the_support_loss():
     rule = mk.rules.GradientDescent(0.1, steps=3)
     assert theta_after(learner_of_weights(rule, 0.0), [[1]], [[2]]) == pytest.approx(2 - 2 * 0.8**3)

@@ -1,16 +1,19 @@
 """Adaptation rules, one per file: D2's meta-policy g(x) = psi(x; omega)."""
 
 from meta_keras.rules.base import Adaptation, Context, Rule
+from meta_keras.rules.coordinate_generator import CoordinateGenerator
 from meta_keras.rules.gradient_descent import GradientDescent
 from meta_keras.rules.implicit import ImplicitGradient
 from meta_keras.rules.prototypes import Prototypes
 from meta_keras.rules.reptile import Reptile
 from meta_keras.rules.update_network import UpdateNetwork
 from meta_keras.rules.updates import FixedRate, LearnedRates, Step, Update
+from meta_keras.rules.weight_generator import WeightGenerator
 
 __all__ = [
     "Adaptation",
     "Context",
+    "CoordinateGenerator",
     "FixedRate",
     "GradientDescent",
     "ImplicitGradient",
@@ -21,4 +24,5 @@ __all__ = [
     "Step",
     "Update",
     "UpdateNetwork",
+    "WeightGenerator",
 ]

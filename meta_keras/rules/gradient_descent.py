@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from meta_keras.checks import at_least, flag, names
 from meta_keras.functional import Outcome, PureModel, Weights
-from meta_keras.internals import all_layers, parameters_of
 from meta_keras.rules.base import Adaptation, Context
+from meta_keras.rules.generated import weights_of_layers
 from meta_keras.rules.inner_loop import Descent, Gradients, support_gradients
 from meta_keras.rules.updates import Update
 
@@ -74,12 +74,12 @@ class GradientDescent(Descent):
         return not self.first_order
 
     def adaptable(self, network: keras.Model) -> list[keras.Variable]:
-        return [] if self.adapted_layers is None else self._of_layers(network)
+        return [] if self.adapted_layers is None else weights_of_layers(network, self.adapted_layers)
 
     def inner_places(self, network: PureModel) -> list[int]:
         if self.adapted_layers is None:
             return super().inner_places(network)
-        chosen = set(map(id, self._of_layers(network.model)))
+        chosen = set(map(id, weights_of_layers(network.model, self.adapted_layers)))
         return [place for place, variable in enumerate(network.parameters) if id(variable) in chosen]
 
     def adapt(self, network: PureModel, weights: Weights, x: tf.Tensor, y: tf.Tensor, context: Context) -> Adaptation:
@@ -110,18 +110,6 @@ class GradientDescent(Descent):
         ]
         # Once they do not count, an early loss that is infinite must not count either.
         return tf.math.multiply_no_nan(tf.add_n(losses), early) + (1 - early * len(losses)) * last, answer
-
-    def _of_layers(self, network: keras.Model) -> list[keras.Variable]:
-        """What training can change in the layers that adapt, frozen or not."""
-        found = [layer for layer in all_layers(network)[1:] if layer.name in self.adapted_layers]
-        with_weights = [layer.name for layer in all_layers(network)[1:] if parameters_of(layer)]
-        for name in self.adapted_layers:
-            if with_weights.count(name) > 1:
-                raise ValueError(f"layers={name!r} names {with_weights.count(name)} layers. Give each its own name.")
-            if name not in with_weights:
-                raise ValueError(f"layers={name!r} has no weights or is not there; those with weights: {with_weights}.")
-        variables = {id(variable): variable for layer in found for variable in parameters_of(layer)}
-        return list(variables.values())
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
