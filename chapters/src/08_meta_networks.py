@@ -457,8 +457,8 @@ assert (
 # outputs, and it must produce weights of any number.
 
 # %% [markdown]
-# **Tasks.** We read each pair of an input $f$ and an output $t$ separately. For classes, $y_{nt}$ is 1 if example $n$
-# belongs to class $t$, and otherwise 0:
+# **Tasks.** We read each pair of an input $f$ and an output $t$ separately, by small networks $r$ and $q$, of which $q$
+# begins with a layer normalization. For classes, $y_{nt}$ is 1 if example $n$ belongs to class $t$, and otherwise 0:
 #
 # $$s_{ft} = q\Big( \frac{1}{N} \sum_n r(x_{nf}, y_{nt}) \Big) \qquad \text{(Formula 8.4)}$$
 
