@@ -32,10 +32,10 @@ stored = mk.report.measured("chapter_08")  # long measurements, made by benchmar
 # %% [markdown]
 # ## Adapting without gradients
 #
-# MAML adapts to a task by gradient steps on its support set. A **meta-network** (元网络), also called a **hypernetwork**
+# MAML adapts to a task by gradient steps on its support set. A **meta-network** (元网络), a kind of **hypernetwork**
 # (超网络; Ha, Dai and Le, 2016), replaces these steps by a single forward pass: its input is the support set, and its
-# output is a set of weights for a second network, the **lower-level network** (下级网络), which answers the queries.
-# Everything that was learned is in the meta-network, and no gradient is needed to adapt.
+# output is a set of weights for a second network, the **lower-level network** (下级网络; the target network in the
+# literature on hypernetworks), which answers the queries. No gradient is needed to adapt.
 
 # %% [markdown]
 # ### Reading a support set
@@ -220,8 +220,9 @@ assert explained > 0.5 and share.sum() > 0.5
 # %% [markdown]
 # ### Compared with MAML
 #
-# For a fair comparison we trained on the tasks of chapter 10: 1,500 batches of 25 tasks, the learning rate selected on its
-# validation tasks, and its 1,000 test tasks. The first three of its seeds are shown, with 95 % intervals over seeds.
+# For a fair comparison we trained on the tasks of chapter 10: 1,500 batches of 25 tasks, the learning rate selected on
+# its validation tasks, and its 1,000 test tasks. The first three of its seeds are shown, with 95 % intervals over
+# seeds.
 
 # %%
 chapter_10 = mk.report.measured("chapter_10")
@@ -245,11 +246,11 @@ rows = [{"a": g, "b": m, "a - b": interval(np.subtract(errors[g], errors[m]))} f
 mk.report.Table(rows)
 
 # %% [markdown]
-# After as many meta-training steps, the generated head has a lower error than MAML with one and with five steps, although
-# it takes none. It also has more trained weights, those of the generator. Generating all weights instead of the head
-# increases the error, to one that is indistinguishable from that of MAML with one step. A cheap baseline remains hard to beat: in chapter
-# 10, kernel ridge regression on the ten points alone, with a length scale selected on other tasks, has an error of 0.029 ±
-# 0.010 (over tasks).
+# After as many meta-training steps, the generated head has a lower error than MAML with one and with five steps,
+# although it takes none. It also has more trained weights, those of the generator. Generating all weights instead of
+# the head increases the error, to one that is indistinguishable from that of MAML with one step. A cheap baseline
+# remains hard to beat: in chapter 10, kernel ridge regression on the ten points alone, with a length scale selected on
+# other tasks, has an error of 0.021 to 0.065, depending on the smallest ridge parameter allowed.
 
 # %%
 print(
@@ -260,7 +261,7 @@ assert [abs(mean) > width for mean, width in found] == [True, True, False, True]
 assert found[0][0] < 0 and found[1][0] < 0 < found[3][0]
 
 # %% [markdown]
-# ### Outside the training distribution
+# ### At larger amplitudes
 #
 # Gradient descent follows the loss of whatever task it is given, whereas a generator has to extrapolate to unfamiliar
 # descriptions. One might therefore expect gradient descent to cope better with unfamiliar tasks. We test the two learners
@@ -288,9 +289,9 @@ plt.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# Relative to the variance, both errors grow several times beyond the amplitudes of the training tasks, and ten gradient
-# steps do not reduce MAML's below the generator's (one training run each; intervals over tasks). At least for amplitudes,
-# the expectation is wrong.
+# Relative to the variance, both errors grow several times beyond the amplitudes of the training tasks (one training run
+# each; intervals over tasks). MAML's error grows less, but after ten gradient steps it is still higher than the
+# generator's.
 
 # %%
 for found in curves.values():
@@ -303,14 +304,14 @@ for (ours, width), (theirs, other) in list(zip(*curves.values(), strict=True))[3
 #
 # In few-shot classification the numbering of the classes is arbitrary, so renaming them should rename the answers. This
 # holds if one shared generator produces the column of the head (kernel column and bias) of class $k$ from the examples of
-# class $k$ and the mean over all classes, with descriptions $d_k$ as in Formula 8.1:
+# class $k$ and the mean over all classes. The descriptions $d_k$ are those of Formula 8.1 without the labels:
 #
 # $$\text{column}_k = h\big(d_k, \bar d\,\big) \qquad \text{(Formula 8.3)}$$
 
 # %% [markdown]
-# Gidaris and Komodakis (2018) generate classification weights in this way. Chapter 01 showed that a prototypical network is
-# a linear head with column $(2 c_k, -\lVert c_k \rVert^2)$. With `prototypes=True`, the library adds this column, so that
-# training starts as a prototypical network, and $h$ learns corrections.
+# Gidaris and Komodakis (2018) generate classification weights in a similar way. Chapter 01 showed that a prototypical
+# network is a linear head with column $(2 c_k, -\lVert c_k \rVert^2)$. With `prototypes=True`, the library adds this
+# column, so that training starts as a prototypical network, and $h$ learns corrections.
 
 # %%
 keras.utils.set_random_seed(0)
@@ -338,11 +339,11 @@ after = learner(
 assert np.allclose(after[..., renamed], before, atol=1e-3), "renaming the classes renames the answers"
 
 # %% [markdown]
-# The stored comparison uses 5-way 1-shot tasks of 14x14 pixels and `conv4` with 32 filters. Every method was meta-trained
-# for 500 steps of four tasks, and the classifier saw as many images (120 per step). The learning rates and the policy of
-# batch normalization (statistics of the support set, or moving averages) of every method were selected with another seed on
-# 300 tasks of the validation alphabets, none at the edge of its grid. Intervals are over three seeds, each with 600 test
-# tasks from unseen alphabets; chance is 0.200.
+# The stored comparison uses 5-way 1-shot tasks of 14x14 pixels and `conv4` with 32 filters. Every method was
+# meta-trained for 500 steps of four tasks, and the classifier saw as many images (120 per step). The learning rates
+# were selected with another seed on 300 tasks of the validation alphabets, none at the edge of its grid, and so were,
+# except for the classifier, the statistics of batch normalization (of the support set, or moving averages). Intervals
+# are over three seeds, each with 600 test tasks from unseen alphabets; chance is 0.200.
 
 # %%
 methods = {
@@ -370,8 +371,8 @@ mk.report.Table(
 )
 
 # %% [markdown]
-# In this book, two methods differ if their 95 % intervals do not overlap or the interval of their paired differences, here
-# per seed, excludes zero:
+# In this book, two methods differ if their 95 % intervals do not overlap or the interval of their paired differences,
+# here per seed, excludes zero:
 
 # %%
 pairs = [("generator", "MAML, 1 step"), ("generator with prototypes", "MAML, 1 step")]
@@ -386,13 +387,14 @@ mk.report.Table([{"a": a, "b": b, "a - b": interval(gap)} for (a, b), gap in dif
 # %% [markdown]
 # The generator without prototypes is indistinguishable from MAML with three seeds, and on average 3 points better. With
 # prototypes it is 17 points better than MAML, but not distinguishable from a prototypical network, so the learned
-# corrections have no measurable benefit here: what helps is the prototypes.
+# corrections have no measurable benefit here. Part of the gain may come from the statistics of batch normalization, which
+# were selected for each variant: with the statistics of the queries (below), prototypes add only 4 points.
 
 # %% [markdown]
-# The strongest result is that of the cheapest
-# method. An ordinary classifier on the same number of images, followed by the nearest class mean of its centered features,
-# is on average at least 12 points above every meta-learner that we trained. As chapter 01 shows, such comparisons depend
-# on the budget.
+# The strongest result is that of an ordinary classifier. Trained on the same number of images and followed by the
+# nearest class mean of its centered and normalized features, it is on average at least 12 points above every
+# meta-learner that we trained. Such comparisons depend on the setting and the budget: in chapter 01, prototypes are
+# better at 30,000 images.
 
 # %% [markdown]
 # With the statistics of the queries (`"episode"`, the transductive policy of MAML's authors), at the same learning rates:
@@ -418,9 +420,9 @@ assert all(
 # %% [markdown]
 # ## How long adaptation takes
 #
-# A generator adapts by one forward pass through the network and a small meta-network; MAML needs a forward and a backward
-# pass per step. Seconds depend on the machine, so we report only ratios, measured in turns in one process (stored results;
-# compiled adaptation to one task, 30 repeats of 20 calls, 95 % intervals over repeats).
+# A generator adapts by one forward pass through the network and a small meta-network; MAML needs a forward and a
+# backward pass per step. Seconds depend on the machine, so we report only ratios, measured alternately in one process
+# (stored results; compiled adaptation to one task, 30 repeats of 20 calls, 95 % intervals over repeats).
 
 # %%
 rows = []
@@ -433,10 +435,10 @@ for kind in ("glyphs", "sine curves"):
 mk.report.Table(rows)
 
 # %% [markdown]
-# On glyphs, where a step has to go through all convolutions, MAML takes longer than the generator already with one step,
-# and about five times as long with five. On sine curves, the lower-level network is so small that one gradient step takes no
-# longer than the meta-network. Forgoing gradients therefore saves time only if the lower-level network is large compared
-# with the meta-network, or if there are several steps.
+# On glyphs, where a step has to go through all convolutions, MAML takes longer than the generator already with one
+# step, and about five times as long with five. On sine curves, the lower-level network is so small that one gradient
+# step takes no longer than the meta-network. Forgoing gradients saved time here on glyphs, and on sine curves with five
+# steps.
 
 # %%
 ratio = {
@@ -454,7 +456,7 @@ assert (
 #
 # So far each generator belongs to one network, because its meta output layer has one unit per weight. Can a single
 # meta-network serve networks of different shapes and task types? It must describe tasks with any number of inputs and
-# outputs, and it must produce weights of any number.
+# outputs, and it must produce any number of weights.
 
 # %% [markdown]
 # **Tasks.** We read each pair of an input $f$ and an output $t$ separately, by small networks $r$ and $q$, of which $q$
@@ -483,12 +485,12 @@ for kind, (inputs, *hidden, units) in shapes.items():
     assert learner.trainable_variables == shared.trainable_variables
 
 # %% [markdown]
-# The networks have no trained weights of their own. The stored experiment trained the one generator on three families of
-# tasks at once, by the sum of their losses: sine curves, noisy planes in two dimensions, and three clusters of points to be
-# classified (300 batches of 25 tasks of each). MAML, with one step, trained each network alone for as many batches. All learning rates
-# were selected on validation tasks, inside their grids. Errors are
-# divided by those of a constant answer, and intervals are over three seeds. Least squares and the nearest class
-# mean use the support set alone.
+# The networks have no trained weights of their own. The stored experiment trained the one generator on three families
+# of tasks at once, by the sum of their scaled losses: sine curves, noisy planes in two dimensions, and three clusters
+# of points to be classified (300 batches of 25 tasks of each). MAML, with one step, trained each network alone for as
+# many batches. All learning rates were selected on validation tasks, inside their grids. Errors are divided by those of
+# a constant answer, and intervals are over three seeds. Least squares and the nearest class mean use the support set
+# alone.
 
 # %%
 kinds, simple = list(shapes), {"planes": "least squares", "clusters": "nearest class mean"}
@@ -509,9 +511,9 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # For every family and seed, the error is below that of a constant answer, so one set of learned weights serves three
-# networks and two types of task. However, the simple baselines are far better, and so is MAML on sine curves and clusters. A
-# comparison at a larger budget is left to the project. Because places are numbers between 0 and 1, the trained generator also produces networks of shapes that it
-# was never trained with:
+# networks and two types of task. However, the simple baselines are far better, and so is MAML on sine curves and
+# clusters. A comparison at a larger budget is left to the project. Because places are numbers between 0 and 1, the
+# trained generator also produces networks of shapes that it was never trained with:
 
 # %%
 new = [name for name in runs[0] if name not in kinds]
@@ -520,9 +522,9 @@ mk.report.Table(
 )
 
 # %% [markdown]
-# The generator fits every shape in the technical sense, but what it generates for a new shape is worse than for the shapes
-# that it was trained with. With another width, most errors remain below 1. With another depth (1-40-1), it is above
-# that of a constant answer in every run.
+# The generator fits every shape in the technical sense, but for a new shape its mean error is higher in every
+# comparison, although no paired interval excludes zero. With another width, most errors remain below 1. With another
+# depth (1-40-1), it is above that of a constant answer in every run.
 #
 # > **In the articles.** D2 (3.1.3) first trains a lower-level network on each task and then the meta-network, without
 # > saying how. Regressing trained weights fails, because hidden units have no order (see the [errata](README.md#errata)).
@@ -545,11 +547,11 @@ assert all(run[name] < 1 for run in runs for name in ("planes, 2-40-1", "cluster
 #
 # - A meta-network reads a support set and outputs weights. It is trained by the loss on the queries, through the weights.
 #   Its mean over examples makes the order of the support set irrelevant.
-# - Adapting needs no gradients. On glyphs, a generated head was at least as accurate as MAML. Prototypes explain most of
-#   its advantage, and an ordinary classifier with nearest class means was more accurate still.
-# - One generator can serve networks of several shapes if weights are functions of their places. In our small experiment it
-#   beat a constant answer on three of them, but not simple baselines, and it failed at a depth that it was not trained for.
-# - Outside the training distribution, the errors of the generator and of MAML grow several times, so test both there before
+# - Adapting needs no gradients. On glyphs, a generated head was indistinguishable from MAML, and with prototypes
+#   it was better; an ordinary classifier with nearest class means was more accurate still.
+# - One generator can serve networks of several shapes if weights are functions of their coordinates. In our small experiment it
+#   beat a constant prediction on two of three families of tasks, but not simple baselines, and it failed at a depth that it was not trained for.
+# - At amplitudes beyond those of training, the errors of the generator and of MAML grow several times, so test both there before
 #   you rely on them.
 
 # %% [markdown]
@@ -558,9 +560,9 @@ assert all(run[name] < 1 for run in runs for name in ("planes, 2-40-1", "cluster
 # Exercises 1 to 3 have a checker ([solutions](../tests/solutions.py)): run its cell and pass it your function.
 
 # %% [markdown]
-# **1. Warm-up: the size of a meta output layer.** A dense layer with `hidden` inputs generates all weights and biases of a
-# chain of dense layers of the widths `sizes`. Implement `meta_output_size(sizes, hidden)`, its number of weights. How does
-# it grow with the width of the lower-level network?
+# **1. Warm-up: the size of a meta output layer.** A dense layer with `hidden` inputs generates all weights and biases
+# of a multilayer perceptron of the widths `sizes`. Implement `meta_output_size(sizes, hidden)`, its number of weights.
+# How does it grow with the width of the lower-level network?
 
 
 # %%
@@ -573,8 +575,8 @@ def check_meta_output_size(meta_output_size):
 
 
 # %% [markdown]
-# **2. A meta-network by hand.** The lower-level network is $w x + v$. Implement `line(x, y)`, which computes $w$ and $v$ by
-# least squares from means over the support set only.
+# **2. A meta-network by hand.** The lower-level network is $w x + v$. Implement `line(x, y)`, which computes $w$ and
+# $v$ by least squares from means over the support set only.
 
 
 # %%
@@ -588,9 +590,9 @@ def check_line(line):
 
 
 # %% [markdown]
-# **3. What a mean forgets.** If every support example is repeated, the mean does not change, so a generator cannot tell how
-# much evidence it has. Implement `describe(codes)` for an array of codes, one row per example: their mean, followed by the
-# logarithm of their number.
+# **3. What a mean forgets.** If every support example is repeated, the mean does not change, so a generator cannot tell
+# how much evidence it has. Implement `describe(codes)` for an array of codes, one row per example: their mean, followed
+# by the logarithm of their number.
 
 
 # %%
@@ -608,11 +610,12 @@ def check_describe(describe):
 
 
 # %% [markdown]
-# **4. Project: one generator, or several?** Train `CoordinateGenerator` for longer and compare one shared generator, one per
-# network, and MAML, each at the same number of meta-training steps. Alternatively: does it help to start gradient descent from generated weights? Use the experts of
-# `learner.adapt` and fine-tune them on the support set. State a hypothesis first. A good report (a) selects steps and
-# learning rates on validation tasks for all methods, (b) uses at least three seeds with intervals, (c) includes MAML and
-# the generator alone, (d) also tests tasks outside the training distribution, and (e) claims no more than the intervals.
+# **4. Project: one generator, or several?** Train `CoordinateGenerator` for longer and compare one shared generator,
+# one per network, and MAML, each at the same number of meta-training steps. Alternatively: does it help to start
+# gradient descent from generated weights? Use the experts of `learner.adapt` and fine-tune them on the support set.
+# State a hypothesis first. A good report (a) selects steps and learning rates on validation tasks for all methods, (b)
+# uses at least three seeds with intervals, (c) includes MAML and the generator alone, (d) also tests tasks outside the
+# training distribution, and (e) claims no more than the intervals.
 
 # %% [markdown]
 # ## References
