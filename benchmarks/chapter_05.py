@@ -1,16 +1,17 @@
 """Distillation, new heads and recombined networks on Fashion-MNIST in four orientations, with selected hyperparameters.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_05.py          (about 6 minutes on one core)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_05.py          (about 25 minutes on one core)
 
 Images have 14x14 pixels. Of the 200 training images per class, every fourth is a validation image; of the other 150,
 each seed gives 75 to its teachers and 75 to its students. Every image is used in all four orientations, and there are
 two tasks, to recognize the class and the orientation. All networks are dense, without batch normalization, and trained
-by Adam at a constant learning rate, with 32 images per step. The learning rate, the number of steps (early stopping;
-1600 at most, 3200 for teachers) and what else a method has are those with the highest validation accuracy, on average
-over three seeds. If the best learning rate is at the edge of its grid, the grid is extended. Test accuracies are those
-of ten other seeds. A seed fixes the split, the initialization and the order of the images, and is the same for all
-methods. The networks of all seeds and settings are trained side by side: their weights have two more axes, and Adam
-treats every weight alone.
+by Adam at a constant learning rate, with 32 images per step. Every method may train for 12800 steps: the number of
+steps (early stopping), the learning rate and what else a method has are those with the highest validation accuracy, on
+average over three seeds. Only the teachers, which all methods share, train for a fixed number of 3200 steps. If the
+best learning rate, temperature, smoothing or weight of the feature loss is at the edge of its grid, it is extended.
+Test accuracies are those of ten other seeds. A seed fixes the split, the initialization and the order of the images,
+and is the same for all methods. The networks of all seeds and settings are trained side by side: their weights have two
+more axes, and Adam treats every weight alone.
 """
 
 import argparse
@@ -29,8 +30,16 @@ import meta_keras as mk
 from meta_keras.classical import preprocess_data
 
 SELECTION_SEEDS, TEST_SEEDS = range(100, 103), range(10)
-BATCH, SNAPSHOTS, TEACHER_SNAPSHOTS = 32, (200, 400, 800, 1600), (800, 1600, 3200)
-RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+BATCH, SNAPSHOTS, TEACHER_STEPS = 32, (200, 400, 800, 1600, 3200, 6400, 12800), 3200
+HINT_STEPS = 800  # the first stage of hints in two stages; the second has the rest of the steps
+RATES = (0.0003, 0.001, 0.003, 0.01)
+FACTORS = {
+    "rate": 3,
+    "hint_rate": 3,
+    "temperature": 2,
+    "smoothing": 2,
+    "feature_weight": 10,
+}  # by which a grid is extended
 PIXELS, STUDENT, WHOLE = 196, (16, 16), (64, 64)
 CLASS, ORIENTATION = slice(0, 10), slice(10, 14)
 PER_CLASS = (5, 20, 75)
@@ -122,7 +131,7 @@ def train(
     rows: tf.Tensor,
     *,
     inputs: np.ndarray | None = None,
-    snapshots: Sequence[int] = SNAPSHOTS,
+    snapshots: Sequence[int],
     frozen: Sequence[int] = (),
     extra: int = 0,
     stitched: bool = False,
@@ -231,11 +240,16 @@ def grid(**values: Sequence[float]) -> list[Setting]:
 # Selecting and testing
 
 
-def beyond(tried: Sequence[Setting], reached: np.ndarray) -> float | None:
-    """A learning rate beyond the grid, if the best one is at its edge."""
-    rates, best = [setting["rate"] for setting in tried], tried[reached.max(axis=0).argmax()]["rate"]
-    edges = {min(rates): best / 3, max(rates): best * 3}
-    return float(f"{edges[best]:.1g}") if best in edges else None
+def beyond(tried: Sequence[Setting], reached: np.ndarray) -> list[Setting]:
+    """Settings beyond the grid, with all combinations of the others, if the best value of something is at its edge."""
+    best = tried[reached.max(axis=0).argmax()]
+    for name in [name for name in FACTORS if name in best]:
+        values, factor = {setting[name] for setting in tried}, FACTORS[name]
+        edges = {min(values): best[name] / factor, max(values): best[name] * factor}
+        if best[name] in edges and len(values) > 1:
+            further = float(f"{edges[best[name]]:.3g}")
+            return [{**setting, name: further} for setting in tried if setting[name] == best[name]]
+    return []
 
 
 class Measurements:
@@ -244,20 +258,21 @@ class Measurements:
     def __init__(self, record: Record) -> None:
         self.record = record
 
-    def tuned(self, name: str, run: Callable, settings: Sequence[Setting], snapshots: Sequence[int]) -> None:
+    def tuned(
+        self, name: str, run: Callable, settings: Sequence[Setting], snapshots: Sequence[int] = SNAPSHOTS
+    ) -> None:
         """Select the setting and the number of steps by validation accuracy, and test them with other seeds.
 
-        run: from seeds, settings and the name of a part to (snapshots, settings, seeds, tasks) accuracies.
+        run: from seeds, settings, the name of a part and snapshots to (snapshots, settings, seeds, tasks) accuracies.
         """
 
+        def validated(settings: Sequence[Setting]) -> np.ndarray:
+            return np.mean(run(SELECTION_SEEDS, settings, "validation", snapshots), axis=(2, 3))
+
         def selected() -> dict[str, Any]:
-            tried, reached = list(settings), np.mean(run(SELECTION_SEEDS, settings, "validation"), axis=(2, 3))
-            while (further := beyond(tried, reached)) is not None:
-                new = [{**setting, "rate": further} for setting in settings if setting["rate"] == settings[0]["rate"]]
-                reached = np.concatenate(
-                    [reached, np.mean(run(SELECTION_SEEDS, new, "validation"), axis=(2, 3))], axis=1
-                )
-                tried += new
+            tried, reached = list(settings), validated(settings)
+            while further := beyond(tried, reached):
+                tried, reached = tried + further, np.concatenate([reached, validated(further)], axis=1)
             step, best = np.unravel_index(reached.argmax(), reached.shape)
             profile = {"steps": dict(zip(map(str, snapshots), reached.max(axis=1).round(4).tolist(), strict=True))}
             for key in tried[0]:
@@ -270,8 +285,7 @@ class Measurements:
         found = self.record.measure(f"{name}, selected", selected)
 
         def tested() -> list[list[float]]:
-            number = list(snapshots).index(found["steps"])
-            reached = run(TEST_SEEDS, [found["setting"]], "test")[number][0]
+            reached = run(TEST_SEEDS, [found["setting"]], "test", [found["steps"]])[0][0]
             return np.round(reached.T, 4).tolist()  # a list per task, with an accuracy per seed
 
         self.record.measure(f"{name}, test", tested)
@@ -279,28 +293,29 @@ class Measurements:
     # Distillation
 
     def teachers(self) -> None:
-        def run(seeds: Sequence[int], settings: Sequence[Setting], part: str) -> np.ndarray:
-            found = list(teacher_weights(tuple(seeds), tuple(setting["rate"] for setting in settings)))
-            return np.stack([accuracies(w, part, (CLASS, ORIENTATION)) for w in found])
+        def run(seeds: Sequence[int], settings: Sequence[Setting], part: str, _: Sequence[int]) -> np.ndarray:
+            weights = teacher_weights(tuple(seeds), tuple(setting["rate"] for setting in settings))
+            return accuracies(weights, part, (CLASS, ORIENTATION))[None]
 
-        self.tuned("teacher", run, grid(rate=RATES[:4]), TEACHER_SNAPSHOTS)
+        self.tuned("teacher", run, grid(rate=RATES[:3]), [TEACHER_STEPS])
 
     def teacher_outputs(self, seeds: Sequence[int]) -> list[np.ndarray]:
         """What the selected teachers compute on the training images: first hidden layer, second, logits."""
         chosen = self.record.results["teacher, selected"]
         weights = teacher_weights(tuple(seeds), (chosen["setting"]["rate"],))
-        number = TEACHER_SNAPSHOTS.index(chosen["steps"])
-        return [output[0].numpy() for output in layers(weights[number], fashion()["train"].x)]
+        return [output[0].numpy() for output in layers(weights, fashion()["train"].x)]
 
     def students(self, tasks: Sequence[slice], per_class: int, methods: dict[str, list[Setting]]) -> None:
         who = "all" if per_class == 150 else "student"
         outputs = sum(task.stop - task.start for task in tasks)
 
         def runs(method: str) -> Callable:
-            def run(seeds: Sequence[int], settings: Sequence[Setting], part: str) -> np.ndarray:
+            def run(
+                seeds: Sequence[int], settings: Sequence[Setting], part: str, snapshots: Sequence[int]
+            ) -> np.ndarray:
                 uses_teacher = method not in ("true labels", "label smoothing")
                 logits = self.teacher_outputs(seeds)[-1] if uses_teacher else np.zeros(0)
-                if method == "teacher's answers":
+                if method == "pseudo-labels":
                     answers = np.stack([logits[..., task].argmax(axis=-1) for task in (CLASS, ORIENTATION)], axis=-1)
                     loss = label_loss(tasks, settings, answers)
                 elif method.startswith("distilled"):
@@ -308,15 +323,15 @@ class Measurements:
                 else:
                     loss = label_loss(tasks, settings, true_labels(len(seeds)))
                 start = initial((PIXELS, *STUDENT, outputs), seeds)
-                rows = batches(who, per_class, seeds, SNAPSHOTS[-1])
-                found = train(start, loss, settings, rows, snapshots=SNAPSHOTS)
+                rows = batches(who, per_class, seeds, snapshots[-1])
+                found = train(start, loss, settings, rows, snapshots=snapshots)
                 return np.stack([accuracies(w, part, tasks) for w in found])
 
             return run
 
         which = "both tasks" if len(tasks) == 2 else "one task"
         for method, settings in methods.items():
-            self.tuned(f"{which}: {method}, {per_class} per class", runs(method), settings, SNAPSHOTS)
+            self.tuned(f"{which}: {method}, {per_class} per class", runs(method), settings)
 
     def hints(self, per_class: int) -> None:
         """Distillation with hints from the first hidden layer: trained jointly, and in two stages as in FitNets."""
@@ -324,7 +339,9 @@ class Measurements:
         chosen = {name: chosen[name] for name in ("soft", "temperature")}
         sizes = (PIXELS, *STUDENT, 10)
 
-        def jointly(seeds: Sequence[int], settings: Sequence[Setting], part: str) -> np.ndarray:
+        def jointly(
+            seeds: Sequence[int], settings: Sequence[Setting], part: str, snapshots: Sequence[int]
+        ) -> np.ndarray:
             hint, _, logits = self.teacher_outputs(seeds)
             distilled = distillation_loss((CLASS,), [{**s, **chosen} for s in settings], logits)
             hints, weight = tf.constant(hint), column(settings, "feature_weight")
@@ -335,43 +352,52 @@ class Measurements:
                 return distilled(outputs[:-1], rows) + weight * squared
 
             start = [*initial(sizes, seeds), initial((STUDENT[0], 256), seeds)[0]]
-            rows = batches("student", per_class, seeds, SNAPSHOTS[-1])
-            found = train(start, loss, settings, rows, extra=1, snapshots=SNAPSHOTS)
+            rows = batches("student", per_class, seeds, snapshots[-1])
+            found = train(start, loss, settings, rows, extra=1, snapshots=snapshots)
             return np.stack([accuracies(w[:-1], part, (CLASS,)) for w in found])
 
-        def in_stages(seeds: Sequence[int], settings: Sequence[Setting], part: str) -> np.ndarray:
+        def in_stages(
+            seeds: Sequence[int], settings: Sequence[Setting], part: str, snapshots: Sequence[int]
+        ) -> np.ndarray:
             hint, _, logits = self.teacher_outputs(seeds)
-            hints, steps = tf.constant(hint), SNAPSHOTS[-1] // 2
-            rows = batches("student", per_class, seeds, 2 * steps)
+            hints, rows = tf.constant(hint), batches("student", per_class, seeds, snapshots[-1])
 
             def regression(outputs: list[tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
                 return tf.reduce_mean((tf.nn.relu(outputs[-1]) - tf.gather(hints, rows, batch_dims=1)) ** 2, axis=-1)
 
             start = initial((PIXELS, STUDENT[0], 256), seeds)
             first = [{"rate": setting["hint_rate"]} for setting in settings]
-            (stage_1,) = train(start, regression, first, rows[:steps], snapshots=[steps])
+            stage_1 = next(train(start, regression, first, rows[:HINT_STEPS], snapshots=[HINT_STEPS]))
             loss = distillation_loss((CLASS,), [{**s, **chosen} for s in settings], logits)
             start = [*stage_1[:2], *initial(sizes, seeds)[2:]]
-            found = train(start, loss, settings, rows[steps:], snapshots=SNAPSHOTS[:-1])
+            rest = [steps - HINT_STEPS for steps in snapshots]
+            found = train(start, loss, settings, rows[HINT_STEPS:], snapshots=rest)
             return np.stack([accuracies(w, part, (CLASS,)) for w in found])
 
-        joint = grid(rate=RATES[1:5], feature_weight=(0.001, 0.01, 0.1, 1, 10))
-        self.tuned(f"hints: jointly, {per_class} per class", jointly, joint, SNAPSHOTS)
-        staged = grid(rate=RATES[1:5], hint_rate=RATES[:5])
-        self.tuned(f"hints: in stages, {per_class} per class", in_stages, staged, SNAPSHOTS[:-1])
+        joint = grid(rate=RATES[1:], feature_weight=(0.0001, 0.001, 0.01, 0.1, 1))
+        self.tuned(f"hints: jointly, {per_class} per class", jointly, joint)
+        staged = grid(rate=RATES[1:], hint_rate=(0.0001, 0.0003, 0.001, 0.003, 0.01))
+        in_two = [steps for steps in SNAPSHOTS if steps > HINT_STEPS]
+        self.tuned(f"hints: in stages, {per_class} per class", in_stages, staged, in_two)
 
     # New heads and recombined networks
 
     def whole_networks(self) -> None:
         for name, task in (("class", CLASS), ("orientation", ORIENTATION)):
 
-            def run(seeds: Sequence[int], settings: Sequence[Setting], part: str, task: slice = task) -> np.ndarray:
+            def run(
+                seeds: Sequence[int],
+                settings: Sequence[Setting],
+                part: str,
+                snapshots: Sequence[int],
+                task: slice = task,
+            ) -> np.ndarray:
                 loss = label_loss((task,), settings, true_labels(len(seeds)))
                 start = initial((PIXELS, *WHOLE, task.stop - task.start), seeds)
-                found = train(start, loss, settings, batches("all", 150, seeds, SNAPSHOTS[-1]), snapshots=SNAPSHOTS)
+                found = train(start, loss, settings, batches("all", 150, seeds, snapshots[-1]), snapshots=snapshots)
                 return np.stack([accuracies(w, part, (task,)) for w in found])
 
-            self.tuned(f"{name} network", run, grid(rate=RATES), SNAPSHOTS)
+            self.tuned(f"{name} network", run, grid(rate=RATES))
 
     @functools.cache  # noqa: B019
     def network(self, name: str, seeds: tuple[int, ...], begin: int = 0, order: int = 0) -> list[np.ndarray]:
@@ -387,42 +413,51 @@ class Measurements:
         return [weight[0] for weight in found]
 
     def new_heads(self, per_class: int) -> None:
-        """The class of an image, learned by a new head on a network for its orientation."""
+        """The class of an image, learned by a new head on a network for its orientation, frozen or fine-tuned."""
 
         def on(name: str) -> Callable:
-            def run(seeds: Sequence[int], settings: Sequence[Setting], part: str) -> np.ndarray:
+            def run(
+                seeds: Sequence[int], settings: Sequence[Setting], part: str, snapshots: Sequence[int]
+            ) -> np.ndarray:
                 weights, cuts = self.network(name, tuple(seeds)), sorted({s["cut"] for s in settings})
-                rows, reached = batches("student", per_class, seeds, SNAPSHOTS[-1]), []
+                rows, reached = batches("student", per_class, seeds, snapshots[-1]), []
                 for cut in cuts:
                     of_cut = [setting for setting in settings if setting["cut"] == cut]
                     data = {key: _outputs(weights, fashion()[key].x, int(cut)) for key in ("train", part)}
                     loss = label_loss((CLASS,), of_cut, true_labels(len(seeds)))
                     start = initial((data["train"].shape[-1], 10), seeds)
-                    found = train(start, loss, of_cut, rows, inputs=data["train"], snapshots=SNAPSHOTS)
+                    found = train(start, loss, of_cut, rows, inputs=data["train"], snapshots=snapshots)
                     reached.append(np.stack([accuracies(w, part, (CLASS,), data[part]) for w in found]))
                 return np.concatenate(reached, axis=1)
 
             return run
 
-        def from_scratch(seeds: Sequence[int], settings: Sequence[Setting], part: str) -> np.ndarray:
-            rows = batches("student", per_class, seeds, SNAPSHOTS[-1])
-            loss = label_loss((CLASS,), settings, true_labels(len(seeds)))
-            found = train(initial((PIXELS, *WHOLE, 10), seeds), loss, settings, rows, snapshots=SNAPSHOTS)
-            return np.stack([accuracies(w, part, (CLASS,)) for w in found])
+        def whole(name: str) -> Callable:
+            def run(
+                seeds: Sequence[int], settings: Sequence[Setting], part: str, snapshots: Sequence[int]
+            ) -> np.ndarray:
+                rows = batches("student", per_class, seeds, snapshots[-1])
+                loss = label_loss((CLASS,), settings, true_labels(len(seeds)))
+                start = [*self.network(name, tuple(seeds))[:4], *initial((PIXELS, *WHOLE, 10), seeds)[4:]]
+                found = train(start, loss, settings, rows, snapshots=snapshots)
+                return np.stack([accuracies(w, part, (CLASS,)) for w in found])
+
+            return run
 
         def grid_of(*cuts: int) -> list[Setting]:  # sorted by the cut, as the results are
-            return grid(cut=cuts, rate=(*RATES, 0.3))
+            return grid(cut=cuts, rate=RATES)
 
         methods = {
-            "trained trunk": (on("orientation"), grid_of(1, 2)),
-            "untrained trunk": (on("untrained"), grid_of(1, 2)),
-            "old logits": (on("orientation"), grid_of(3)),
+            "trained backbone": (on("orientation"), grid_of(1, 2)),
+            "untrained backbone": (on("untrained"), grid_of(1, 2)),
+            "orientation logits": (on("orientation"), grid_of(3)),
             "pixels": (on("orientation"), grid_of(0)),
-            "from scratch": (from_scratch, grid(rate=RATES)),
+            "fine-tuned": (whole("orientation"), grid(rate=RATES)),
+            "from scratch": (whole("untrained"), grid(rate=RATES)),
         }
         for method, (run, settings) in methods.items():
-            self.tuned(f"new head: {method}, {per_class} per class", run, settings, SNAPSHOTS)
-        self.record.measure(f"new head: table, {per_class} per class, test", lambda: self.lookup(per_class))
+            self.tuned(f"new head: {method}, {per_class} per class", run, settings)
+        self.record.measure(f"new head: lookup table, {per_class} per class, test", lambda: self.lookup(per_class))
 
     def lookup(self, per_class: int) -> list[list[float]]:
         """The most frequent class of the labeled examples for every orientation that the old network predicts."""
@@ -440,7 +475,9 @@ class Measurements:
         """The front of a network for orientations before the back of one for classes, with a trained layer between."""
 
         def before(back: str) -> Callable:
-            def run(seeds: Sequence[int], settings: Sequence[Setting], part: str) -> np.ndarray:
+            def run(
+                seeds: Sequence[int], settings: Sequence[Setting], part: str, snapshots: Sequence[int]
+            ) -> np.ndarray:
                 front = self.network("orientation", tuple(seeds), 1000, 3)
                 data = {key: _outputs(front, fashion()[key].x, 1) for key in ("train", part)}
                 kind = "class" if back == "trained" else "untrained"
@@ -448,15 +485,15 @@ class Measurements:
                 stitch, fresh = initial((64, 64), seeds), back == "fresh"
                 start, frozen = (behind, ()) if fresh else ([*stitch, *behind], (2, 3, 4, 5))
                 loss = label_loss((CLASS,), settings, true_labels(len(seeds)))
-                rows = batches("student", per_class, seeds, SNAPSHOTS[-1])
-                options = {"inputs": data["train"], "snapshots": SNAPSHOTS, "frozen": frozen, "stitched": not fresh}
+                rows = batches("student", per_class, seeds, snapshots[-1])
+                options = {"inputs": data["train"], "snapshots": snapshots, "frozen": frozen, "stitched": not fresh}
                 found = train(start, loss, settings, rows, **options)
                 return np.stack([accuracies(w, part, (CLASS,), data[part], stitched=not fresh) for w in found])
 
             return run
 
         for back in ("trained", "untrained", "fresh"):
-            self.tuned(f"stitch: {back} back, {per_class} per class", before(back), grid(rate=RATES), SNAPSHOTS)
+            self.tuned(f"stitch: {back} back, {per_class} per class", before(back), grid(rate=RATES))
 
     def joints(self) -> None:
         """Fronts of several networks before the back of one, as they are, matched, and mapped by least squares."""
@@ -519,26 +556,24 @@ def matching(correlation: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def teacher_weights(seeds: tuple[int, ...], rates: tuple[float, ...]) -> list[list[np.ndarray]]:
+def teacher_weights(seeds: tuple[int, ...], rates: tuple[float, ...]) -> list[np.ndarray]:
     """Teachers for both tasks, with dropout, trained on their 75 images per class."""
     tf.random.set_seed(0)
     tasks, settings = (CLASS, ORIENTATION), grid(rate=rates)
     loss = label_loss(tasks, settings, true_labels(len(seeds)))
     start = initial((PIXELS, 256, 256, 14), seeds)
-    rows = batches("teacher", 75, seeds, TEACHER_SNAPSHOTS[-1])
-    return list(train(start, loss, settings, rows, snapshots=TEACHER_SNAPSHOTS, dropout=0.3))
+    rows = batches("teacher", 75, seeds, TEACHER_STEPS)
+    return next(train(start, loss, settings, rows, snapshots=[TEACHER_STEPS], dropout=0.3))
 
 
-TEMPERATURES = (1, 2, 4, 8, 16, 32)
+TEMPERATURES = (1, 2, 4, 8, 16)
 METHODS = {
     "true labels": grid(rate=RATES),
-    "label smoothing": grid(rate=RATES[:5], smoothing=(0.05, 0.1, 0.2, 0.4, 0.6, 0.8)),
-    "teacher's answers": grid(rate=RATES),
-    "distilled": grid(rate=RATES[1:5], soft=(0.25, 0.5, 0.75, 1.0), temperature=TEMPERATURES),
-    "distilled without labels": grid(rate=RATES[1:5], soft=(1.0,), temperature=TEMPERATURES),
+    "label smoothing": grid(rate=RATES, smoothing=(0.05, 0.1, 0.2, 0.4, 0.6, 0.8)),
+    "pseudo-labels": grid(rate=RATES),  # the teacher's predictions, as hard labels
+    "distilled": grid(rate=RATES[1:], soft=(0.25, 0.5, 0.75, 1.0), temperature=TEMPERATURES),
+    "distilled without labels": grid(rate=RATES[1:], soft=(1.0,), temperature=TEMPERATURES),
 }
-
-MULTI_TASK = ("true labels", "label smoothing", "distilled", "distilled without labels")
 
 
 def main() -> None:
@@ -550,7 +585,7 @@ def main() -> None:
         m.students((CLASS,), per_class, METHODS)
         m.hints(per_class)
     m.students((CLASS,), 150, {"true labels": METHODS["true labels"]})
-    m.students((CLASS, ORIENTATION), 20, {name: METHODS[name] for name in MULTI_TASK})
+    m.students((CLASS, ORIENTATION), 20, METHODS)
     m.whole_networks()
     for per_class in PER_CLASS:
         m.new_heads(per_class)

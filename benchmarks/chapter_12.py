@@ -1,18 +1,24 @@
 """Three inner loops for D3's network against their baselines, after 30,000 training images.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_12.py          (about 20 minutes on one core)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_12.py          (about 30 minutes on one core)
 
-Every method has D3's network and images of 14x14 pixels. Those that are trained see 250 batches of 120 images of the
+Every network is D3's, and every image has 14x14 pixels. Networks that are trained see 250 batches of 120 images of the
 training alphabets: MetaLearner as four 5-way tasks, which it solves by gradient descent on all weights (MAML), by
-gradient descent on a head that starts from zero, or by prototypes; the classifier as a batch of all training classes,
-after which new tasks are solved by the nearest class mean. The same inner loops also start from random weights.
+gradient descent on a zero-initialized head ("zero head"), or by prototypes; the classifier as a batch of all training
+classes, after which new tasks are solved by the nearest class mean or by a zero-initialized head. The same inner loops
+also start from random weights. Nearest class means of pixels, and of aligned and blurred pixels, need no network.
 
-Every hyperparameter is selected on tasks of the validation alphabets: the learning rates by moving to the best neighbor
-(half or twice the learning rate) until no neighbor is better, so that none is at the edge of a grid; the number of
-evaluation steps together with the learning rates (and three times the selected number is measured, too); and the
-normalization of the embeddings whenever they are compared by distances. In the test, seed n has its own initialization,
-training tasks and 200 test tasks, which are the same for all methods, so intervals over seeds include the variation of
-tasks.
+Every hyperparameter is selected on tasks of the validation alphabets. The learning rates move to the best neighbor
+(half or twice the learning rate) until no neighbor is better, so none is at the edge of a grid; where a method takes
+gradient steps in evaluation, each point counts with the best of 1, 3, 10 and 30 steps. With the selected learning
+rates, the number of steps is then selected from one grid for all methods, 1 to 810: the smallest one that is less than
+0.01 below the best. From scratch, every number of steps has its own learning rate. The normalization of embeddings is
+selected, too. In the test, seed n has its own initialization, training tasks and 200 test tasks, which are the same for
+all methods, so intervals over seeds include the variation of tasks.
+
+Trained with an inner learning rate of twice the number of ways, a zero-initialized head differs from prototypes only in
+that it omits the squared norms of the prototypes. "with norms" and "without norms" are evaluations that include or omit
+them, whichever of the two the network was trained with.
 The results are in data/results/chapter_12.json, from where the chapter reads them.
 """
 
@@ -23,7 +29,8 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from common import halved, unit
+from chapter_01 import GAIN, align_and_blur
+from common import best_inside, halved, unit
 from record import ROOT, Record
 
 import meta_keras as mk
@@ -32,8 +39,10 @@ SIDE, WAYS, QUERIES, META_BATCH = 14, 5, 5, 4
 PER_STEP = META_BATCH * WAYS * (1 + QUERIES)
 STEPS = 250  # of training
 SEEDS, SELECTION_SEED = 5, 100
-EVALUATION_STEPS = (1, 3, 10, 30)
-HEAD_STEPS = (*EVALUATION_STEPS, 90, 270)  # of a head on fixed embeddings
+FEW_STEPS = (1, 3, 10, 30)  # while learning rates are selected
+ALL_STEPS = (*FEW_STEPS, 90, 270, 810)  # with the selected learning rates
+TYPICAL_STEPS = 90  # what most methods select; the head on the classifier is tested with them, too
+BLURS = (1, 1.5, 2.25, 3.375)  # standard deviations of the blur of aligned images, in pixels
 TASKS, SLOW_SELECTION_TASKS = 200, 100
 VALIDATION_SEED, TEST_SEED = 1, 1000
 
@@ -150,18 +159,26 @@ def by_distances(below: keras.Model, split: str, seed: int = 0, kinds: Sequence[
     }
 
 
-def by_head(below: keras.Model, rate: float, split: str, seed: int = 0, steps: Sequence[int] = HEAD_STEPS) -> dict:
-    """Accuracy of a head from zero, for each number of steps."""
-    drawn = tasks(split, seed, plain_embeddings(below, split))
+def by_head(
+    below: keras.Model, rate: float, split: str, seed: int, steps: Sequence[int], kind: str = "plain"
+) -> dict[str, float]:
+    """Accuracy of a head from zero on embeddings with this normalization, for each number of steps."""
+    drawn = tasks(split, seed, plain_embeddings(below, split) if kind == "plain" else embeddings(below, split)[kind])
     return {str(count): mk.evaluate(head_from_zero(rate, count), drawn, TASKS).mean for count in steps}
 
 
-def by_descent(
-    network: keras.Model, rate: float, split: str, seed: int = 0, steps: Sequence = EVALUATION_STEPS
-) -> dict:
+def by_descent(network: keras.Model, rate: float, split: str, seed: int, steps: Sequence[int]) -> dict[str, float]:
     """Accuracy after gradient descent on all weights, for each number of steps."""
     drawn = tasks(split, seed)
     return {str(count): mk.evaluate(descent(network, rate, count), drawn, TASKS).mean for count in steps}
+
+
+def norms(below: keras.Model, split: str, seed: int) -> dict[str, float]:
+    """Accuracy of class means by squared distances, and of the same logits without the norms of the class means."""
+    return {
+        "with norms": by_distances(below, split, seed, ["plain"])["plain"],
+        "without norms": by_head(below, 2 * WAYS, split, seed, [1])["1"],
+    }
 
 
 def climb(measure: Callable[[Point], float], start: Point) -> Point:
@@ -185,12 +202,11 @@ class Measurements:
     def __init__(self, record: Record, seeds: int) -> None:
         self.record, self.seeds = record, range(seeds)
 
-    def trained(self, name: str, train: Callable, tried: Callable, tested: Callable, start: Point) -> None:
-        """A method that is trained: selection, then the test.
+    def rates(self, name: str, train: Callable, tried: Callable, start: Point) -> Point:
+        """The learning rates with the best validation accuracy.
 
         train: (inner learning rates, outer learning rate, seed, training steps) -> network.
         tried: (network, *inner learning rates) -> validation accuracy for each choice in evaluation.
-        tested: (network, choice, seed, *inner learning rates) -> what is recorded of the test.
         """
 
         def trial(point: Point) -> dict[str, float]:
@@ -204,83 +220,147 @@ class Measurements:
 
             return self.record.measure(f"validation: {name}, " + ", ".join(f"{x:g}" for x in point), measure)
 
-        point = climb(lambda point: max(trial(point).values()), start)
-        choice = max(trial(point), key=trial(point).get)
-        self.record.measure(f"selected: {name}", lambda: {"rates": point, "choice": choice})
-        *inner, outer = point
-        for seed in self.seeds:
-            network = None if f"{name}, seed {seed}" in self.record.results else train(inner, outer, seed, STEPS)
-            self.record.measure(f"{name}, seed {seed}", lambda n=network, s=seed: tested(n, choice, s, *inner))
-            if name == "zero head" and seed == 0 and network is not None:
-                self.record.measure("opening figure", lambda n=network: draw(n, *inner))
+        return climb(lambda point: max(trial(point).values()), start)
 
-    def saturated(self, name: str, train: Callable, measure: Callable) -> None:
-        """Validation accuracy with three times the selected number of steps, in case that it is the largest."""
-        chosen = self.record.results[f"selected: {name}"]
-        (inner, outer), steps = chosen["rates"], 3 * int(chosen["choice"])
-        self.record.measure(
-            f"validation: {name}, three times the steps",
-            lambda: measure(train([inner], outer, SELECTION_SEED, STEPS), inner, "validation", 0, [steps]),
-        )
+    def steps(self, name: str, measure: Callable[[Sequence[int]], dict[str, float]]) -> str:
+        """The smallest number of steps of the common grid beyond which no larger number gains GAIN or more."""
+        found = self.record.measure(f"validation: {name}, steps", lambda: measure(ALL_STEPS))
+        return min((n for n in found if round(max(found.values()) - found[n], 6) < GAIN), key=int)
+
+    def test(self, name: str, train: Callable[[int], keras.Model], tested: Callable) -> None:
+        for seed in self.seeds:
+            self.record.measure(f"{name}, seed {seed}", lambda s=seed: tested(train(s), s))
 
     def maml(self) -> None:
-        def tested(network: keras.Model, choice: str, seed: int, inner: float) -> dict[str, float]:
-            return by_descent(network, inner, "test", seed, sorted({1, int(choice)}))
-
         train = functools.partial(meta_trained, maml)
-
-        def tried(network: keras.Model, inner: float) -> dict[str, float]:
-            return by_descent(network, inner, "validation")
-
-        self.trained("MAML", train, tried, tested, (0.2, 0.002))
-        self.saturated("MAML", train, lambda network, *rest: by_descent(network, *rest))
+        inner, outer = point = self.rates(
+            "MAML", train, lambda network, rate: by_descent(network, rate, "validation", 0, FEW_STEPS), (0.2, 0.002)
+        )
+        trained = functools.cache(lambda seed: train([inner], outer, seed, STEPS))
+        choice = self.steps("MAML", lambda n: by_descent(trained(SELECTION_SEED), inner, "validation", 0, n))
+        self.record.measure("selected: MAML", lambda: {"rates": point, "choice": choice})
+        steps = sorted({1, int(choice)})
+        self.test("MAML", trained, lambda network, seed: by_descent(network, inner, "test", seed, steps))
 
     def zero_head(self) -> None:
-        def tested(network: keras.Model, choice: str, seed: int, inner: float) -> dict[str, float]:
-            return by_head(backbone(network), inner, "test", seed, sorted({1, int(choice)}))
-
         train = functools.partial(meta_trained, zero_head)
 
-        def tried(network: keras.Model, inner: float) -> dict[str, float]:
-            return by_head(backbone(network), inner, "validation")
+        def accuracy(network: keras.Model, rate: float, split: str, seed: int, steps: Sequence[int]) -> dict:
+            return by_head(backbone(network), rate, split, seed, steps)
 
-        self.trained("zero head", train, tried, tested, (5.0, 0.002))
-        self.saturated("zero head", train, lambda network, *rest: by_head(backbone(network), *rest))
+        inner, outer = point = self.rates(
+            "zero head", train, lambda network, rate: accuracy(network, rate, "validation", 0, FEW_STEPS), (5.0, 0.002)
+        )
+        trained = functools.cache(lambda seed: train([inner], outer, seed, STEPS))
+        choice = self.steps("zero head", lambda n: accuracy(trained(SELECTION_SEED), inner, "validation", 0, n))
+        self.record.measure("selected: zero head", lambda: {"rates": point, "choice": choice})
+        steps = sorted({1, int(choice)})
+        self.test("zero head", trained, lambda network, seed: accuracy(network, inner, "test", seed, steps))
+        self.record.measure("opening figure", lambda: draw(trained(0), inner))
 
-    def by_distances(self, name: str, train: Callable) -> None:
-        def tested(below: keras.Model, choice: str, seed: int) -> dict[str, float]:
-            return by_distances(below, "test", seed, ("plain", choice))
+    def by_distances(self, name: str, train: Callable, tested: Callable) -> None:
+        (rate,) = self.rates(name, train, lambda below: by_distances(below, "validation"), (0.002,))
+        kinds = self.record.results[f"validation: {name}, {rate:g}"]
+        kind = max(kinds, key=kinds.get)
+        self.record.measure(f"selected: {name}", lambda: {"rates": [rate], "choice": kind})
+        self.test(name, lambda seed: train([], rate, seed, STEPS), functools.partial(tested, kind))
 
-        self.trained(name, train, lambda below: by_distances(below, "validation"), tested, (0.002,))
+    def prototypes(self) -> None:
+        """Prototypes, and in the same way a zero-initialized head that differs from them in nothing but the norms."""
+
+        def tested(kind: str, below: keras.Model, seed: int) -> dict[str, float]:
+            return by_distances(below, "test", seed, [kind]) | norms(below, "test", seed)
+
+        self.by_distances("prototypes", functools.partial(meta_trained, prototypes), tested)
+        (rate,) = self.record.results["selected: prototypes"]["rates"]
+        self.test(
+            "trained without norms",
+            lambda seed: backbone(meta_trained(zero_head, [2 * WAYS], rate, seed, STEPS)),
+            lambda below, seed: norms(below, "test", seed),
+        )
+
+    def classifier(self) -> None:
+        """The nearest class mean, and a zero-initialized head, on the embeddings of an ordinary classifier."""
+        self.by_distances("classifier", classifier, lambda kind, below, seed: by_distances(below, "test", seed, [kind]))
+        trained = functools.cache(lambda rate, seed: classifier([], rate, seed, STEPS))
+
+        def accuracy(kind: str, inner: float, below: keras.Model, n: Sequence[int]) -> dict[str, float]:
+            return by_head(below, inner, "validation", 0, n, kind)
+
+        best = {}  # after more than one step, as the predictions after the first do not depend on its learning rate
+        for kind, start in (("plain", 2.0), ("unit", 16.0), ("centered unit", 16.0)):
+            name = f"classifier, zero head, {kind}"
+            point = self.rates(
+                name,
+                lambda inner, outer, seed, _: trained(outer, seed),
+                lambda below, inner, k=kind: accuracy(k, inner, below, FEW_STEPS[1:]),
+                (start, 0.002),
+            )
+            key = f"validation: {name}, " + ", ".join(f"{x:g}" for x in point)
+            best[kind, *point] = max(self.record.results[key].values())
+        kind, inner, outer = max(best, key=best.get)
+        choice = self.steps("classifier, zero head", lambda n: accuracy(kind, inner, trained(outer, SELECTION_SEED), n))
+        chosen = {"rates": [inner, outer], "embeddings": kind, "choice": choice}
+        self.record.measure("selected: classifier, zero head", lambda: chosen)
+        self.test(
+            "classifier, zero head",
+            lambda seed: trained(outer, seed),
+            lambda below, seed: by_head(below, inner, "test", seed, sorted({int(choice), TYPICAL_STEPS}), kind),
+        )
 
     def random_backbone(self) -> None:
-        """The zero head and the nearest class mean on the embeddings of a network with random weights."""
+        """A zero-initialized head and the nearest class mean on the embeddings of a network with random weights."""
 
         def random(seed: int) -> keras.Model:
             keras.utils.set_random_seed(seed)
             return backbone(d3(WAYS))
 
-        def head(rate: float) -> dict[str, float]:
-            key = f"validation: random backbone, zero head, {rate:g}"
-            return self.record.measure(key, lambda: by_head(random(SELECTION_SEED), rate, "validation"))
+        def head(rate: float, steps: Sequence[int]) -> dict[str, float]:
+            return by_head(random(SELECTION_SEED), rate, "validation", 0, steps)
 
-        (rate,) = climb(lambda point: max(head(*point).values()), (4.0,))
-        steps = int(max(head(rate), key=head(rate).get))
-        self.record.measure("selected: random backbone, zero head", lambda: {"rate": rate, "steps": steps})
+        name = "random backbone, zero head"
+        (rate,) = climb(
+            lambda point: max(
+                self.record.measure(f"validation: {name}, {point[0]:g}", lambda: head(*point, FEW_STEPS)).values()
+            ),
+            (4.0,),
+        )
+        steps = self.steps(name, lambda n: head(rate, n))
+        self.record.measure(f"selected: {name}", lambda: {"rate": rate, "choice": steps})
+        self.test(name, random, lambda below, seed: by_head(below, rate, "test", seed, [int(steps)])[steps])
+
+        self.nearest("random backbone", random)
+
+    def nearest(self, name: str, network: Callable[[int], keras.Model]) -> None:
+        """The nearest class mean of what an untrained network computes."""
         kinds = self.record.measure(
-            "validation: random backbone, nearest class mean",
-            lambda: by_distances(random(SELECTION_SEED), "validation"),
+            f"validation: {name}, nearest class mean", lambda: by_distances(network(SELECTION_SEED), "validation")
         )
         kind = max(kinds, key=kinds.get)
-        self.record.measure("selected: random backbone, nearest class mean", lambda: kind)
-        for seed in self.seeds:
-            self.record.measure(
-                f"random backbone, seed {seed}",
-                lambda s=seed: {
-                    "zero head": by_head(random(s), rate, "test", s, [steps])[str(steps)],
-                    "nearest class mean": by_distances(random(s), "test", s, [kind])[kind],
-                },
+        self.record.measure(f"selected: {name}, nearest class mean", lambda: kind)
+        self.test(
+            f"{name}, nearest class mean",
+            network,
+            lambda below, seed: by_distances(below, "test", seed, [kind])[kind],
+        )
+
+    def pixels(self) -> None:
+        """The nearest class mean of pixels, and of aligned and blurred pixels as in chapter 01."""
+        flat = keras.Sequential([keras.Input((SIDE, SIDE, 1)), keras.layers.Flatten()])
+        self.nearest("pixels", lambda seed: flat)
+
+        def accuracy(sigma: float, split: str, seed: int = 0) -> float:
+            vectors = characters(split).map(lambda images: align_and_blur(images, sigma))
+            return mk.evaluate(nearest_class_mean, tasks(split, seed, vectors), TASKS).mean
+
+        def trial(sigma: float) -> float:
+            return self.record.measure(
+                f"validation: aligned pixels, sigma {sigma:g}", lambda: accuracy(sigma, "validation")
             )
+
+        sigma = best_inside(trial, BLURS)
+        self.record.measure("selected: aligned pixels", lambda: {"sigma": sigma})
+        self.test("aligned pixels", lambda seed: sigma, lambda sigma, seed: accuracy(sigma, "test", seed))
 
     def from_scratch(self) -> None:
         """Gradient descent on all weights from random weights; number of steps, learning rate and head are selected."""
@@ -317,7 +397,7 @@ class Measurements:
 
 
 def draw(network: keras.Model, inner: float) -> dict[str, object]:
-    """The opening figure, chapters/adapted_expert.png: the task whose accuracy is closest to the mean."""
+    """The opening figure, chapters/adapted_network.png: the task whose accuracy is closest to the mean."""
     rule = mk.rules.GradientDescent(inner, layers="head")
     learner = mk.MetaLearner(network=network, rule=rule)
     drawn = mk.FewShot(characters("test"), WAYS, 1, queries=8, meta_batch=1, seed=12, within="alphabet")
@@ -326,7 +406,7 @@ def draw(network: keras.Model, inner: float) -> dict[str, object]:
     episode = next(iter(drawn.skip(number)))
     answers = learner((episode.support_x, episode.support_y, episode.query_x), training=False)[0]
     figure = mk.report.show_episode(episode, queries=8, scores=answers)
-    figure.savefig(ROOT / "chapters" / "adapted_expert.png", bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(ROOT / "chapters" / "adapted_network.png", bbox_inches="tight", metadata={"Software": None})
     correct = int(np.sum(np.argmax(answers, axis=-1) == episode.query_y[0]))
     return {"correct": correct, "queries": len(answers), "task": number, "mean": score.mean, "interval": score.interval}
 
@@ -338,12 +418,12 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", help="measure these methods only")
     options = parser.parse_args()
     measurements = Measurements(Record("chapter_12", again=options.again), options.seeds)
-    prototypical = functools.partial(meta_trained, prototypes)
     methods = {
+        "pixels": measurements.pixels,
         "random": measurements.random_backbone,
         "zero-head": measurements.zero_head,
-        "prototypes": lambda: measurements.by_distances("prototypes", prototypical),
-        "classifier": lambda: measurements.by_distances("classifier", classifier),
+        "prototypes": measurements.prototypes,
+        "classifier": measurements.classifier,
         "scratch": measurements.from_scratch,
         "MAML": measurements.maml,
     }

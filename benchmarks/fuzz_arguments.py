@@ -93,6 +93,14 @@ def prepared(rule: Any) -> Any:
     return learner(rule).rule
 
 
+def update() -> mk.rules.UpdateNetwork:
+    return mk.rules.UpdateNetwork(0.1, hidden=(2,))
+
+
+def unrolled() -> mk.UnrolledTraining:
+    return compiled(mk.UnrolledTraining(network(), update(), steps=2, truncation=1, batch_size=2, starts=2))
+
+
 def logits() -> tf.Tensor:
     return tf.constant([[1.0, 2.0], [0.5, 0.1]])
 
@@ -188,6 +196,14 @@ SPECIAL: dict[str, Factories] = {
     "MetaLearner.predict": ON_TASKS,
     "MetaLearner.test_on_batch": {"x": one_batch, "y": lambda: labels()[None]},
     "MetaLearner.train_on_batch": {"x": one_batch, "y": lambda: labels()[None]},
+    "LearnedOptimizer": {"update": update},
+    "UnrolledTraining": {"network": network, "update": update, "steps": lambda: 2, "truncation": lambda: 1},
+    "UnrolledTraining.evaluate": ON_TASKS,
+    "UnrolledTraining.fit": FIT | {"x": tasks, "steps_per_epoch": lambda: 1, "validation_data": lambda: None},
+    "UnrolledTraining.learning_curves": {"tasks": tasks, "batches": lambda: 1},
+    "UnrolledTraining.predict": ON_TASKS,
+    "UnrolledTraining.test_on_batch": {"x": one_batch, "y": lambda: labels()[None]},
+    "UnrolledTraining.train_on_batch": {"x": one_batch, "y": lambda: labels()[None]},
     "classical.main": {"dataset": lambda: "fashion", "epochs": lambda: 1},
     "classical.train_model": {"epochs": lambda: 1, "model": lambda: mk.classical.create_model((1,), 2)},
     "evaluate": {"episodes": lambda: 2},
@@ -215,6 +231,7 @@ RECEIVERS: Factories = {
     "MetaLearner": learner,
     "Tasks": sinusoids,
     "functional.PureModel": lambda: mk.functional.PureModel(network()),
+    "UnrolledTraining": unrolled,
     "transfer.Distiller": lambda: compiled(mk.transfer.Distiller(network(), network())),
     "transfer.DomainAdaptation": lambda: compiled(mk.transfer.DomainAdaptation(network(), layer="hidden")),
     "transfer.Strategy": lambda: prepared(mk.transfer.Strategy(network(), 0.1)),

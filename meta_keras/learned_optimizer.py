@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from meta_keras import checks
 from meta_keras.internals import number_of
 from meta_keras.rules.update_network import MOMENTUM_DECAYS, Memory, UpdateNetwork
 from meta_keras.rules.updates import Step
@@ -22,21 +23,22 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     apply as they do to other optimizers. What the network has learned is part of the configuration, so it is saved with
     a compiled model.
 
-    update: the update network, after meta-training.
-    learning_rate: a factor of its updates. 1 uses them as they were learned.
+    update: the update network, after meta-training. None loads the one that comes with the project.
+    learning_rate: a factor of its updates, or a schedule. 1 uses them as they were learned.
 
-    >>> update = UpdateNetwork()
-    >>> optimizer = LearnedOptimizer(update)
+    >>> optimizer = LearnedOptimizer(UpdateNetwork())
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     >>> model.compile(optimizer, "mse")
     """
 
-    def __init__(
-        self, update: UpdateNetwork, learning_rate: Any = 1.0, *, name: str = "learned_optimizer", **kwargs: Any
-    ) -> None:
+    def __init__(self, update: UpdateNetwork | None = None, learning_rate: Any = 1.0, **kwargs: Any) -> None:
+        update = UpdateNetwork.load() if update is None else update
         if not isinstance(update, UpdateNetwork):
-            raise TypeError(f"update must be an UpdateNetwork; got {type(update).__name__}.")
-        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+            raise TypeError(f"update must be an UpdateNetwork; got {checks.shown(update)}.")
+        if not callable(learning_rate):  # a schedule is, or a function of no arguments
+            checks.positive(learning_rate=learning_rate)
+        kwargs.setdefault("name", "learned_optimizer")
+        super().__init__(learning_rate=learning_rate, **kwargs)
         if not update.built:
             update.build()
         self.update = update

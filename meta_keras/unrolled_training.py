@@ -104,6 +104,13 @@ class UnrolledTraining(TaskModel):
         self._known_curves = {}
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
 
+    def call(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
+        """There are no answers without training: see `evaluate` and `learning_curves`."""
+        raise ValueError(
+            "An UnrolledTraining trains an update and predicts nothing. Use evaluate or learning_curves, or train a "
+            "model with LearnedOptimizer(update)."
+        )
+
     @tf.autograph.experimental.do_not_convert
     def meta_gradients(self, inputs: Inputs, query_y: tf.Tensor, training: bool = True) -> tuple[Any, Any, Any]:
         """The answers to the queries, the number of diverged runs, and the meta-loss with its gradients."""

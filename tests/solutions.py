@@ -79,7 +79,7 @@ def soften(p, temperature):
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def soft_slope(teacher, student, temperature):
+def soft_derivative(teacher, student, temperature):
     p, q = (np.exp(logits / temperature) for logits in (teacher, student))
     return temperature * (q / q.sum() - p / p.sum())
 
@@ -181,7 +181,7 @@ RIGHT = {
     "check_saving": lambda m, n, r: m * n / (r * (m + n)),
     "check_pays": pays,
     "check_soften": soften,
-    "check_soft_slope": soft_slope,
+    "check_soft_derivative": soft_derivative,
     "check_lookup": lookup,
     "check_stitch": lambda units_a, units_b: np.linalg.lstsq(units_a, units_b, rcond=None)[0],
     "check_omega_for": lambda coefficient: np.log(coefficient / (1 - coefficient)),
@@ -220,8 +220,8 @@ WRONG = {
     "check_saving": lambda m, n, r: m * n / r,
     "check_pays": lambda with_transfer, from_scratch: "yes" if np.mean(with_transfer) > np.mean(from_scratch) else "no",
     "check_soften": lambda p, temperature: p / temperature,
-    "check_soft_slope": lambda teacher, student, temperature: (
-        soft_slope(teacher, student, temperature) / temperature**2
+    "check_soft_derivative": lambda teacher, student, temperature: (
+        soft_derivative(teacher, student, temperature) / temperature**2
     ),
     "check_lookup": lambda old, labels, new: np.full(len(new), np.bincount(labels).argmax()),
     "check_stitch": lambda units_a, units_b: np.eye(units_a.shape[1]),

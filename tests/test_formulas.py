@@ -429,6 +429,18 @@ def test_formula_10_3_one_step_puts_one_minus_alpha_hessian_before_the_query_slo
     np.testing.assert_allclose(meta_gradients(learner, *LINEAR_TASK)[0], wanted, rtol=1e-5)
 
 
+def test_formula_10_3_several_steps_multiply_one_factor_per_step():
+    learner = learner_of_weights(mk.rules.GradientDescent(0.1, steps=2), 0.0)
+    assert meta_gradients(learner, [[1]], [[2]], [[1]], [[3]])[0] == pytest.approx(0.8**2 * 2 * (0.72 - 3), rel=1e-5)
+    adapted = LINEAR_START
+    for _ in range(3):
+        adapted = adapted - 0.1 * linear_slope(adapted, *LINEAR_SUPPORT)
+    factor = np.eye(2) - 0.1 * linear_hessian(LINEAR_SUPPORT[0])
+    learner = learner_of_weights(mk.rules.GradientDescent(0.1, steps=3), *LINEAR_START)
+    wanted = factor @ factor @ factor @ linear_slope(adapted, *LINEAR_QUERY)
+    np.testing.assert_allclose(meta_gradients(learner, *LINEAR_TASK)[0], wanted, rtol=1e-5)
+
+
 def test_formula_10_4_first_order_is_the_query_slope_where_adapting_ends():
     rule = mk.rules.GradientDescent(0.1, first_order=True)
     assert meta_gradients(learner_of_weights(rule, 0.0), [[1]], [[2]], [[1]], [[3]])[0] == pytest.approx(-5.2)

@@ -126,5 +126,19 @@ def test_it_trains_in_mixed_precision():
 
 
 def test_something_else_than_an_update_network_is_refused():
-    with pytest.raises(TypeError, match="update must be an UpdateNetwork; got str"):
+    with pytest.raises(TypeError, match="update must be an UpdateNetwork; got 'adam'"):
         LearnedOptimizer("adam")
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, float("nan"), "1", None])
+def test_a_learning_rate_is_a_positive_number(rate):
+    with pytest.raises(ValueError, match="learning_rate must be"):
+        LearnedOptimizer(built(), learning_rate=rate)
+
+
+def test_a_schedule_scales_the_updates():
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([8], [1.0, 1e-9])
+    through = trained(LearnedOptimizer(built(learning_rate=0.05)), epochs=2)
+    stopped = trained(LearnedOptimizer(built(learning_rate=0.05), learning_rate=schedule), epochs=20)
+    for one, other in zip(through.get_weights(), stopped.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0.2, atol=0.06)

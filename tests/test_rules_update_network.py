@@ -218,3 +218,21 @@ def test_what_was_learned_for_one_network_serves_others():
     other = MetaLearner(network=networks.mlp(1, hidden=(6, 5)), rule=GradientDescent(update, steps=1))
     assert len(update.trainable_variables) == before
     assert other.rule.transform is update
+
+
+def test_a_file_has_the_settings_and_all_that_was_learned(tmp_path):
+    update = at_random(built(learning_rate=0.02, base="momentum", hidden=(3, 2), step_size=0.01))
+    update.save(tmp_path / "update.npz")
+    loaded = UpdateNetwork.load(tmp_path / "update.npz")
+    assert loaded.get_config() == update.get_config()
+    for one, other in zip(loaded.get_weights(), update.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(FileExistsError, match="update.npz exists already"):
+        update.save(tmp_path / "update.npz")
+
+
+def test_a_file_has_a_name_that_says_what_it_is(tmp_path):
+    with pytest.raises(ValueError, match="path must end in .npz; got 'update.keras'"):
+        UpdateNetwork().save("update.keras")
+    with pytest.raises(FileNotFoundError):
+        UpdateNetwork.load(tmp_path / "missing.npz")

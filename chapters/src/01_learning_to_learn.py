@@ -7,14 +7,14 @@
 #
 # **Prerequisites.** Python, NumPy, and a basic idea of neural networks. Chapter 02 reviews how networks are trained.
 #
-# **Time.** About 75 minutes to read and try out, or one lecture of 90 minutes. The notebook runs in less than 90 seconds
-# on two CPU cores.
+# **Time.** About 75 minutes of reading and experimenting, or one 90-minute lecture. The notebook runs in less than 90
+# seconds on two CPU cores.
 #
 # ![Five characters of an unseen alphabet, with one support image and eight query images each](first_success.png)
 #
-# *A network trained on 16 other sets of characters classifies characters of an alphabet that it has never seen, from one labeled
-# image per class (left). Queries (right) in a solid frame are classified correctly. Those in a dashed frame are
-# misclassified, with the predicted class below. This task is of about average difficulty.*
+# *A network trained on 16 other sets of characters classifies characters of an alphabet that it has never seen, from
+# one labeled image per class (left). Queries (right) in a solid frame are classified correctly. Those in a dashed frame
+# are misclassified, with the predicted class below. The task is of about average difficulty.*
 
 # %% [markdown]
 # ## Learning from one example
@@ -24,8 +24,8 @@
 #
 # A model that is trained on one problem from a random initialization lacks such prior knowledge. It can be acquired by
 # pretraining on related data, or by **meta-learning** (元学习), learning to learn, which adds a second level of training
-# around the first: across many tasks, a model learns how to learn a new task. If each task has only a few labeled
-# examples, this setting is called **few-shot learning** (小样本学习).
+# around the first: across many tasks, a model learns how to learn a new task. Learning from a few labeled examples per
+# task is called **few-shot learning** (小样本学习).
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -41,8 +41,7 @@ keras.utils.set_random_seed(0)
 # %% [markdown]
 # ## The data
 #
-# All experiments of this chapter use `glyphs`, a synthetic data set modeled on Omniglot (Lake et al., 2015). Its data
-# card in short:
+# All experiments use `glyphs`, a synthetic data set modeled on Omniglot (Lake et al., 2015). A short data card:
 #
 # | | |
 # |---|---|
@@ -51,10 +50,10 @@ keras.utils.set_random_seed(0)
 # | Splits | by alphabet: 16 for training (851 classes), 4 for validation (129), 6 for testing (221); 5 of the 16 (288 classes) are not alphabets but operators, APL, currency and other signs |
 # | Limits | no image was drawn by a person |
 #
-# Details and licenses are in the [data directory](../data/README.md#glyphs). The *training set* is for fitting weights, the
-# *validation set* for choosing hyperparameters such as the learning rate, and the *test set* only for reporting results. In
-# meta-learning, the splits differ in their classes, not only in their images: training classes are also called *base
-# classes*, and test classes *novel classes*.
+# Details and licenses are in the [data directory](../data/README.md#glyphs). The *training set* is for fitting weights,
+# the *validation set* for choosing hyperparameters such as the learning rate, and the *test set* only for reporting
+# results. In meta-learning, the splits differ in their classes: training classes are also called *base classes*, test
+# classes *novel classes*.
 
 # %%
 glyphs = mk.load("glyphs")
@@ -65,9 +64,9 @@ for pool in (train, validation, test):
 # %% [markdown]
 # ### Are the test characters really new?
 #
-# No alphabet is in two splits, but alphabets may share shapes. Therefore the most similar characters were removed across all
-# splits when the data set was made. We check that no test image is in the training set, and show the pairs whose mean images have the
-# highest correlation among those that remain:
+# No alphabet is in two splits, but alphabets may share shapes. Therefore, when the data set was made, one of any two
+# characters that were too similar was removed. We check that no test image is in the training set, and show the six
+# test characters whose mean images correlate most with that of a training character:
 
 # %%
 training_images = {image.tobytes() for image in train.examples}
@@ -100,13 +99,13 @@ plt.show()
 # ## Tasks and episodes
 #
 # A **task** (任务) is a single learning problem with its own small data set, for example *distinguish these five
-# characters*. Tasks are drawn from a **task distribution**, such as *five random test characters*. Learning
-# from some of its tasks how to adapt to *new* ones is a **meta-learning problem** (元学习问题).
+# characters*. Tasks are drawn from a **task distribution**, such as *five random test characters*. Learning from
+# some of its tasks how to adapt to *new* ones is a **meta-learning problem** (元学习问题).
 #
-# A learner adapts to the labeled **support set** (支持集) $S$ of a task and is then evaluated on its **query set**
-# (查询集) $Q$. The two together form an **episode** (情节). An *N-way K-shot* task has $N$ classes with $K$ support
-# examples per class. In the library, `FewShot` is an endless `tf.data.Dataset` of episodes; the first axis of each tensor
-# indexes the tasks of a batch.
+# A learner adapts to the labeled **support set** (支持集) $S$ of a task and is then evaluated on its **query set** (查询集)
+# $Q$. The two together form an **episode** (情节). An *N-way K-shot* task has $N$ classes with $K$ support examples per
+# class. In the library, `FewShot` is an endless `tf.data.Dataset` of batches of episodes; the first axis of each tensor
+# indexes the tasks.
 
 # %%
 tasks = mk.FewShot(train, ways=5, shots=1, queries=5, meta_batch=2, seed=0)
@@ -115,8 +114,8 @@ for name, tensor in episode._asdict().items():
     print(f"{name:<10}{tuple(tensor.shape)}")
 
 # %% [markdown]
-# Labels are reassigned in every task, so a network cannot memorize that a certain character is class 3. This is the first
-# task of the batch:
+# Labels are reassigned in every task, so a network cannot memorize that a certain character is class 3. This is the
+# first task of the batch:
 
 # %%
 figure = mk.report.show_episode(episode, task=0, queries=5)
@@ -137,8 +136,8 @@ assert not support & query
 # %% [markdown]
 # ## Three functions
 #
-# D2, one of the articles listed below, describes meta-learning by three functions, after which the library is organized.
-# The names in bold are D2's; papers speak of a network, an adaptation rule and a task distribution. The first two form the
+# D2, one of the articles listed below, describes meta-learning by three functions, which organize the library. The
+# names in bold are D2's; papers speak of a network, an adaptation rule and a task distribution. The first two form the
 # meta-learner.
 #
 # **Meta-knowledge** (元知识) is what has been learned from all previous tasks: a network with weights $\theta$
@@ -159,9 +158,9 @@ assert not support & query
 # %% [markdown]
 # ### Meta-learning as optimization
 #
-# Ordinary training minimizes a loss $L$, a number that measures the error of a prediction, over the examples of one data
-# set. Meta-training minimizes the loss *after adaptation*, on the queries, averaged over tasks. Since the rule adapts the
-# network $\varphi(\,\cdot\,; \theta)$, its predictions $\psi$ also depend on $\theta$:
+# Ordinary training minimizes a loss $L$, which measures the error of a prediction, over one data set. Meta-training
+# minimizes the loss *after adaptation*, on the queries, averaged over tasks. Since the rule adapts the network
+# $\varphi(\,\cdot\,; \theta)$, its predictions $\psi$ also depend on $\theta$:
 #
 # $$\theta^*, \omega^* = \arg\min_{\theta, \omega} \; \mathbb{E}_{z} \; \frac{1}{|Q|} \sum_{(x, y) \in Q}
 # L\big(y, \psi(x, S; \theta, \omega)\big) \quad \text{with } (S, Q) = \rho(z; \xi) \qquad \text{(Formula 1.4)}$$
@@ -201,11 +200,13 @@ plt.show()
 #
 # $$\psi_k(x, S) = -\,\lVert \varphi(x; \theta) - c_k \rVert^2 \qquad \text{(Formula 1.6)}$$
 #
-# The $\psi_k$ serve as **logits**, unnormalized scores of which higher means more likely. The **softmax** turns them into
-# probabilities, $p_k = e^{\psi_k} / \sum_j e^{\psi_j}$, and the loss is the **cross-entropy** $-\log p_y$ for the correct
-# class $y$. Since the rule has no parameters of its own ($\omega$ is empty), meta-training only learns the embedding.
+# The $\psi_k$ serve as **logits**, unnormalized scores; higher means more likely. The **softmax** turns them into
+# probabilities, $p_k = e^{\psi_k} / \sum_j e^{\psi_j}$, and the loss is the **cross-entropy** $-\log p_y$ for the
+# correct class $y$. Since the rule has no parameters of its own ($\omega$ is empty), meta-training only learns the
+# embedding.
 #
-# For example, embeddings 1 and 3 have the prototype 2. A query at 4 has squared distance 4 from it, and 9 from one at 7:
+# For example, embeddings 1 and 3 have the prototype 2. A query at 4 has squared distance 4 from it, and 9 from one at
+# 7:
 
 
 # %%
@@ -223,8 +224,8 @@ logits = negative_squared_distances(query_x, class_means(support_x, support_y, w
 print(logits.numpy())
 
 # %% [markdown]
-# A `MetaLearner` combines a network with a rule, here `mk.rules.Prototypes`, and is called with a batch of tasks. With a
-# network that returns its inputs unchanged, it reproduces the calculation:
+# A `MetaLearner` combines a network with a rule, here `mk.rules.Prototypes`, and is called with a batch of tasks. With
+# a network that returns its inputs unchanged, it reproduces the calculation:
 
 # %%
 identity = keras.Sequential([keras.Input((1,)), keras.layers.Identity()])
@@ -236,11 +237,11 @@ assert np.allclose(answer[0], logits) and np.allclose(logits, [[-4.0, -9.0]])
 # %% [markdown]
 # ## The episodic training loop
 #
-# Episodic training minimizes Formula 1.4 by gradient descent: in each step, sample a batch of tasks, compute the loss on
-# their queries, and change the weights to reduce it. The network is **conv4**, a standard backbone of few-shot learning,
-# here with 32 instead of the usual 64 filters: four blocks of a convolution, batch normalization (which standardizes
-# every channel), a ReLU and pooling map an image to 32 numbers. The optimizer **Adam** (chapter 02) is a variant of
-# gradient descent that scales the step of each weight.
+# Episodic training minimizes the loss of Formula 1.4 by gradient descent: in each step, sample tasks, compute the loss
+# on their queries, and change the weights to reduce it. The network is **conv4**, a standard backbone of few-shot
+# learning, here with 32 instead of the usual 64 filters: four blocks of a convolution, batch normalization (which
+# standardizes every channel), a ReLU (which sets negative values to zero) and pooling map an image to 32 numbers. The
+# optimizer **Adam** (chapter 02) is a variant of gradient descent that scales the step of each weight.
 
 # %%
 network = mk.networks.conv4(filters=32)
@@ -260,8 +261,9 @@ def query_loss(support_x, support_y, query_x, query_y):
 
 
 # %% [markdown]
-# A training step averages this loss over a batch of tasks. The tape records the computation, so that TensorFlow can
-# compute the **gradient**, the derivatives of the loss with respect to all weights, also through the prototypes.
+# A training step averages this loss over a batch of tasks. `tf.GradientTape` records the computation, so that
+# TensorFlow can compute the **gradient**, the derivatives of the loss with respect to all weights, also through the
+# prototypes.
 
 
 # %%
@@ -277,8 +279,8 @@ losses = [train_step(episode) for episode in tasks.take(5)]
 print("loss of each step:", np.round(losses, 3))
 
 # %% [markdown]
-# `MetaLearner.fit` runs the same loop, compiled into a TensorFlow graph, with Keras' metrics and callbacks. From the same
-# initialization, it yields the same losses:
+# `MetaLearner.fit` runs the same loop, compiled into a TensorFlow graph, with Keras' metrics and callbacks. From the
+# same initialization, it yields the same losses:
 
 # %%
 copy = mk.networks.conv4(filters=32)
@@ -292,12 +294,13 @@ assert np.allclose(history.history["loss"], losses, rtol=1e-3)
 # %% [markdown]
 # ## What a meta-learner has to beat
 #
-# An accuracy is meaningful only in comparison. We evaluate on 5-way 1-shot test tasks with five queries per class:
+# Our baselines, on 5-way 1-shot test tasks with five queries per class, are:
 #
 # - **Chance** is 1/5.
 # - **Pixels**: nearest neighbor on raw pixels. With one shot, the class mean is the only support image.
 # - **Untrained**: nearest class mean on the embeddings of conv4 with random weights.
-# - **From scratch**: conv4 with a classification layer, trained by gradient descent on the support set of each test task.
+# - **From scratch**: conv4 with a classification layer, trained by gradient descent on the support set of each test
+#   task.
 # - **Aligned pixels**: nearest class mean, by the cosine, of images that are cropped to their ink, resized and blurred.
 #   Nothing is learned, but our own prior knowledge is used: position and size do not identify a character, and small
 #   distortions matter little.
@@ -305,9 +308,9 @@ assert np.allclose(history.history["loss"], losses, rtol=1e-3)
 #   layer is replaced by the nearest class mean of its embeddings, as in SimpleShot (Wang et al., 2019).
 
 # %% [markdown]
-# Only the classifier sees the training alphabets. It shows whether *any training on related data* is enough. Chen et
-# al. (2019), who train a new linear or cosine layer on every support set, and Tian et al. (2020), who use logistic
-# regression, found that the features of such classifiers match many meta-learning methods.
+# Only the classifier sees the training alphabets. It shows whether *any training on related data* is enough. With such
+# features, Chen et al. (2019), who train a linear or cosine layer on every support set, matched many meta-learning
+# methods, and Tian et al. (2020), who use logistic regression, outperformed them.
 
 # %%
 test_tasks = mk.FewShot(test, ways=5, shots=1, queries=5, meta_batch=20, seed=2)
@@ -319,7 +322,7 @@ results = {
 }
 
 # %% [markdown]
-# For aligned pixels, we crop each image to the bounding box of its ink, resize it to 24 x 24 pixels, and blur it by a
+# For aligned pixels, we crop each image to the bounding box of its ink, resize it to 24 x 24 pixels, and blur it with a
 # Gaussian of standard deviation `sigma`. For vectors of length 1, the nearest one is that with the largest cosine:
 
 
@@ -348,12 +351,12 @@ print(f"sigma {sigma}: {results['aligned pixels']}")
 # %% [markdown]
 # ### Hyperparameters
 #
-# A fair comparison tunes every method, including the baselines. The script `benchmarks/chapter_01.py` selected all
-# settings by the 20-way accuracy on 1,000 tasks of the *validation* alphabets: `sigma` from 1, 1.5, 2, 3 and 4, and for
-# the networks the learning rate, the batch size, and whether the embeddings are L2-normalized after training
-# (unnormalized ones were selected). Each combination was trained once. The grid of learning rates was extended while the
-# best value was at its edge, and the batch size was changed only for as long as that gained 0.01. This rule does not
-# always find the highest accuracy: the classifier's next batch size, 15, reached 0.683, the selected one 0.680. The
+# A fair comparison tunes every method, baselines included. The script `benchmarks/chapter_01.py` used the 20-way
+# accuracy on 1,000 tasks of the *validation* alphabets to select `sigma` from 1, 1.5, 2, 3 and 4, and, for classifier
+# and prototypes, the learning rate, the batch size (images per update), and whether embeddings are L2-normalized after
+# training, with or without centering (unnormalized ones were selected). The grid of learning rates was extended while
+# the best value was at its edge, and the batch size was changed only for as long as that gained 0.01. This rule does
+# not always find the highest accuracy: the classifier's next batch size, 15, reached 0.683, the selected one 0.680. The
 # figure shows one run per point, each with its best normalization:
 
 # %%
@@ -382,12 +385,13 @@ assert all(settings["embeddings"] == "plain" for settings in selected.values()) 
 # %% [markdown]
 # ## Training both methods
 #
-# We now train both methods on 30,000 training examples (processed images). The learning rate follows a **cosine decay**: it
-# falls to zero along half a cosine wave. Batch normalization uses the statistics of the batch in training and their moving
-# averages in evaluation, so that a prediction does not depend on other queries.
+# We now train both methods on 30,000 training examples, counting repetitions. The learning rate follows a **cosine
+# decay**: it falls to zero along half a cosine wave. Batch normalization uses the statistics of the batch in training
+# (support and query sets separately) and their moving averages in evaluation, so that predictions do not depend on
+# other queries.
 #
-# First, episodic training: 250 updates, each on one 20-way task. Snell et al. (2017) also recommend more classes per task
-# than in the test.
+# First, episodic training: 250 updates, each on one 20-way task. Snell et al. (2017) also recommend training on more
+# ways than in the test.
 
 # %%
 IMAGES = 30_000
@@ -419,8 +423,8 @@ results["prototypes"] = mk.evaluate(learner, test_tasks)
 print(results["prototypes"])
 
 # %% [markdown]
-# The ordinary classifier has the same initial conv4 and a dense layer with one logit per training class. It is trained on
-# shuffled images with 1,000 updates.
+# The classifier, the same initial conv4 and a dense layer with one logit per training class, is trained on shuffled
+# images, with 1,000 updates.
 
 # %%
 keras.utils.set_random_seed(0)
@@ -433,7 +437,7 @@ batches = images.shuffle(len(images), seed=0).repeat().batch(selected["classifie
 history = classifier.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
 
 # %% [markdown]
-# For the test tasks, we apply the same rule as before to the embeddings of its backbone:
+# On the test tasks, we apply the same rule to the embeddings of its backbone:
 
 # %%
 results["classifier"] = mk.evaluate(
@@ -443,9 +447,10 @@ print(results["classifier"])
 
 # %% [markdown]
 # Finally, conv4 from scratch: the rule `GradientDescent` takes gradient steps on the support set of each task, starting
-# from random weights. The learning rate was selected on validation tasks; the number of steps was doubled from 20 for as
-# long as that gained 0.01, and 20-way tasks inherit it. Again, this is not the maximum: 160 steps reached 0.753, the
-# selected 40 steps 0.743. Since this is slow, we evaluate only 40 tasks.
+# from random weights. Batch normalization uses the statistics of the support set. The learning rate was selected on 100
+# validation tasks (30 with 20 ways). The number of steps was doubled from 20 until the gain fell below 0.01, and 20-way
+# tasks inherit it. Again, this is not the maximum: 160 steps reached 0.753, the selected 40 steps 0.743. Since this is
+# slow, we evaluate only 40 tasks.
 
 # %%
 settings = stored["selected: from scratch, 5-way"]
@@ -458,7 +463,7 @@ from_scratch = mk.MetaLearner(network=mk.networks.conv4(5, filters=32), rule=rul
 results["from scratch"] = mk.evaluate(from_scratch, test_tasks, episodes=40)
 
 # %% [markdown]
-# ### Results for 30,000 images
+# ### Results after 30,000 training examples
 
 # %%
 order = ["pixels", "untrained", "from scratch", "aligned pixels", "classifier", "prototypes"]
@@ -490,15 +495,15 @@ plt.show()
 #
 # $$t_{n-1} \cdot \frac{s}{\sqrt{n}} \qquad \text{(Formula 1.7)}$$
 #
-# to both sides of the mean. The quantile $t_{n-1}$ of Student's distribution is 1.96 for large $n$ and 4.30 for three
-# values. Four times as many tasks halve the interval.
+# to both sides of the mean. The 97.5 % quantile $t_{n-1}$ of Student's t-distribution is 1.96 for large $n$ and 4.30
+# for three values. Four times as many tasks halve the interval.
 
 # %% [markdown]
-# In this book, we say that two methods differ only if their 95 % intervals do not overlap, or if the interval of their
-# paired differences excludes zero. Otherwise the comparison is inconclusive.
+# In this book, two methods differ *significantly* only if their 95 % intervals do not overlap, or if the interval of
+# their paired differences excludes zero. Otherwise the comparison is inconclusive.
 #
-# An interval over tasks describes *one trained network*. A claim about a training *method* needs an interval over several
-# seeds, which yield different networks.
+# An interval over tasks describes *one trained network*. A claim about a training *method* needs an interval over
+# several seeds, which yield different networks.
 
 
 # %%
@@ -514,8 +519,9 @@ mk.report.Table([{"network": name, "minus aligned pixels": gain} for name, gain 
 
 # %% [markdown]
 # Both trained networks are significantly better than raw pixels, the untrained network and training from scratch. With
-# these baselines alone, we would give training on other alphabets all the credit. However, aligned pixels are significantly
-# better than this classifier, without learning anything. Only the prototypes exceed them, by 4 percentage points.
+# these baselines alone, training on other alphabets would get all the credit. However, aligned pixels are significantly
+# better than this classifier, without training. Only the prototypes exceed them, by 4 percentage points (paired over
+# tasks).
 
 # %%
 assert all(significantly_better(results[a], results[b]) for a in trained for b in order[:3])
@@ -526,9 +532,10 @@ assert round(100 * beyond["prototypes"].mean) == 4
 # %% [markdown]
 # ## Do we need episodes?
 #
-# The script trained each method with three seeds on about 30,000, 100,000 and 250,000 training examples (2, 6 and 15
-# passes over the training set), and evaluated it on the same 600 test tasks (from scratch: 200 tasks with 5 ways and 60
-# with 20). Learning rates were selected at 30,000 and at 100,000 examples; the largest budget has those of the middle one.
+# The script trained each method with three seeds on about 30,000, 100,000 and 250,000 training examples (about 2, 6 and
+# 15 passes over the training set), and evaluated it on 600 test tasks (from scratch: 200 tasks with 5 ways and 60 with
+# 20). The learning rate was selected again at 100,000 examples, but not at 250,000; all other settings are those of
+# 30,000.
 
 # %%
 SEEDS, BUDGETS, PROBLEMS = range(3), (30_000, 100_000, 250_000), ("5-way", "20-way")
@@ -569,10 +576,10 @@ axes[0].legend(loc="center right")
 plt.show()
 
 # %% [markdown]
-# *Means over three seeds with their 95 % intervals. Stars: the two networks trained above, with seed 0.*
+# *Means over three seeds, for the networks with 95 % intervals. Stars: the two networks trained above, with seed 0.*
 #
-# The table compares both networks with aligned pixels, and with each other. The latter comparison is paired: both networks
-# have the same initialization and test tasks.
+# The table compares both networks with aligned pixels, whose interval is over tasks because they have no seed, and with
+# each other, paired by seed: both networks have the same initialization and test tasks.
 
 
 # %%
@@ -615,21 +622,22 @@ mk.report.Table([row(problem, images) for problem in PROBLEMS for images in BUDG
 # %% [markdown]
 # ### Beyond alignment and blur
 #
-# After 30,000 training examples, only the prototypes on 5-way tasks are significantly better than aligned pixels. On 20-way
-# tasks, the comparison is inconclusive for prototypes, and the classifier is significantly worse. From 100,000 examples on,
-# both are significantly better: after 250,000, prototypes reach 0.970 instead of 0.872 (5-way) and 0.899 instead of 0.747
-# (20-way). So training on other alphabets can achieve much more than alignment and blur, but not at every budget. Whether the
-# networks, too, would benefit from aligned images was not tested.
+# After 30,000 training examples, only the prototypes on 5-way tasks are significantly better than aligned pixels. The
+# classifier is significantly worse on 20-way tasks; the other comparisons are inconclusive, even that of the 5-way
+# classifier, whose single network above was significantly worse. From 100,000 examples on, both are significantly
+# better: after 250,000, prototypes reach 0.970 instead of 0.872 (5-way) and 0.899 instead of 0.747 (20-way). So
+# training on other alphabets can achieve much more than alignment and blur, but not at every budget. Whether aligned
+# images would also help the networks was not tested.
 
 # %% [markdown]
 # ### Prototypes against the classifier
 #
 # After 30,000 examples, prototypes are better by about 7 percentage points in 5-way and 14 in 20-way tasks, which is
 # significant. After more, the comparison is inconclusive, which does not mean that the methods are equal. Episodes are
-# only one possible cause of a difference: the methods also differ in the number of updates, batch size, learning rate and
-# loss.
+# only one possible cause of a difference: the methods also differ in the number of updates, batch size, learning rate
+# and loss.
 #
-# All this is limited to one network, 1-shot tasks, and one data set, which was generated with random sizes and distortions;
+# All this is limited to one network, 1-shot tasks, and one data set, generated with random sizes and distortions;
 # aligned pixels were not tested on real handwriting.
 
 # %%
@@ -658,9 +666,10 @@ print(*map(aligned_row, hard), sep="\n")
 mk.report.Table([row(problem, images) for problem in hard for images in BUDGETS])
 
 # %% [markdown]
-# Here, the classifier is significantly worse than aligned pixels after 30,000 examples with 5 ways, too. Prototypes also
-# exceed the classifier after 250,000 examples, by 0.6 to 2.0 percentage points (5-way) and 0.8 to 4.9 (20-way). However,
-# neither method was tuned at this budget, and among twelve comparisons some intervals may exclude zero by chance.
+# Here, the classifier is significantly worse than aligned pixels after 30,000 examples with 5 ways, too. Prototypes
+# also exceed the classifier after 250,000 examples, by 0.6 to 2.0 percentage points (5-way) and 0.8 to 4.9 (20-way).
+# However, neither method was tuned at this budget, and among twelve comparisons some intervals may exclude zero by
+# chance.
 
 # %%
 assert all(against_aligned("classifier", problem, IMAGES) == "worse" for problem in hard)
@@ -695,8 +704,8 @@ plt.show()
 # %% [markdown]
 # ## What the network has learned
 #
-# The figure shows embeddings of eight Greek test characters, 20 images each, projected onto the two directions of largest
-# variance (principal components).
+# The figure shows embeddings of eight Greek test characters, 20 images each, projected onto the two directions of
+# largest variance (principal components).
 
 
 # %%
@@ -722,13 +731,13 @@ axes[0].set_ylabel("component 2")
 plt.show()
 
 # %% [markdown]
-# *Each symbol is one image, written as its character.* After either kind of training, images of the same character tend to
-# form groups, although the network has never seen these characters. The untrained network mixes most of them.
+# *Each symbol is one image, written as its character.* After either kind of training, images of the same unseen
+# character tend to form groups, some of which overlap in this projection. The untrained network mixes most of them.
 
 # %% [markdown]
 # ## The landscape of meta-learning
 #
-# A common taxonomy, which the survey of Hospedales et al. (2020) presents as the earlier one, has three families:
+# A common taxonomy, reviewed by Hospedales et al. (2020), who propose a finer one, has three families:
 #
 # | family | adaptation to a task | examples | chapters |
 # |---|---|---|---|
@@ -737,48 +746,50 @@ plt.show()
 # | **optimization-based** | a few gradient steps with learned initialization or learning rates | MAML, Meta-SGD, Reptile | 10, 12 |
 
 # %% [markdown]
-# Two neighboring fields also reuse knowledge, but do not optimize performance after adaptation (Formula 1.4). **Transfer
-# learning** (迁移学习) reuses a model trained on one task for another (chapters 03, 05, 06), as our classifier does.
-# **Unsupervised learning** (无监督学习) works without labels, for example to find clusters or representations.
+# Two neighboring fields do not optimize performance after adaptation (Formula 1.4). **Transfer learning** (迁移学习)
+# reuses a model trained on one task for another (chapters 03, 05, 06), as our classifier does. **Unsupervised
+# learning** (无监督学习) finds structure without labels, for example clusters or representations.
 
 # %% [markdown]
 # ## Sources and terms
 #
-# The book follows five Chinese articles ([sections and chapters](README.md#from-the-documents-to-the-chapters)). Only D4 has
-# a title; the others are named by their subject:
+# The book follows five Chinese articles ([sections and chapters](README.md#from-the-documents-to-the-chapters)). Only
+# D4 has a title; the others are named by their subject:
 #
 # - D1: 元学习与人工智能的融合 (the fusion of meta-learning and artificial intelligence)
 # - D2: 元学习的核心概念、算法原理 (core concepts and algorithms of meta-learning)
 # - D3: AI元学习的最新进展 (recent progress in meta-learning)
-# - D4: 一切皆是映射：跟踪AI元学习（Meta-learning）的最新进展 (everything is a mapping: tracking recent progress)
+# - D4: 一切皆是映射：跟踪AI元学习（Meta-learning）的最新进展 (everything is a mapping: tracking recent progress in meta-learning)
 # - D5: 迁移学习和元学习 (transfer learning and meta-learning)
 #
 # > **In the articles.** D2 writes $g(x) = \psi(x; \omega)$ and $h(x) = \rho(x; \xi)$; this chapter adds the support set
-# > and the seed. D1's *meta-network* (元网络) is model-based and its *meta-optimization* (元优化) optimization-based; it counts
-# > transfer learning, too. D4's families are model adaptation (distillation, splitting, MAML), transfer, and unsupervised
-# > algorithms; its "frameworks" (GAN, VAE; Adam, Adagrad; TensorFlow, PyTorch) are general tools. D4's motives are
-# > efficiency, generalization and adaptability.
+# > and the seed. D1's *meta-network* (元网络) is model-based and its *meta-optimization* (元优化) optimization-based; D1 also
+# > counts transfer learning as meta-learning. D4's families are model adaptation (distillation, splitting), transfer,
+# > and unsupervised algorithms; its "frameworks" (GAN, VAE; Adam, Adagrad; TensorFlow, PyTorch) are general tools. D4
+# > expects efficiency, generalization and adaptability.
 
 # %% [markdown]
 # ## Summary
 #
-# - A meta-learner, a network with an adaptation rule, adapts to the support set of a task. Meta-training minimizes the loss
-#   on the query sets after adaptation.
+# - A meta-learner, a network with an adaptation rule, adapts to the support set of a task. Meta-training minimizes the
+#   loss on the query sets after adaptation.
 # - Prototypical networks classify by the nearest class mean in an embedding space, and learn only the embedding.
-# - After 30,000 training examples, only prototypes on 5-way tasks were significantly better than alignment and blur, which
-#   learn nothing. From 100,000 examples on, both networks were.
+# - After 30,000 training examples, only prototypes on 5-way tasks were significantly better than alignment and blur.
+#   From 100,000 examples on, both networks were.
 # - Prototypes were better than an ordinary classifier after 30,000 examples. After 100,000 or more, the comparison on
-#   ordinary test tasks is inconclusive: the intervals are consistent with no difference and with gains of up to 4.5 points.
+#   ordinary test tasks is inconclusive: the intervals reach from 1.8 points in favor of the classifier to 4.5 in favor
+#   of prototypes. Within an alphabet, prototypes were also better after 250,000.
 # - Comparisons need strong baselines, equal budgets, settings selected on validation tasks, and intervals.
 
 # %% [markdown]
 # ## Exercises
 #
-# Exercises 1 to 3 have a check, which you call with your function, for example `check_tasks_needed(my_function)`. Here are
-# the [solutions](../tests/solutions.py).
+# Check exercises 1 to 3 with calls such as `check_tasks_needed(my_function)`. Here are the
+# [solutions](../tests/solutions.py).
 #
-# **1. How many tasks?** (Warm-up.) The accuracies of a pilot evaluation are in `values`. Write
-# `tasks_needed(values, half_width)`, the smallest number of tasks for which $1.96\, s / \sqrt{n}$ is at most `half_width`.
+# **1. How many tasks?** (Warm-up.) Given the accuracies `values` of a pilot evaluation, write
+# `tasks_needed(values, half_width)`, the smallest number of tasks for which $1.96\, s / \sqrt{n}$ is at most
+# `half_width`.
 
 
 # %%
@@ -790,8 +801,8 @@ def check_tasks_needed(tasks_needed):
 
 
 # %% [markdown]
-# **2. Cosine similarity.** Matching networks (Vinyals et al., 2016) compare embeddings by the cosine of their angle.
-# Write `cosine(embedded, prototypes)` for embeddings of shape (queries, d) and prototypes of shape (ways, d).
+# **2. Cosine similarity.** Matching networks (Vinyals et al., 2016) compare embeddings by the cosine of the angle
+# between them. Write `cosine(embedded, prototypes)` for embeddings of shape (queries, d) and prototypes of shape (ways, d).
 
 
 # %%
@@ -820,9 +831,9 @@ def check_linear_head(linear_head):
 
 # %% [markdown]
 # **4. Project: more shots.** Do the conclusions also hold for 5-way 5-shot tasks, or for networks that are trained on
-# aligned images? Report on half a page. Rubric, one point each: (a) aligned pixels, classifier and prototypes are
-# compared at equal budgets, with settings selected on validation tasks; (b) the test tasks are used only once; (c) at
-# least three seeds; (d) a figure with intervals; (e) every claim follows from an interval.
+# aligned images? Rubric, one point each: (a) aligned pixels, classifier and prototypes are compared at equal budgets,
+# with settings selected on validation tasks; (b) the test tasks are used only once; (c) at least three seeds; (d) a
+# figure with intervals; (e) every claim follows from an interval.
 
 # %% [markdown]
 # ## References

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from meta_keras import checks
-from meta_keras.tasks.datasets import embedded_folder
+from meta_keras.embedded import embedded_folder
 
 
 def measured(name: str) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """PNML: a small network, applied to every parameter alone, computes the inner step."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from meta_keras.checks import one_of, positive, shape
+from meta_keras import checks
+from meta_keras.embedded import check_whole, embedded_folder
 from meta_keras.functional import PureModel
 from meta_keras.rules.updates import Step, Tensors, Update
 
@@ -62,9 +65,9 @@ class UpdateNetwork(Update):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        positive(learning_rate=learning_rate, step_size=step_size)
-        one_of(BASES, base=base)
-        shape(hidden=hidden)
+        checks.positive(learning_rate=learning_rate, step_size=step_size)
+        checks.one_of(BASES, base=base)
+        checks.shape(hidden=hidden)
         self.learning_rate, self.base, self.step_size = float(learning_rate), base, float(step_size)
         self.hidden = tuple(int(units) for units in hidden)
 
@@ -136,6 +139,28 @@ class UpdateNetwork(Update):
         first[place] = 10 if self.base == "momentum" else 1  # a velocity is ten times the moving average
         return first
 
+    def save(self, path: str | Path) -> None:
+        """Write what was learned to a new .npz file, which `load` reads."""
+        path = _npz(path)
+        if path.exists():
+            raise FileExistsError(f"{path} exists already. Delete it, or choose another name.")
+        if not self.built:
+            self.build()
+        np.savez(path, json.dumps(self.get_config()), *self.get_weights())
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> "UpdateNetwork":
+        """The update network in a file. None loads the one that comes with the project, see data/README.md."""
+        path = embedded_folder() / "learned_update.npz" if path is None else _npz(path)
+        if path.parent == embedded_folder():
+            check_whole(path)
+        with np.load(path, allow_pickle=False) as stored:
+            config, *weights = (stored[name] for name in stored.files)
+        update = cls.from_config(json.loads(str(config)))
+        update.build()
+        update.set_weights(weights)
+        return update
+
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
             "learning_rate": self.learning_rate,
@@ -186,3 +211,11 @@ def safe_root(square: tf.Tensor) -> tf.Tensor:
     """The square root, with the derivative 0 at 0, where the root itself has an infinite one."""
     some = square > 0
     return tf.where(some, tf.sqrt(tf.where(some, square, tf.ones_like(square))), tf.zeros_like(square))
+
+
+def _npz(path: str | Path) -> Path:
+    """The path of an .npz file, or a ValueError."""
+    checks.path(path=path)
+    if Path(path).suffix != ".npz":
+        raise ValueError(f"path must end in .npz; got {str(path)!r}.")
+    return Path(path)

@@ -1,6 +1,5 @@
 """Data sets by name: those that come with the project, and those that tensorflow-datasets provides."""
 
-import hashlib
 import logging
 import threading
 import urllib.error
@@ -12,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
+from meta_keras.embedded import check_whole, embedded_folder
 from meta_keras.tasks.pools import ClassPool
 
 EMBEDDED = ("glyphs", "fashion", "languages")
@@ -58,16 +58,9 @@ def load(name: str, *, data_dir: str | Path | None = None) -> ClassPool:
     raise ValueError(f"There is no data set {name!r}; there are {', '.join([*EMBEDDED, *SOURCES])}.")
 
 
-def embedded_folder() -> Path:
-    """`meta_keras/data` in an installed package, `data` beside the package in a clone."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "data"
-    return inside if inside.is_dir() else package.parent / "data"
-
-
 def _load_embedded(name: str, folder: Path) -> ClassPool:
     file = folder / f"{name}.npz"
-    _check_whole(file)
+    check_whole(file)
     with np.load(file, allow_pickle=False) as stored:
         fields = dict(stored)
     if "bits" in fields:
@@ -82,25 +75,6 @@ def _load_embedded(name: str, folder: Path) -> ClassPool:
         splits=fields["splits"],
         groupings={str(fields["grouping"]): fields["groups"].tolist()} if "groups" in fields else None,
     )
-
-
-def _check_whole(file: Path) -> None:
-    """Compare a file with its line in the SHA256SUMS of its folder."""
-    fix = "Restore it with `git checkout -- data`, or install meta_keras again."
-    sums = file.parent / "SHA256SUMS"
-    for needed in (file, sums):
-        if not needed.is_file():
-            raise FileNotFoundError(f"The data file {needed} is missing. {fix}")
-    lines = [line.split() for line in sums.read_text(errors="replace").splitlines()]
-    listed = [line[0] for line in lines if len(line) == 2 and line[1] == file.name]
-    if len(listed) != 1:
-        raise ValueError(f"{sums} has {len(listed)} lines for {file.name}, so the file cannot be verified. {fix}")
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
-    if found != listed[0]:
-        raise ValueError(
-            f"The data file {file} is truncated or altered: its SHA-256 is {found[:12]}..., but SHA256SUMS lists "
-            f"{listed[0][:12]}.... {fix}"
-        )
 
 
 def _load_prepared(name: str, data_dir: str | Path | None) -> ClassPool:

@@ -1,0 +1,328 @@
+"""A learned optimizer against tuned ones, where it was trained and where it was not.
+
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_11.py          (about 50 minutes on one core)
+
+A task of the training family: learn to tell 10 characters of one split of the glyphs apart from 15 drawings of each, as
+7x7 pixels, with a network of 32 hidden units, in 100 steps on minibatches of 32. The update network (Formula 11.1) is
+trained on tasks of the training alphabets, by truncated backpropagation through 20 steps; its own hyperparameters are
+selected on tasks of the validation alphabets. Five such trainings differ in their seeds, and each is tested on tasks of
+its own.
+
+SGD with momentum, Adam, and both with a cosine decay to zero have the best of nine learning rates, a factor of two
+apart (of more if the best is at the edge), each selected by the loss after the last step. They are selected on tasks of
+the training alphabets, and again on the training tasks of every other setting (10 times the horizon, 4 times the width,
+3 hidden layers, another data set), where the learned optimizer is used as it is. All methods are tested on the same
+tasks, with the same initial weights and minibatches.
+
+As a few-shot rule, the update network is compared with MAML on glyphs of 14x14 pixels, 5-way 1-shot, with a small
+convolutional network: one inner step in training, 500 meta-steps of 4 tasks, learning rates selected on validation
+alphabets for both, three seeds, 600 test tasks. Prototypes with the same network and as many tasks are the baseline.
+
+The results are in data/results/chapter_11.json, from where the chapter reads them; the update network of the first seed
+is stored as data/learned_update.npz.
+"""
+
+import argparse
+import functools
+import math
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from common import halved
+from record import ROOT, Record
+
+import meta_keras as mk
+from meta_keras.rules import Step, Update, UpdateNetwork
+
+WAYS, SHOTS, SIDE, STEPS, BATCH, TRUNCATION = 10, 15, 7, 100, 32, 20
+SEEDS, SELECTION_SEED = 5, 100
+META_STEPS, META_BATCH = 500, 8
+TASKS = 64
+LAST = 5  # the loss after the last step is the mean over so many minibatches
+
+
+class Setting(NamedTuple):
+    """What is trained on what, and for how long."""
+
+    data: str = "glyphs"
+    hidden: tuple[int, ...] = (32,)
+    steps: int = STEPS
+    tasks: int = TASKS
+
+
+SETTINGS = {
+    "training family": Setting(),
+    "10 times the horizon": Setting(steps=10 * STEPS, tasks=TASKS // 4),
+    "4 times the width": Setting(hidden=(128,)),
+    "3 hidden layers": Setting(hidden=(32, 32, 32)),
+    "clothing": Setting(data="fashion"),
+}
+
+
+@keras.saving.register_keras_serializable(package="chapter_11")
+class Cosine(Update):
+    """An update with a cosine decay to zero."""
+
+    def __init__(self, inner: Update, steps: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.inner, self.steps = inner, steps
+
+    def prepare(self, network: Any, parameters: Any, steps: int) -> None:
+        self.inner.prepare(network, parameters, steps)
+        self.built = True
+
+    def init(self, parameters: Any) -> Any:
+        return self.inner.init(parameters)
+
+    def update(self, gradients: Any, state: Any, parameters: Any, step: Step) -> Any:
+        moves, state = self.inner.update(gradients, state, parameters, step)
+        share = tf.cast(step.number, moves[0].dtype) / self.steps
+        return [0.5 * (1 + tf.cos(math.pi * share)) * move for move in moves], state
+
+
+BASELINES = {"momentum": ("momentum", False), "adam": ("adam", False)}
+BASELINES |= {f"{name}, cosine decay": (base, True) for name, (base, _) in BASELINES.items()}
+FIRST_RATES = {"momentum": 0.4, "adam": 0.16}
+
+
+@functools.cache
+def pool(data: str, split: str) -> mk.ClassPool:
+    """Characters come in three splits of alphabets. Clothing has ten classes, and splits of its images."""
+    return mk.load(data).map(halved).map(halved).split(split)
+
+
+def tasks(setting: Setting, split: str, seed: int, meta_batch: int = 16) -> mk.FewShot:
+    return mk.FewShot(pool(setting.data, split), WAYS, SHOTS, queries=5, meta_batch=meta_batch, seed=seed)
+
+
+def training_of(update: Update, setting: Setting, seed: int = 0, learning_rate: Any = 0.001) -> mk.UnrolledTraining:
+    keras.utils.set_random_seed(seed)
+    network = mk.networks.mlp(WAYS, input_shape=(SIDE, SIDE, 1), hidden=setting.hidden)
+    training = mk.UnrolledTraining(
+        network, update, steps=setting.steps, truncation=TRUNCATION, batch_size=BATCH, seed=seed
+    )
+    training.compile(keras.optimizers.Adam(learning_rate), jit_compile=True)
+    return training
+
+
+def curves(training: mk.UnrolledTraining, setting: Setting, split: str, groups: int = 1) -> np.ndarray:
+    """(groups, tasks, steps) losses, on other tasks in each group."""
+    seed = {"train": SELECTION_SEED, "validation": SELECTION_SEED, "test": 1000}[split]
+    losses = training.learning_curves(tasks(setting, split, seed), batches=groups * setting.tasks // 16)
+    return losses.reshape(groups, setting.tasks, setting.steps)
+
+
+def last(losses: np.ndarray) -> float:
+    """The loss after the last step. A run that diverged counts as one that learned nothing."""
+    return float(np.nan_to_num(losses[..., -LAST:], nan=np.log(WAYS), posinf=np.log(WAYS)).mean())
+
+
+# --- The baselines.
+
+
+class Baseline:
+    """A known optimizer, which is an update network with a coefficient instead of a network."""
+
+    def __init__(self, name: str, setting: Setting) -> None:
+        base, decays = BASELINES[name]
+        self.update, self.setting = UpdateNetwork(1.0, base=base), setting
+        self.training = training_of(Cosine(self.update, setting.steps) if decays else self.update, setting)
+        self.unit = self.update.coefficients.numpy()
+
+    def curves(self, rate: float, split: str, groups: int = 1) -> np.ndarray:
+        self.update.coefficients.assign(rate * self.unit)
+        return curves(self.training, self.setting, split, groups)
+
+
+@functools.lru_cache(maxsize=1)
+def baseline_of(name: str, title: str) -> Baseline:
+    return Baseline(name, SETTINGS[title])
+
+
+def best_rate(record: Record, name: str, title: str) -> float:
+    """The best of nine learning rates on training tasks, or of more if it is at the edge."""
+
+    def search() -> dict[str, float]:
+        baseline, center = baseline_of(name, title), FIRST_RATES[BASELINES[name][0]]
+        found = {center * 2.0**k: 0.0 for k in range(-4, 5)}
+        found = {rate: last(baseline.curves(rate, "train")) for rate in found}
+        while (best := min(found, key=found.get)) in (min(found), max(found)):
+            rate = best / 2 if best == min(found) else 2 * best
+            found[rate] = last(baseline.curves(rate, "train"))
+        return {f"{rate:.6g}": loss for rate, loss in sorted(found.items())}
+
+    found = record.measure(f"rates: {name}, {title}", search)
+    return float(min(found, key=found.get))
+
+
+# --- The learned optimizer.
+
+
+class Choice(NamedTuple):
+    """The hyperparameters of the learned optimizer: see UpdateNetwork, and the learning rate of its training."""
+
+    base: str = "adam"
+    rate: float = 0.08
+    step_size: float = 0.001
+    learning_rate: float = 0.01
+
+
+def meta_train(choice: Choice, seed: int, meta_steps: int = META_STEPS) -> tuple[mk.UnrolledTraining, Any]:
+    keras.utils.set_random_seed(seed)
+    update = UpdateNetwork(choice.rate, base=choice.base, step_size=choice.step_size)
+    schedule = keras.optimizers.schedules.CosineDecay(choice.learning_rate, meta_steps)
+    training = training_of(update, Setting(), seed, schedule)
+    family = tasks(Setting(), "train", seed, META_BATCH)
+    history = training.fit(family, steps_per_epoch=meta_steps // 20, epochs=20, verbose=0)
+    return training, history.history
+
+
+def selected(record: Record) -> Choice:
+    """Coordinate search on validation tasks, with fewer steps of meta-training."""
+    choice = Choice()
+    for name, values in (
+        ("learning_rate", (0.0033, 0.01, 0.03)),
+        ("rate", (0.04, 0.08, 0.16)),
+        ("step_size", (0.0001, 0.001, 0.01)),
+    ):
+        losses = {}
+        for value in values:
+            tried = choice._replace(**{name: value})
+
+            def loss(tried: Choice = tried) -> float:
+                training, _ = meta_train(tried, SELECTION_SEED, 100)
+                return float(curves(training, Setting(), "validation").mean())
+
+            losses[value] = record.measure(f"selection: {tuple(tried)}", loss)
+        choice = choice._replace(**{name: min(losses, key=losses.get)})
+    return choice
+
+
+def learned(record: Record, choice: Choice, seed: int) -> UpdateNetwork:
+    """The update network of this seed, from the record if it is there."""
+
+    def train() -> dict[str, Any]:
+        training, history = meta_train(choice, seed)
+        return {"weights": [one.tolist() for one in training.update.get_weights()], "history": history}
+
+    stored = record.measure(f"meta-training, seed {seed}", train)
+    update = UpdateNetwork(choice.rate, base=choice.base, step_size=choice.step_size)
+    update.build()
+    update.set_weights([np.asarray(one, "float32") for one in stored["weights"]])
+    return update
+
+
+# --- The tests.
+
+
+def summary(losses: np.ndarray) -> dict[str, Any]:
+    finite = np.isfinite(losses).all(axis=1)
+    shown = np.nan_to_num(losses, nan=np.log(WAYS), posinf=np.log(WAYS))
+    every = max(1, losses.shape[1] // STEPS)
+    curve = shown.mean(axis=0).reshape(-1, every).mean(axis=1)
+    return {"last": last(losses), "diverged": int((~finite).sum()), "curve": [round(float(v), 5) for v in curve]}
+
+
+def test(record: Record, choice: Choice, title: str) -> None:
+    setting = SETTINGS[title]
+
+    def of_learned() -> list[dict[str, Any]]:
+        training, found = training_of(UpdateNetwork(choice.rate), setting), []
+        for seed in range(SEEDS):
+            training.update.set_weights(learned(record, choice, seed).get_weights())
+            found.append(summary(curves(training, setting, "test", SEEDS)[seed]))
+        return found
+
+    record.measure(f"test: learned, {title}", of_learned)
+    for name in BASELINES:
+        rate = best_rate(record, name, title)
+
+        def of_baseline(name: str = name, rate: float = rate) -> list[dict[str, Any]]:
+            return [summary(losses) for losses in baseline_of(name, title).curves(rate, "test", SEEDS)]
+
+        record.measure(f"test: {name}, {title}", of_baseline)
+
+
+# --- As a few-shot rule.
+
+FEW_SHOT_STEPS, FEW_SHOT_SEEDS, EPISODES = 500, 3, 600
+
+
+def few_shot_tasks(split: str, seed: int, meta_batch: int = 4) -> mk.FewShot:
+    characters = mk.load("glyphs").map(halved).split(split)
+    return mk.FewShot(characters, ways=5, shots=1, queries=5, meta_batch=meta_batch, seed=seed)
+
+
+def rule_of(name: str, rate: float) -> mk.rules.Rule:
+    if name == "MAML":
+        return mk.rules.GradientDescent(rate, steps=1, evaluation_steps=3)
+    if name == "update network":
+        return mk.rules.GradientDescent(UpdateNetwork(rate, base="sgd"), steps=1, evaluation_steps=3)
+    return mk.rules.Prototypes(batch_statistics="episode")
+
+
+def few_shot_accuracy(name: str, rate: float, outer: float, seed: int, split: str, episodes: int) -> float:
+    keras.utils.set_random_seed(seed)
+    units = None if name == "prototypes" else 5
+    network = mk.networks.conv4(units, input_shape=(14, 14, 1), filters=16, downsample="stride")
+    learner = mk.MetaLearner(network=network, rule=rule_of(name, rate))
+    learner.compile(keras.optimizers.Adam(outer))
+    learner.fit(few_shot_tasks("train", seed), steps_per_epoch=FEW_SHOT_STEPS, verbose=0)
+    return float(mk.evaluate(learner, few_shot_tasks(split, 1000 + seed, 20), episodes=episodes).mean)
+
+
+def few_shot(record: Record, name: str) -> None:
+    """Both learning rates by moving to better neighbors, so that neither is at an edge; then the test."""
+    validated: dict[tuple[float, float], float] = {}
+
+    def validate(rate: float, outer: float) -> float:
+        key = f"few-shot selection: {name}, inner {rate:.3g}, outer {outer:.3g}"
+        point = (rate, outer)
+        validated[point] = record.measure(
+            key, lambda: few_shot_accuracy(name, rate, outer, SELECTION_SEED, "validation", 200)
+        )
+        return validated[point]
+
+    best = (0.4, 0.003)
+    while True:
+        factors = [(1, 3), (1, 1 / 3)] + ([(2, 1), (0.5, 1)] if name != "prototypes" else [])
+        points = [best, *((best[0] * a, best[1] * b) for a, b in factors)]
+        for point in points:
+            validate(*point)
+        found = max(points, key=validated.get)
+        if found == best:
+            break
+        best = found
+    record.measure(f"few-shot choice: {name}", lambda: list(best))
+    for seed in range(FEW_SHOT_SEEDS):
+        record.measure(
+            f"few-shot test: {name}, seed {seed}",
+            lambda seed=seed: few_shot_accuracy(name, *best, seed, "test", EPISODES),
+        )
+
+
+def ship(record: Record, choice: Choice) -> None:
+    """data/learned_update.npz, of the first seed."""
+    path = ROOT / "data" / "learned_update.npz"
+    path.unlink(missing_ok=True)
+    learned(record, choice, 0).save(path)
+
+
+def main() -> None:
+    record = Record("chapter_11")
+    choice = selected(record)
+    record.measure("choice", choice._asdict)
+    for seed in range(SEEDS):
+        learned(record, choice, seed)
+    for title in SETTINGS:
+        test(record, choice, title)
+    ship(record, choice)
+    for name in ("prototypes", "MAML", "update network"):
+        few_shot(record, name)
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    main()
