@@ -289,8 +289,8 @@ def weights_of_examples(training: Training) -> dict[str, Any]:
         weights, _ = rule.judgments(y, a, tf.square(y - a)[:, 0])
         rows.append(1 + np.tanh(weights))
     return {
-        "residual": np.round(np.ravel(tasks.support_y - answers), 3).tolist(),
-        "weight": np.round(np.ravel(rows), 3).tolist(),
+        "residual": np.round(np.float64(np.ravel(tasks.support_y - answers)), 3).tolist(),
+        "weight": np.round(np.float64(np.ravel(rows)), 3).tolist(),
         "replaced": np.ravel(tasks.support_y != clean.support_y).tolist(),
     }
 
