@@ -209,14 +209,16 @@ class Training:
         return round(error, 5) if np.isfinite(error) else float("inf")
 
 
-def select(training: Training, start: dict[str, float], grids: dict[str, Sequence[float]]) -> dict[str, Any]:
+def select(
+    training: Training, start: dict[str, float], grids: dict[str, Sequence[float]], seeds: Sequence[int]
+) -> dict[str, Any]:
     """One setting after another, the best of its grid on the validation tasks; and all errors that were measured."""
     chosen, tried = dict(start), {}
     for name, grid in grids.items():
 
         def measure(value: float, name: str = name) -> float:
             settings = chosen | {name: value}
-            error = np.mean([training.error(seed, training.tasks.validation, **settings) for seed in TUNING_SEEDS])
+            error = np.mean([training.error(seed, training.tasks.validation, **settings) for seed in seeds])
             tried.setdefault(name, {})[f"{value:.4g}"] = round(float(error), 5) if np.isfinite(error) else None
             return -error
 
@@ -224,11 +226,17 @@ def select(training: Training, start: dict[str, float], grids: dict[str, Sequenc
     return {"selected": chosen, "tried": tried}
 
 
-def compare(record: Record, title: str, training: Training, grids: dict[str, Sequence[float]]) -> dict[str, Any]:
+def compare(
+    record: Record,
+    title: str,
+    training: Training,
+    grids: dict[str, Sequence[float]],
+    seeds: Sequence[int] = TUNING_SEEDS,
+) -> dict[str, Any]:
     """Select the settings of a method, and test it with five seeds. What it has learned is kept for figures."""
     kind = training.tasks.kind
     start = {name: grid[1] for name, grid in grids.items()}
-    found = record.measure(f"{title}: settings", lambda: select(training, start, grids))
+    found = record.measure(f"{title}: settings", lambda: select(training, start, grids, seeds))
     for seed in TEST_SEEDS:
         record.measure(f"{title}: seed {seed}", lambda s=seed: tested(training, s, found["selected"], kind))
     return found
@@ -238,10 +246,12 @@ def tested(training: Training, seed: int, settings: dict[str, float], kind: str)
     error, transform = training.error(seed, training.tasks.test, **settings), training.rule.transform
     result: dict[str, Any] = {"error": error}
     if getattr(transform, "per", None) in ("layer", "layer-step"):
-        result["rates"] = {name: np.round(value, 5).tolist() for name, value in transform.values().items()}
+        result["rates"] = {name: np.round(np.float64(value), 5).tolist() for name, value in transform.values().items()}
     elif getattr(transform, "per", None) == "weight":
         marks = (5, 25, 50, 75, 95)
-        result["percentiles"] = {n: np.percentile(v, marks).round(5).tolist() for n, v in transform.values().items()}
+        result["percentiles"] = {
+            n: np.percentile(np.float64(v), marks).round(5).tolist() for n, v in transform.values().items()
+        }
     return result
 
 
@@ -253,7 +263,7 @@ def rates(record: Record) -> None:
     for tasks, name in ((SineTasks(), "sines"), (GlyphTasks(1), "glyphs")):
         for per in (None, "layer-step", "weight"):
             training = Training(tasks, GradientDescent, per)
-            compare(record, f"rates, {name}, {per or 'one rate'}", training, grids_for(tasks.kind))
+            compare(record, f"rates, {name}, {per or 'one rate'}", training, grids_for(tasks.kind), TUNING_SEEDS[:1])
 
 
 # Losses
@@ -417,7 +427,7 @@ def learned(horizon: int, seed: int, meta_rate: float) -> list[float]:
     unrolled(rates, horizon, seed, meta_rate).fit(ten_ways("train", 8, seed), steps_per_epoch=META_STEPS, verbose=0)
     values = rates.values()["all"].copy()
     values[horizon - 1 :: horizon] = values[horizon - 2 :: horizon]
-    return np.round(values, 5).tolist()
+    return np.round(np.float64(values), 5).tolist()
 
 
 def tuned_meta_rate(measured: Schedules) -> dict[str, Any]:
@@ -434,7 +444,7 @@ def summary(losses: list[np.ndarray]) -> dict[str, Any]:
     return {
         "mean": [round(float(one.mean()), 5) for one in losses],
         "end": [round(float(one[:, -10:].mean()), 5) for one in losses],
-        "curve": np.mean(losses, axis=(0, 1)).round(4).tolist(),
+        "curve": np.mean(np.float64(losses), axis=(0, 1)).round(4).tolist(),
     }
 
 
