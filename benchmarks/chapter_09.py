@@ -273,8 +273,8 @@ def losses(record: Record) -> None:
     noisy_sines, noisy_glyphs = SineTasks(0.2), GlyphTasks(5, 0.3)
     for tasks, name, robust, grid in (
         (noisy_sines, "sines with outliers", Huber, (0.3, 1.0, 10 / 3)),
-        (noisy_glyphs, "glyphs with wrong labels", Smoothed, (0.2, 0.4, 0.8)),
         (SineTasks(), "sines", None, ()),  # the plain loss is "rates, sines, one rate"
+        (noisy_glyphs, "glyphs with wrong labels", Smoothed, (0.2, 0.4, 0.8)),
     ):
         kinds = (
             {"plain": GradientDescent, "learned": LearnedLoss, "robust": robust} if robust else {"learned": LearnedLoss}
