@@ -112,6 +112,48 @@ def coefficient_derivative(omega, source, initial, upstream):
     return coefficient * (1 - coefficient) * np.sum((source - initial) * upstream)
 
 
+def hypergradients(theta, c, q, rates):
+    path = [theta]
+    for rate in rates:
+        path.append(path[-1] - rate * 2 * (path[-1] - c))
+    of_query, found = 2 * (path[-1] - q), []
+    for before, rate in zip(path[-2::-1], rates[::-1], strict=True):
+        found.append(-2 * (before - c) * of_query)
+        of_query = (1 - 2 * rate) * of_query
+    return found[::-1]
+
+
+def as_if_each_step_were_the_last(theta, c, q, rates):
+    found = []
+    for rate in rates:
+        gradient = 2 * (theta - c)
+        theta = theta - rate * gradient
+        found.append(-gradient * 2 * (theta - q))
+    return found
+
+
+def greedy_rate(curvatures, square, noise):
+    return np.sum(curvatures**2 * square) / np.sum(curvatures**3 * (square + noise**2))
+
+
+def hypergradient_descent(gradient, theta, rate, beta, steps):
+    before = 0.0
+    for _ in range(steps):
+        now = gradient(theta)
+        rate, before = rate + beta * now * before, now
+        theta = theta - rate * now
+    return theta, rate
+
+
+def rate_changed_too_late(gradient, theta, rate, beta, steps):
+    before = 0.0
+    for _ in range(steps):
+        now = gradient(theta)
+        theta = theta - rate * now
+        rate, before = rate + beta * now * before, now
+    return theta, rate
+
+
 def a_quarter(source, **more):
     return mk.transfer.Strategy(source, 0.1, layers="head", coefficient=0.25, **more)
 
@@ -158,6 +200,10 @@ RIGHT = {
     "check_meta_output_size": meta_output_size,
     "check_line": line,
     "check_describe": lambda codes: np.append(codes.mean(axis=0), np.log(len(codes))),
+    "check_huber_weight": lambda residual, delta: min(1.0, delta / abs(residual)),
+    "check_hypergradients": hypergradients,
+    "check_greedy_rate": greedy_rate,
+    "check_hypergradient_descent": hypergradient_descent,
 }
 
 WRONG = {
@@ -195,9 +241,13 @@ WRONG = {
     "check_best_coefficient": lambda scales, centers, source, *_: np.average(centers, weights=scales) / source,
     "check_derivative": lambda omega, source, initial, upstream: np.sum((source - initial) * upstream),
     "check_fixed": a_quarter,
-    "check_meta_output_size": lambda sizes, hidden: hidden * sum(
-        (a + 1) * b for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+    "check_meta_output_size": lambda sizes, hidden: (
+        hidden * sum((a + 1) * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
     ),
     "check_line": lambda x, y: (np.mean(x * y) / np.mean(x * x), 0.0),
     "check_describe": lambda codes: np.append(codes.mean(axis=0), 1.0),
+    "check_huber_weight": lambda residual, delta: min(1.0, delta / residual),
+    "check_hypergradients": as_if_each_step_were_the_last,
+    "check_greedy_rate": lambda curvatures, square, noise: np.sum(curvatures**2 * square) / np.sum(curvatures**3),
+    "check_hypergradient_descent": rate_changed_too_late,
 }

@@ -101,6 +101,7 @@ def test_chapter_03_goes_from_cifar10_to_cifar100_by_the_same_code(monkeypatch, 
         ("03", ["network", "divide", "accuracy"]),
         ("05", ["correlations", "matching"]),
         ("06", ["normalized"]),
+        ("09", ["with_outliers"]),
         ("13", ["network"]),
     ],
 )

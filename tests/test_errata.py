@@ -414,6 +414,39 @@ def test_meta_optimization_by_a_fixed_optimizer_learns_nothing_about_optimizing(
     )
 
 
+class FromInputs(mk.rules.Update):
+    """An update that is computed from input data alone, as D1 describes its meta-input layer."""
+
+    inputs = np.float32([[1.0], [2.0]])
+
+    def update(self, gradients, state, parameters, step):
+        return [-0.1 * tf.reduce_mean(self.inputs) * tf.ones_like(g) for g in gradients], state
+
+
+def test_a_meta_optimizer_needs_the_gradient_and_not_only_the_inputs():
+    x = FromInputs.inputs
+    for rate, agree in ((FromInputs(), 1), (0.1, -1)):
+        learner = one_weight_learner(mk.rules.GradientDescent(rate))
+        # Two tasks with the same inputs and opposite targets.
+        one, other = (learner.adapt(x, slope * x).get_weights()[0].item() for slope in (3, -3))
+        assert one == pytest.approx(agree * other) and one != 0
+
+
+def test_the_loss_that_trains_a_learning_rate_is_that_of_the_queries():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(400, 1))
+    support, query = (truth + 2 * rng.normal(size=(400, 1)) for _ in range(2))
+    rates = {}
+    for name, tasks in (("queries", at_one(support, query)), ("support", at_one(support, support))):
+        rate = mk.rules.LearnedRates(0.3, "layer", logarithmic=True)
+        learner = one_weight_learner(mk.rules.GradientDescent(rate), 0.02)
+        learner.parallel = "vectorized"
+        learner.fit(endless(tasks), steps_per_epoch=200, verbose=0)
+        (rates[name],) = rate.values().values()
+    # A rate of 0.5 reproduces the noisy target; the best for the truth leaves 4 / 5 of the distance.
+    assert rates["support"] > 0.45 and rates["queries"] < 0.2
+
+
 def test_a_flatten_of_the_wrong_size_tears_pictures_apart():
     convolved = keras.layers.Conv2D(64, 3)(keras.layers.Conv2D(32, 3)(np.zeros((64, 32, 32, 3), "float32")))
     assert convolved.shape == (64, 28, 28, 64)

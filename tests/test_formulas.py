@@ -373,6 +373,119 @@ def test_formula_8_5_a_weight_is_a_product_of_its_place_and_the_task():
         assert found[number][row, column] == pytest.approx(b @ a / np.sqrt(4 * inputs), rel=1e-3, abs=1e-5)
 
 
+class WithDecay(mk.rules.Update):
+    """A meta-optimizer by hand: its memory is the last update."""
+
+    def init(self, parameters):
+        return [tf.zeros_like(one) for one in parameters]
+
+    def update(self, gradients, state, parameters, step):
+        moves = [-0.1 * g + 0.5 * last for g, last in zip(gradients, state, strict=True)]
+        return moves, moves
+
+
+def test_formula_9_1_a_meta_optimizer_turns_gradient_and_memory_into_an_update():
+    learner = learner_of_weights(mk.rules.GradientDescent(WithDecay(), steps=4), *LINEAR_START)
+    theta, memory = LINEAR_START, np.zeros(2)
+    for _ in range(4):
+        memory = -0.1 * linear_slope(theta, *LINEAR_SUPPORT) + 0.5 * memory
+        theta = theta + memory
+    np.testing.assert_allclose(theta_after(learner, *LINEAR_SUPPORT), theta, rtol=1e-5)
+
+
+def learner_of_rates(per, rates, start, **settings):
+    rule = mk.rules.GradientDescent(mk.rules.LearnedRates(0.1, per, **settings), steps=2)
+    learner = learner_of_weights(rule, *start)
+    learner.rule.transform.rates[0].assign(rates)
+    return learner
+
+
+def test_formula_9_2_every_layer_has_a_rate_of_its_own_in_every_step():
+    network = keras.Sequential([keras.Input((1,)), *(keras.layers.Dense(1, use_bias=False) for _ in range(2))])
+    network.set_weights([np.float32([[0.5]]), np.float32([[2.0]])])
+    rates = mk.rules.LearnedRates(0.1, "layer-step")
+    learner = mk.MetaLearner(network=network, rule=mk.rules.GradientDescent(rates, 2), parallel="unrolled")
+    learner.compile(loss="mse")
+    first, second = np.array([0.1, 0.02]), np.array([0.03, 0.2])
+    for variable, value in zip(rates.rates, (first, second), strict=True):
+        variable.assign(value)
+    a, b = 0.5, 2.0
+    for step in range(2):  # the loss is (3 a b - 4)^2
+        outer = 2 * (3 * a * b - 4) * 3
+        a, b = a - first[step] * outer * b, b - second[step] * outer * a
+    expert = learner.adapt(np.float32([[3]]), np.float32([[4]]))
+    np.testing.assert_allclose(np.ravel(expert.get_weights()), [a, b], rtol=1e-5)
+
+
+def test_formula_9_3_a_hypergradient_is_minus_the_product_of_two_gradients():
+    rates = np.array([0.05, 0.2])
+    learner = learner_of_rates("step", rates, LINEAR_START)
+    first = linear_slope(LINEAR_START, *LINEAR_SUPPORT)
+    middle = LINEAR_START - rates[0] * first
+    second = linear_slope(middle, *LINEAR_SUPPORT)
+    of_query = linear_slope(middle - rates[1] * second, *LINEAR_QUERY)
+    # The query loss as a function of the weights after the first step: one more step follows.
+    through = (np.eye(2) - rates[1] * linear_hessian(LINEAR_SUPPORT[0])) @ of_query
+    _, found = meta_gradients(learner, *LINEAR_TASK)
+    np.testing.assert_allclose(found, [-first @ through, -second @ of_query], rtol=1e-4)
+
+
+def test_formula_9_4_a_logarithmic_rate_has_the_hypergradient_times_the_rate():
+    rates = np.array([0.05, 0.2])
+    _, plain = meta_gradients(learner_of_rates("step", rates, LINEAR_START), *LINEAR_TASK)
+    learner = learner_of_rates("step", np.log(rates), LINEAR_START, logarithmic=True)
+    np.testing.assert_allclose(learner.rule.transform.values()["all"], rates, rtol=1e-6)
+    _, found = meta_gradients(learner, *LINEAR_TASK)
+    np.testing.assert_allclose(found, rates * plain, rtol=1e-4)
+
+
+def test_formula_9_5_hypergradient_descent_is_a_step_along_the_hypergradient_of_the_next_loss():
+    theta, rate = LINEAR_START, 0.05
+    before = linear_slope(theta, *LINEAR_SUPPORT)
+    x, y = LINEAR_SUPPORT[0], np.ravel(LINEAR_SUPPORT[1])
+
+    def next_loss(rate):
+        return np.mean((x @ (theta - rate * before) - y) ** 2)
+
+    agreement = before @ linear_slope(theta - rate * before, *LINEAR_SUPPORT)
+    difference = (next_loss(rate + 1e-6) - next_loss(rate - 1e-6)) / 2e-6
+    assert agreement == pytest.approx(-difference, rel=1e-6)
+
+
+def test_formula_9_6_is_the_mean_square_of_a_weight_with_noisy_gradients():
+    generator, curvature, noise, square = np.random.default_rng(0), 0.7, 1.5, 4.0
+    theta = np.full(200_000, 2.0)
+    for rate in (0.5, 0.3, 0.8):
+        theta = theta - rate * curvature * (theta - noise * generator.normal(size=theta.shape))
+        square = (1 - rate * curvature) ** 2 * square + (rate * curvature * noise) ** 2
+    assert np.mean(theta**2) == pytest.approx(square, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["regression", "labels"])
+def test_formula_9_7_a_learned_loss_weighs_examples_and_adds_a_term(kind):
+    rule = mk.rules.LearnedLoss(0.1, hidden=(3, 2))
+    learner = mk.MetaLearner(network=mk.networks.mlp(2 if kind == "labels" else 1, hidden=(2,)), rule=rule)
+    learner.compile(loss=None if kind == "labels" else "mse")
+    generator = np.random.default_rng(0)
+    for variable in rule.loss_weights:
+        variable.assign(generator.normal(size=variable.shape))
+    (into, within, out), (first, second, last) = ([v.numpy() for v in some] for some in (rule.kernels, rule.biases))
+    if kind == "labels":
+        y, answers = np.array([0, 1, 1]), np.float32([[1, -1], [0.5, 2], [3, 0]])
+        target, given = np.eye(2)[y], softmax(answers)
+        losses = -np.log(given[np.arange(3), y])
+    else:
+        y, answers = np.float32([[1], [-4], [0]]), np.float32([[0.5], [2], [0.1]])
+        target, given, losses = y, answers, ((y - answers) ** 2).ravel()
+    features = np.stack([target, given, target - given, losses[:, None] + 0 * target], axis=-1)
+    read = np.tanh(np.arcsinh(features) @ into + first).mean(axis=1)
+    around = np.repeat(read.mean(axis=0, keepdims=True), 3, axis=0)
+    w, c = (np.tanh(np.concatenate([read, around], axis=1) @ within + second) @ out + last).T
+    wanted = losses.mean() + np.mean(np.tanh(w) * losses + c)
+    found = rule.support_loss(tf.constant(y), tf.constant(answers), mk.rules.Context(learner._loss_of))
+    assert float(found) == pytest.approx(wanted, rel=1e-5)
+
+
 def test_formula_10_1_steps_on_the_support_loss():
     rule = mk.rules.GradientDescent(0.1, steps=3)
     assert theta_after(learner_of_weights(rule, 0.0), [[1]], [[2]]) == pytest.approx(2 - 2 * 0.8**3)

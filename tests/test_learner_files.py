@@ -55,9 +55,10 @@ def same(one, other, tolerance=0.0):
     "rule",
     [
         lambda: GradientDescent(LearnedRates(0.05, "layer-step"), steps=2, evaluation_steps=3, multi_step=10),
+        lambda: GradientDescent(LearnedRates(0.05, "step", logarithmic=True), steps=2),
         lambda: GradientDescent(LearnedRates(0.05, "weight"), first_order=True, batch_statistics="support"),
     ],
-    ids=["layer-step", "weight"],
+    ids=["layer-step", "step", "weight"],
 )
 def test_a_saved_learner_goes_on_as_if_it_had_never_stopped(rule, tmp_path):
     learner = learner_of(rule(), optimizer=keras.optimizers.Adam(0.01), metrics=["mae"])

@@ -154,6 +154,7 @@ def test_layers_within_layers_can_be_named():
         ("layer", [(), (), ()]),
         ("weight", [(2, 4), (4,), (4, 3), (3,), (3, 1), (1,)]),
         ("layer-step", [(3,), (3,), (3,)]),
+        ("step", [(3,)]),
     ],
 )
 def test_learned_rates_are_as_many_as_asked_for_and_alpha_at_first(kind, shapes):
@@ -170,12 +171,38 @@ def test_only_layers_that_adapt_have_rates():
     assert_slopes(learner, regression())
 
 
-@pytest.mark.parametrize("kind", [None, "layer", "weight", "layer-step"])
+@pytest.mark.parametrize("kind", ["weight", "layer", "layer-step", "step"])
+def test_logarithms_of_rates_are_learned_as_well(kind):
+    learners = []
+    for logarithmic in (False, True):
+        keras.utils.set_random_seed(3)
+        rates = LearnedRates(0.2, kind, logarithmic=logarithmic)
+        learners.append(learner_of(mlp(), GradientDescent(rates, 3)))
+    plain, logarithmic = learners
+    (loss, gradients), (other, of_logarithms) = (meta(learner, regression()) for learner in learners)
+    assert other == pytest.approx(loss, rel=1e-12)
+    assert_same(of_logarithms[:6], gradients[:6])
+    assert_same(of_logarithms[6:], [0.2 * gradient for gradient in gradients[6:]])
+    given, wanted = (list(learner.rule.transform.values().values()) for learner in (logarithmic, plain))
+    assert_same(given, wanted)
+    assert all(value.min() == value.max() == 0.2 for value in wanted)
+    assert_slopes(logarithmic, regression(), tolerance=1e-7)
+
+
+def test_rates_are_returned_by_layer():
+    (learner,) = pair({"steps": 3, "per": "layer-step"})
+    assert list(learner.rule.transform.values()) == ["low", "middle", "head"]
+    (learner,) = pair({"steps": 3, "per": "step"})
+    learner.rule.transform.rates[0].assign([0.3, 0.2, 0.1])
+    np.testing.assert_array_equal(learner.rule.transform.values()["all"], [0.3, 0.2, 0.1])
+
+
+@pytest.mark.parametrize("kind", [None, "layer", "weight", "layer-step", "step"])
 @pytest.mark.parametrize("multi_step", [0, 8], ids=["last", "multi-step"])
 def test_it_agrees_with_central_differences(multi_step, kind):
     learner, _ = pair({"steps": 3, "per": kind, "multi_step": multi_step}, {})
     learner.batches_seen.assign(3)
-    assert_slopes(learner, regression())
+    assert_slopes(learner, regression(), h=3e-4 if kind == "step" else 1e-3)
 
 
 def test_a_float64_network_is_adapted_in_float64_whatever_keras_floats_are():

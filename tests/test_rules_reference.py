@@ -117,6 +117,7 @@ SUMS = {  # the reference's gradients for each step and weight, combined for the
     "layer": lambda slopes: [slopes[:, layer].sum() for layer in LAYERS],
     "weight": lambda slopes: parts(slopes.sum(axis=0)),
     "layer-step": lambda slopes: [slopes[:, layer].sum(axis=1) for layer in LAYERS],
+    "step": lambda slopes: [slopes.sum(axis=1)],
 }
 SPREAD = {  # the rates that exist, for each step and weight of the reference
     "layer": lambda rates, steps: np.repeat([np.repeat(rates, [12, 15, 8])], steps, axis=0),
@@ -124,6 +125,7 @@ SPREAD = {  # the rates that exist, for each step and weight of the reference
     "layer-step": lambda rates, steps: np.repeat(
         [[rate[min(step, 1)] for rate in rates] for step in range(steps)], [12, 15, 8], axis=1
     ),
+    "step": lambda rates, steps: np.repeat([[rates[0][min(step, 1)]] for step in range(steps)], 35, axis=1),
 }
 
 
@@ -138,7 +140,7 @@ def with_rates(kind, seed, **settings):
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("kind", ["layer", "weight", "layer-step"])
+@pytest.mark.parametrize("kind", ["layer", "weight", "layer-step", "step"])
 @pytest.mark.parametrize("first_order", [False, True], ids=["second order", "first order"])
 def test_learned_rates_have_the_slopes_of_the_reference(first_order, kind, seed):
     learner, theta, tasks, by_task, rates = with_rates(kind, seed, first_order=first_order)
@@ -148,7 +150,7 @@ def test_learned_rates_have_the_slopes_of_the_reference(first_order, kind, seed)
     assert_same(gradients, [*parts(back), *SUMS[kind](for_rates)], 1e-11)
 
 
-@pytest.mark.parametrize("kind", ["layer", "weight", "layer-step"])
+@pytest.mark.parametrize("kind", ["layer", "weight", "layer-step", "step"])
 def test_beyond_the_trained_steps_the_last_rate_holds(kind):
     learner, theta, tasks, by_task, rates = with_rates(kind, 0, evaluation_steps=5)
     answers = learner(tasks[0], training=False).numpy()

@@ -63,9 +63,9 @@ def test_multi_step_counts_steps_of_meta_training(multi_step):
         GradientDescent(0.1, multi_step=multi_step)
 
 
-@pytest.mark.parametrize("kind", ["layers", "step", True, 1])
+@pytest.mark.parametrize("kind", ["layers", "steps", True, 1])
 def test_learned_rates_are_of_a_few_kinds(kind):
-    with pytest.raises(ValueError, match="per must be one of 'weight', 'layer', 'layer-step'; got"):
+    with pytest.raises(ValueError, match="per must be one of 'weight', 'layer', 'layer-step', 'step'; got"):
         LearnedRates(0.1, kind)
 
 
@@ -110,7 +110,13 @@ def test_a_network_without_trainable_weights_cannot_adapt():
         learner_of(model, GradientDescent(0.1))
 
 
-@pytest.mark.parametrize("kind", ["layer", "weight", "layer-step"])
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_logarithmic_is_true_or_false(value):
+    with pytest.raises(ValueError, match="logarithmic must be True or False; got"):
+        LearnedRates(0.1, logarithmic=value)
+
+
+@pytest.mark.parametrize("kind", ["layer", "weight", "layer-step", "step"])
 def test_learned_rates_belong_to_one_learner(kind):
     rule = GradientDescent(LearnedRates(0.1, kind))
     learner_of(network(), rule)

@@ -159,6 +159,18 @@ def test_other_updates_can_be_trained_too():
     assert all(float(rate) != 0.001 for rate in rates.rates)
 
 
+def test_a_schedule_is_trained_but_for_the_last_step_of_each_piece(precise):
+    rates = LearnedRates(0.05, per="step", logarithmic=True)
+    training = training_of(rates, steps=4, truncation=2, clipnorm=1e9)
+    inputs, query_y = regression(tasks=2, support=6)
+    _, _, (loss, (gradient,)) = tf.function(training.meta_gradients)(inputs, query_y)
+    wanted_loss, (wanted,) = gradients_by_hand(training, inputs)
+    np.testing.assert_allclose(loss, wanted_loss, rtol=1e-10)
+    np.testing.assert_allclose(gradient, wanted, rtol=1e-8, atol=1e-12)
+    # No loss of a piece comes after its last update.
+    assert gradient[1] == gradient[3] == 0 and gradient[0] != 0 and gradient[2] != 0
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

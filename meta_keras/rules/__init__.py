@@ -4,6 +4,7 @@ from meta_keras.rules.base import Adaptation, Context, Rule
 from meta_keras.rules.coordinate_generator import CoordinateGenerator
 from meta_keras.rules.gradient_descent import GradientDescent
 from meta_keras.rules.implicit import ImplicitGradient
+from meta_keras.rules.learned_loss import LearnedLoss
 from meta_keras.rules.prototypes import Prototypes
 from meta_keras.rules.reptile import Reptile
 from meta_keras.rules.update_network import UpdateNetwork
@@ -17,6 +18,7 @@ __all__ = [
     "FixedRate",
     "GradientDescent",
     "ImplicitGradient",
+    "LearnedLoss",
     "LearnedRates",
     "Prototypes",
     "Reptile",

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from meta_keras.checks import one_of, positive
+from meta_keras.checks import flag, one_of, positive
 from meta_keras.functional import PureModel
 from meta_keras.internals import all_layers, parameters_of
 
@@ -30,6 +30,8 @@ class Step(NamedTuple):
 
 class Update(keras.layers.Layer):
     """How the inner step is computed from a gradient. It is a Keras layer, so the outer loop trains what it learns.
+
+        theta_k+1 = theta_k + u,  (u, m_k+1) = update(grad L_S(theta_k), m_k, ...)    (Formula 9.1)
 
     A subclass defines `update`; `init` where it remembers something from step to step; and `prepare` where it learns.
 
@@ -81,39 +83,55 @@ class LearnedRates(Update):
     learning_rate: the initial value of all of them.
     per: "weight" learns a rate for every single weight (Meta-SGD: Li et al., "Meta-SGD: Learning to Learn Quickly for
         Few-Shot Learning", 2017; Formula 10.5); "layer" one per layer; "layer-step" one per layer and inner step
-        (MAML++: Antoniou et al., "How to train your MAML", 2019). Beyond the steps of training, the last one is used.
+        (MAML++: Antoniou et al., "How to train your MAML", 2019; Formula 9.2); "step" one per step, a schedule
+        (Maclaurin, Duvenaud and Adams, "Gradient-based Hyperparameter Optimization through Reversible Learning", 2015;
+        Formula 9.3). Beyond the steps of training, the last one is used.
+    logarithmic: learn the logarithms of the rates (Formula 9.4), so that they stay positive and a step of the outer
+        loop changes large and small ones by the same factor.
 
+    >>> from meta_keras import MetaLearner, networks
     >>> from meta_keras.rules import GradientDescent
-    >>> rule = GradientDescent(LearnedRates(0.01, per="weight"), steps=1)
+    >>> rates = LearnedRates(0.01, per="layer-step")
+    >>> learner = MetaLearner(network=networks.mlp(1), rule=GradientDescent(rates, steps=2))
+    >>> {name: value.tolist() for name, value in rates.values().items()}["head"]
+    [0.009999999776482582, 0.009999999776482582]
     """
 
-    KINDS = ("weight", "layer", "layer-step")
+    KINDS = ("weight", "layer", "layer-step", "step")
 
-    def __init__(self, learning_rate: float, per: str = "weight", **kwargs: Any) -> None:
+    def __init__(self, learning_rate: float, per: str = "weight", *, logarithmic: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         positive(learning_rate=learning_rate)
         one_of(self.KINDS, per=per)
-        self.learning_rate, self.per = float(learning_rate), per
+        flag(logarithmic=logarithmic)
+        self.learning_rate, self.per, self.logarithmic = float(learning_rate), per, bool(logarithmic)
         self.rates: list[keras.Variable] = []
 
     def prepare(self, network: PureModel, parameters: Sequence[keras.Variable], steps: int) -> None:
         if self.rates:
             raise ValueError("These learning rates already belong to another learner. Create a new LearnedRates.")
+        by_step = (steps,) if self.per in ("layer-step", "step") else ()
         if self.per == "weight":
             names = [variable.path.replace("/", "_") for variable in parameters]
             shapes = [tuple(variable.shape) for variable in parameters]
             self._place = list(range(len(names)))
+        elif self.per == "step":
+            names, shapes, self._place = ["all"], [by_step], [0] * len(parameters)
         else:
             owners = owner_names(network.model)
             names = list(dict.fromkeys(owners[id(variable)] for variable in parameters))
-            shapes = [(steps,) if self.per == "layer-step" else ()] * len(names)
+            shapes = [by_step] * len(names)
             self._place = [names.index(owners[id(variable)]) for variable in parameters]
         self.rates = [
             self.add_weight(shape=shape, initializer=self._start, name=f"rate_{name}")
             for name, shape in zip(names, shapes, strict=True)
         ]
-        self._count = steps
+        self._names, self._count = names, steps
         self.built = True
+
+    def values(self) -> dict[str, np.ndarray]:
+        """The learning rates, by the name of the layer or weight that they belong to; "all" for a schedule."""
+        return {name: self._rate(variable).numpy() for name, variable in zip(self._names, self.rates, strict=True)}
 
     def update(self, gradients: Tensors, state: Any, parameters: Tensors, step: Step) -> tuple[Tensors, Any]:
         if len(gradients) != len(self._place):
@@ -121,17 +139,26 @@ class LearnedRates(Update):
                 f"Learning rates were made for {len(self._place)} weights, and {len(gradients)} are adapted now. "
                 "Freeze layers before the MetaLearner is created."
             )
-        rates = [tf.convert_to_tensor(self.rates[place]) for place in self._place]
-        if self.per == "layer-step":
-            rates = [rate[tf.minimum(step.number, self._count - 1)] for rate in rates]
+        own = [self._rate(variable) for variable in self.rates]
+        if self.per in ("layer-step", "step"):
+            own = [rate[tf.minimum(step.number, self._count - 1)] for rate in own]
+        rates = [own[place] for place in self._place]
         return [-tf.cast(rate, g.dtype) * g for rate, g in zip(rates, gradients, strict=True)], state
 
+    def _rate(self, variable: keras.Variable) -> tf.Tensor:
+        value = tf.convert_to_tensor(variable)
+        return tf.exp(value) if self.logarithmic else value
+
     def _start(self, shape: tuple[int, ...], dtype: str | None = None) -> np.ndarray:
-        """The exact learning rate; Keras' Constant would round it to float32."""
-        return np.full(shape, self.learning_rate, dtype)
+        """The exact learning rate, or its logarithm; Keras' Constant would round it to float32."""
+        return np.full(shape, np.log(self.learning_rate) if self.logarithmic else self.learning_rate, dtype)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"learning_rate": self.learning_rate, "per": self.per}
+        return super().get_config() | {
+            "learning_rate": self.learning_rate,
+            "per": self.per,
+            "logarithmic": self.logarithmic,
+        }
 
 
 def as_update(update: float | Update) -> Update:
