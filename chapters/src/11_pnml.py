@@ -13,7 +13,8 @@
 # ![Training loss against training steps for a learned optimizer and for tuned momentum and Adam, in five settings](learned_update.png)
 #
 # *Training loss of networks trained by one learned optimizer and by four tuned ones: on tasks like those of its
-# meta-training, and in four settings that it was not trained for. Lines are means over five seeds, bands 95 % intervals.*
+# meta-training, and in four settings that it was not trained for. Lines are geometric means over five
+# seeds, bands their 95 % intervals.*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -258,7 +259,8 @@ assert at_the_end[1] > 5 * at_the_end[50]
 # %%
 def halved(images):
     size = images.shape[1] // 2  # pixels per side: the mean of every two by two
-    return images.reshape(len(images), size, 2, size, 2, -1).mean(axis=(2, 4))
+    blocks = images.reshape(len(images), size, 2, size, 2, -1)
+    return blocks.mean(axis=(2, 4)).astype(images.dtype)
 
 
 characters = mk.load("glyphs").map(halved).map(halved)
@@ -343,21 +345,24 @@ surfaces |= {f"learned, step {n}": surface(shipped, n) for n in (5, 50, 95)}
 
 # %%
 figure, panels = plt.subplots(1, 5, figsize=(12, 3), sharey=True)
-largest = max(np.abs(values).max() for values in surfaces.values())
+limit = np.ceil(10 * max(np.abs(values).max() for values in surfaces.values())) / 10
 for axes, (name, values) in zip(panels, surfaces.items(), strict=True):
     lines = np.linspace(-2, 2, 41)
-    shades = axes.contourf(lines, lines, values, np.linspace(-largest, largest, 21), cmap="RdBu_r")
+    shades = axes.contourf(lines, lines, values, np.linspace(-limit, limit, 25), cmap="RdBu_r")
     axes.clabel(axes.contour(lines, lines, values, 6, colors="k", linewidths=0.6), fontsize=7)
     axes.set(title=name, xlabel="gradient", aspect="equal")
 panels[0].set_ylabel("momentum")
-figure.colorbar(shades, ax=panels, label="update", shrink=0.8)
+figure.colorbar(shades, ax=panels, label="update", shrink=0.8, ticks=(-limit, 0, limit))
 plt.show()
 
 # %% [markdown]
 # Gradient and momentum are in multiples of the root mean square; SGD and Adam have learning rates of equal effect. SGD
-# ignores the momentum, and its contours are vertical. Adam almost ignores the current gradient, and its contours are
-# nearly horizontal. Both surfaces are planes. How much of the learned surfaces does a plane explain, and how large are
-# the updates?
+# ignores the momentum, so its contours are vertical. Adam almost ignores the current gradient, so its contours are nearly
+# horizontal. The learned surface bends: its steps are largest where gradient and momentum agree, but only if both are
+# positive. Hand-designed optimizers answer a reversed gradient with a reversed update; nothing in Formula 11.1 requires
+# this of a learned one.
+#
+# How much of each surface does a plane explain, and how large are the updates?
 
 
 # %%
@@ -380,17 +385,35 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # The network also sees the number of the step, so it can learn a schedule. The size of its updates at fixed inputs shows
-# whether it has:
+# whether it has (for a momentum that is fixed, Adam's correction of its bias makes the first updates larger):
 
 # %%
 numbers = (1, 3, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 150, 200, 300, 500, 1000)
 for name, one, line in (("learned", shipped, "o-"), ("Adam", adam, "--")):
     plt.semilogx(numbers, [np.abs(surface(one, n)).mean() for n in numbers], line, label=name)
 plt.axvline(100, color="0.6", linestyle=":")
-plt.text(103, 0.0, "end of meta-training runs", color="0.4")
+plt.text(103, 0.3, "end of meta-training runs", color="0.4")
 plt.gca().set(xlabel="step", ylabel="mean size of the update", ylim=(0, None))
 plt.legend()
 plt.show()
+
+# %% [markdown]
+# From step 30 to step 100, when Adam's updates hardly change their size, those of the learned update become smaller by a third: it
+# has learned a schedule. Soon after the longest run that it has seen, this decay ends.
+
+# %%
+sizes = {
+    name: [np.abs(surface(one, n)).mean() for n in (30, 100, 1000)]
+    for name, one in (("learned", shipped), ("Adam", adam))
+}
+assert (
+    sizes["learned"][1] < 0.7 * sizes["learned"][0] and sizes["learned"][2] > 0.5 * sizes["learned"][1]
+)
+assert np.allclose(sizes["Adam"], sizes["Adam"][0], rtol=0.06)
+learned = surfaces["learned, step 50"]
+assert abs(learned[-1, -1]) > 2 * abs(learned[0, 0]) and learned[-1, -1] < 0 < learned[0, 0]
+flat = [row["explained by a plane"] for row in rows]
+assert min(flat[:2]) > 0.99 and max(flat[2:]) < 0.9
 
 # %% [markdown]
 # ## A fair comparison
@@ -418,6 +441,7 @@ settings = [
     "clothing",
 ]
 methods = ["learned", "adam, cosine decay", "momentum, cosine decay", "adam", "momentum"]
+settings = [s for s in settings if all(f"test: {name}, {s}" in stored for name in methods)]
 found = {(name, s): stored[f"test: {name}, {s}"] for name in methods for s in settings}
 final = {key: np.array([seed["last"] for seed in seeds]) for key, seeds in found.items()}
 
@@ -425,15 +449,16 @@ final = {key: np.array([seed["last"] for seed in seeds]) for key, seeds in found
 figure, panels = plt.subplots(2, 3, figsize=(10, 5.6))
 for axes, setting in zip(panels.flat, settings, strict=False):
     for name in methods:
-        curves = np.array([seed["curve"] for seed in found[name, setting]])
-        mean, width = np.transpose([mk.report.mean_and_interval(column) for column in curves.T])
+        curves = np.log([np.maximum(seed["curve"], 1e-5) for seed in found[name, setting]])
+        mean, width = curves.mean(axis=0), 2.776 * curves.std(axis=0, ddof=1) / np.sqrt(5)
         steps = np.linspace(0, 1000 if "horizon" in setting else 100, curves.shape[1])
-        (line,) = axes.semilogy(steps, mean, label=name.capitalize())
-        axes.fill_between(
-            steps, np.maximum(mean - width, 1e-6), mean + width, color=line.get_color(), alpha=0.2
-        )
+        (line,) = axes.semilogy(steps, np.exp(mean), label=name.capitalize())
+        low, high = np.exp(mean - width), np.exp(mean + width)
+        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2)
+    axes.set_ylim(top=10)
     axes.set(title=setting.capitalize(), xlabel="training step", ylabel="training loss")
-panels.flat[-1].axis("off")
+for axes_left_over in panels.flat[len(settings) :]:
+    axes_left_over.axis("off")
 panels.flat[-1].legend(*axes.get_legend_handles_labels(), loc="center", title="optimizer")
 plt.show()
 
@@ -451,16 +476,23 @@ rows = [{"optimizer": n} | {s: rounded(final[n, s]) for s in settings} for n in 
 mk.report.Table(rows)
 
 # %% [markdown]
-# By the rule of this book, two methods differ if the interval of their paired differences, here per seed on the same test
-# tasks, excludes zero. We do not adjust for the number of comparisons.
+# By the rule of this book, two methods differ if the interval of their paired differences excludes zero. Losses differ by
+# orders of magnitude, so we use differences of logarithms, per seed on the same test tasks. We do not adjust for the number
+# of comparisons.
 
 
 # %%
+def log_ratio(name, setting):
+    return mk.Score.of(np.log2(final["learned", setting] / final[name, setting]))
+
+
 def verdict(name, setting):
-    difference = mk.Score.of(final["learned", setting] - final[name, setting])
-    if abs(difference.mean) <= difference.interval:
+    ratio = log_ratio(name, setting)
+    if lost := sum(seed["diverged"] for seed in found["learned", setting]):
+        return f"diverged {lost} times"
+    if abs(ratio.mean) <= ratio.interval:
         return "indistinguishable"
-    return "lower" if difference.mean < 0 else "higher"
+    return "lower" if ratio.mean < 0 else "higher"
 
 
 verdicts = {name: {s: verdict(name, s) for s in settings} for name in methods[1:]}
@@ -498,6 +530,8 @@ for name, steps in needed.items():
 
 # %% [markdown]
 # These are losses on the minibatches of training. Test accuracy was neither an objective of meta-training nor measured.
+# Nor is the comparison one of costs: meta-training took $400 \cdot 8 \cdot 100 = 320{,}000$ updates of small networks, and
+# backpropagation through them, whereas a search of nine learning rates on 64 tasks takes $57{,}600$ updates.
 
 # %%
 assert all(row["training family"] == "lower" for row in verdicts.values())
@@ -510,34 +544,55 @@ assert 0.28 < means["learned"] / means["adam"] < 0.38
 # %% [markdown]
 # ## Where it stops winning
 #
-# The other four settings were not part of meta-training. The learned optimizer is used as it is, whereas the others were
-# tuned for each of them. Points to the left of zero mean that the learned optimizer has the lower final loss:
+# The other settings were not part of meta-training. The learned optimizer is used as it is, whereas the others were tuned
+# for each of them. Each point below is one seed; points to the left of zero mean that the learned optimizer has the lower
+# final loss, and ratios beyond $2^{12}$ are drawn at the edge:
 
 # %%
 figure, axes = plt.subplots(figsize=(8, 3.6))
 for n, (name, marker) in enumerate(zip(methods[1:], "os^D", strict=True)):
-    ratios = [np.log2(final["learned", s] / final[name, s]) for s in settings]
-    means, widths = np.transpose([mk.report.mean_and_interval(ratio) for ratio in ratios])
-    places = -np.arange(len(settings)) - 0.15 * (n - 1.5)
-    axes.errorbar(means, places, xerr=widths, fmt=marker, capsize=3, label=name)
+    ratios = np.clip([log_ratio(name, s).values for s in settings], -12, 12)
+    places = np.arange(len(settings))[:, None] + 0.18 * (n - 1.5) + np.zeros_like(ratios)
+    axes.plot(ratios.ravel(), places.ravel(), marker, markersize=4, linestyle="", label=name)
 axes.axvline(0, color="0.4", linewidth=1)
-axes.set_yticks(-np.arange(len(settings)), settings)
+axes.set_yticks(range(len(settings)), settings)
+axes.invert_yaxis()
 axes.set_xlabel("final loss of the learned optimizer, relative to that of ... (log2)")
 axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# TEXT_OTHER
+# **Longer runs and wider networks.** The learned optimizer still has a lower final loss than all four tuned optimizers. In
+# long runs, where losses are close to zero, single seeds differ by a factor of ten.
+
+# %% [markdown]
+# **Deeper networks.** With three hidden layers it fails. In three of the five seeds of meta-training, some of the 64 test
+# runs diverged, and in a fourth the loss became huge. In the fifth, the stored update, no run diverged, but the final loss
+# is several times that of Adam. No run of a tuned optimizer diverged. The mean over seeds says nothing here, so we count:
 
 # %%
-assert sum(seed["diverged"] for seeds in found.values() for seed in seeds) >= 0
+lost = {name: [seed["diverged"] for seed in found[name, "3 hidden layers"]] for name in methods}
+for name, counts in lost.items():
+    print(f"{name:<23} diverged runs of 64, per seed: {counts}")
+
+# %%
+deep = final["learned", "3 hidden layers"]
+assert sum(count > 0 for count in lost["learned"]) == 3 and lost["learned"][3] == 0 and deep[3] > 1000
+assert lost["learned"][0] == 0 and deep[0] > 3 * final["adam", "3 hidden layers"].max()
+assert not any(count for name in methods[1:] for count in lost[name])
+assert all(verdicts[name][s] == "lower" for name in methods[1:] for s in settings[1:3])
+
+# %% [markdown]
+# TEXT_CLOTHING
+#
+# All of these networks have 49 inputs. The next section changes this, too.
 
 # %% [markdown]
 # ## In an ordinary `fit`
 #
 # `mk.LearnedOptimizer()` is a Keras optimizer with the stored update. Clipping, weight decay and learning rate schedules
-# are those of Keras; `learning_rate` is a factor of the learned update. We train a larger network on clothing, with 28 by
-# 28 pixels and four epochs (164 steps), next to Adam with Keras' default learning rate:
+# are those of Keras; `learning_rate` is a factor of the learned update. We train networks on clothing with all 28 by 28
+# pixels, so each hidden unit has 784 inputs instead of 49:
 
 # %%
 clothing = mk.load("fashion")
@@ -549,21 +604,29 @@ def fitted(optimizer):
     model = mk.networks.mlp(10, input_shape=(28, 28, 1), hidden=(64,))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
-    losses = model.fit(*train, batch_size=32, epochs=4, verbose=0).history["loss"]
-    print(
-        f"{optimizer.name:<17} training loss {losses[-1]:.3f}, test accuracy {model.evaluate(*test, verbose=0)[1]:.3f}"
-    )
+    model.fit(*train, batch_size=32, epochs=2, verbose=0)
     return model
 
 
-with_adam, model = fitted(keras.optimizers.Adam()), fitted(mk.LearnedOptimizer())
+# %%
+optimizers = {"Adam, Keras' default of 0.001": keras.optimizers.Adam()}
+optimizers |= {f"learned, times {r}": mk.LearnedOptimizer(learning_rate=r) for r in (1.0, 0.03)}
+models = {name: fitted(optimizer) for name, optimizer in optimizers.items()}
+scores = {name: model.evaluate(*test, verbose=0) for name, model in models.items()}
+for name, (loss, accuracy) in scores.items():
+    print(f"{name:<30} test loss {loss:.3f}, test accuracy {accuracy:.3f}")
 
 # %% [markdown]
-# One run of each is an example and no comparison, and a low training loss is no promise for the test. The optimizer
-# remembers four numbers per weight, three averages of the gradient and one of its square, where Adam has two. What was
-# learned is saved with a compiled model, and training continues as if it had not been interrupted:
+# As it is, the learned optimizer diverges here, too. With a factor of 0.03, one of three that we tried, it trains. Its size of
+# step belongs to the networks of its meta-training; for others, the factor has to be tuned like a learning rate, which is
+# what a learned optimizer was meant to make unnecessary. These are single runs, and neither Adam's learning rate nor the
+# factor was tuned, so they do not show which of the two is better.
+#
+# The optimizer remembers four numbers per weight, three averages of the gradient and one of its square, where Adam has
+# two. What was learned is saved with a compiled model, and training continues as if it had not been interrupted:
 
 # %%
+model = models["learned, times 0.03"]
 with tempfile.TemporaryDirectory() as folder:
     model.save(Path(folder) / "model.keras")
     again = keras.models.load_model(Path(folder) / "model.keras")
@@ -572,6 +635,7 @@ for one in (model, again):
     one.train_on_batch(*batch)
 same = all(np.array_equal(a, b) for a, b in zip(model.get_weights(), again.get_weights(), strict=True))
 print(f"{type(again.optimizer).__name__}, the same weights after one more step: {same}")
+assert not scores["learned, times 1.0"][0] < np.log(10) and scores["learned, times 0.03"][1] > 0.7
 assert same and again.optimizer.iterations == model.optimizer.iterations
 
 # %% [markdown]
@@ -596,25 +660,48 @@ print("weights of the network:", network.count_params(), " numbers of the rule:"
 few_shot = {
     name: np.array([stored[f"few-shot test: {name}, seed {seed}"] for seed in range(3)])
     for name in ("prototypes", "MAML", "update network")
+    if f"few-shot test: {name}, seed 2" in stored
 }
-rows = [{"rule": name, "accuracy": mk.Score.of(values)} for name, values in few_shot.items()]
-gap = {
-    name: mk.Score.of(few_shot["update network"] - few_shot[name]) for name in ("MAML", "prototypes")
+pairs = [
+    (a, b)
+    for a, b in (("update network", "MAML"), ("update network", "prototypes"), ("MAML", "prototypes"))
+]
+gaps = {
+    f"{a} minus {b}": mk.Score.of(few_shot[a] - few_shot[b])
+    for a, b in pairs
+    if {a, b} <= set(few_shot)
 }
-mk.report.Table(
-    [*rows, *({"rule": f"update network minus {n}", "accuracy": d} for n, d in gap.items())]
-)
-
-# %% [markdown]
-# TEXT_FEW
 
 # %%
-assert few_shot
+scores_of_rules = {name: mk.Score.of(values) for name, values in few_shot.items()} | gaps
+if scores_of_rules:
+    print(mk.report.Table([{"rule": name, "accuracy": s} for name, s in scores_of_rules.items()]))
+for name, gap in gaps.items():
+    sign = (
+        "not significantly different from zero"
+        if abs(gap.mean) <= gap.interval
+        else "higher"
+        if gap.mean > 0
+        else "lower"
+    )
+    print(f"{name}: {sign}")
+
+# %% [markdown]
+# The update network begins as MAML with one inner learning rate and can only differ from it by what it learns. Whether
+# this freedom helps, the intervals of the paired differences decide; with three seeds, they are wide.
 
 # %% [markdown]
 # ## Summary
 #
-# TEXT_SUMMARY
+# - An optimizer is a function of the history of gradients. A small network that is applied to every weight separately can
+#   learn this function (Formula 11.1). SGD, momentum and Adam are special cases, from which meta-training starts.
+# - Truncated backpropagation (Formula 11.2) makes long runs affordable, but short pieces favor what helps at once.
+# - What was learned is not symmetric, no plane over gradient and momentum, and contains a schedule.
+# - On tasks like those of meta-training, in longer runs and in wider networks, the learned optimizer reached lower training
+#   losses than tuned momentum and Adam, with and without cosine decay. It reached Adam's loss in about three quarters of
+#   the steps, not in half of them, and meta-training cost more than tuning.
+# - In deeper networks, some runs diverged with three of five seeds; with 784 inputs instead of 49, the stored one diverged
+#   until its updates were scaled down. Find out on what a learned optimizer was trained before you use it.
 
 # %% [markdown]
 # ## Exercises
