@@ -431,7 +431,7 @@ assert min(flat[:2]) > 0.99 and max(flat[2:]) < 0.9
 
 # %% [markdown]
 # **Test.** For each of the five seeds, all methods train on the same tasks of test alphabets (64; 16 for long runs), from
-# the same initial weights and with the same minibatches. A run that diverges counts with the loss of guessing, $\ln 10$.
+# the same initial weights and with the same minibatches. Undefined losses count as those of guessing, $\ln 10$.
 
 # %%
 settings = [
@@ -478,7 +478,8 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # By the rule of this book, two methods differ if the interval of their paired differences excludes zero. Losses differ by
-# orders of magnitude, so we use differences of logarithms, per seed on the same test tasks. We do not adjust for the number
+# orders of magnitude, so we use differences of logarithms, per seed on the same test tasks. An optimizer fails for a seed if a run
+# diverges, or if the mean final loss exceeds that of guessing. We do not adjust for the number
 # of comparisons.
 
 
@@ -487,10 +488,14 @@ def log_ratio(name, setting):
     return mk.Score.of(np.log2(final["learned", setting] / final[name, setting]))
 
 
+def failed(name, setting):
+    return [s["diverged"] > 0 or s["last"] > np.log(10) for s in found[name, setting]]
+
+
 def verdict(name, setting):
     ratio = log_ratio(name, setting)
-    if lost := sum(seed["diverged"] for seed in found["learned", setting]):
-        return f"diverged {lost} times"
+    if count := sum(failed("learned", setting)):
+        return f"failed for {count} of 5 seeds"
     if abs(ratio.mean) <= ratio.interval:
         return "indistinguishable"
     return "lower" if ratio.mean < 0 else "higher"
@@ -567,25 +572,36 @@ plt.show()
 # long runs, where losses are close to zero, single seeds differ by a factor of ten.
 
 # %% [markdown]
-# **Deeper networks.** With three hidden layers it fails. In three of the five seeds of meta-training, some of the 64 test
-# runs diverged, and in a fourth the loss became huge. In the fifth, the stored update, no run diverged, but the final loss
-# is several times that of Adam. No run of a tuned optimizer diverged. The mean over seeds says nothing here, so we count:
+# **Deeper networks and other data.** With three hidden layers and on clothing, it is unstable: the learned optimizers of
+# four and of two seeds fail. The tuned optimizers never do. A mean over seeds says nothing here, so we count and show the
+# seeds:
 
 # %%
-lost = {name: [seed["diverged"] for seed in found[name, "3 hidden layers"]] for name in methods}
-for name, counts in lost.items():
-    print(f"{name:<23} diverged runs of 64, per seed: {counts}")
+failures = {s: {name: sum(failed(name, s)) for name in methods} for s in settings}
+mk.report.Table([{"setting": s} | counts for s, counts in failures.items()])
 
 # %%
-deep = final["learned", "3 hidden layers"]
-assert sum(count > 0 for count in lost["learned"]) == 3 and lost["learned"][3] == 0 and deep[3] > 1000
-assert lost["learned"][0] == 0 and deep[0] > 3 * final["adam", "3 hidden layers"].max()
-assert not any(count for name in methods[1:] for count in lost[name])
-assert all(verdicts[name][s] == "lower" for name in methods[1:] for s in settings[1:3])
+for setting in ("3 hidden layers", "clothing"):
+    for name in ("learned", "adam"):
+        print(f"{setting:<16} {name:<8}", *(f"{loss:.3g}" for loss in final[name, setting]))
 
 # %% [markdown]
-# TEXT_CLOTHING
-#
+# The stored update, of the first seed, does not fail in these networks. With three hidden layers, its loss is more than
+# three times that of Adam. On clothing, it is lower than that of any tuned optimizer, but one seed is one sample, and two
+# others failed.
+
+# %%
+learned_failures = [failures[s]["learned"] for s in settings]
+assert learned_failures == [0, 0, 0, 4, 2]
+assert not any(failures[s][name] for s in settings for name in methods[1:])
+assert all(verdicts[name][s] == "lower" for name in methods[1:] for s in settings[1:3])
+deep, other = final["learned", "3 hidden layers"], final["learned", "clothing"]
+assert (
+    not failed("learned", "3 hidden layers")[0] and deep[0] > 3 * final["adam", "3 hidden layers"].max()
+)
+assert all(other[0] < final[name, "clothing"].min() for name in methods[1:])
+
+# %% [markdown]
 # All of these networks have 49 inputs. The next section changes this, too.
 
 # %% [markdown]
@@ -686,8 +702,8 @@ mk.report.Table(rows or [{"rule": "not measured yet", "accuracy": "–"}])
 # - On tasks like those of meta-training, in longer runs and in wider networks, the learned optimizer reached lower training
 #   losses than tuned momentum and Adam, with and without cosine decay. It reached Adam's loss in about three quarters of
 #   the steps, not in half of them, and meta-training cost more than tuning.
-# - In deeper networks, some runs diverged with three of five seeds; with 784 inputs instead of 49, the stored one diverged
-#   until its updates were scaled down. Find out on what a learned optimizer was trained before you use it.
+# - In deeper networks it failed for four of five seeds, and on clothing for two. With 784 inputs instead of 49, the stored
+#   one diverged until its updates were scaled down. Find out on what a learned optimizer was trained before you use it.
 
 # %% [markdown]
 # ## Exercises
