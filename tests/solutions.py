@@ -167,6 +167,24 @@ def line(x, y):
     return slope, np.mean(y) - slope * np.mean(x)
 
 
+def momentum_coefficients(decay):
+    found = np.zeros(7)
+    found[[0.5, 0.9, 0.99].index(decay) + 1] = 1 / (1 - decay)
+    return found
+
+
+def truncated_gradient(theta, alpha, steps, truncation):
+    pieces = []
+    for first in range(0, steps, truncation):
+        start = (1 - alpha) ** first * theta
+        pieces.append(np.mean([-k * (1 - alpha) ** (2 * k - 1) * start**2 for k in range(truncation)]))
+    return np.mean(pieces)
+
+
+def normalized_features(gradient, average, square):
+    return np.stack([gradient / np.sqrt(np.mean(gradient**2)), average / np.sqrt(square)])
+
+
 RIGHT = {
     "check_tasks_needed": tasks_needed,
     "check_cosine": cosine,
@@ -185,6 +203,9 @@ RIGHT = {
     "check_inner_steps": inner_steps,
     "check_best_initialization": best_initialization,
     "check_proximal": lambda theta, c, strength: (2 * c + strength * theta) / (2 + strength),
+    "check_coefficients": momentum_coefficients,
+    "check_truncated_gradient": truncated_gradient,
+    "check_features": normalized_features,
     "check_fading": fading,
     "check_nearest_centroid": nearest_centroid,
     "check_saving": lambda m, n, r: m * n / (r * (m + n)),
@@ -227,6 +248,11 @@ WRONG = {
     "check_inner_steps": lambda theta, c, alpha, steps: theta - steps * alpha * 2 * (theta - c),
     "check_best_initialization": lambda curvatures, minima, alpha: np.average(minima, weights=curvatures),
     "check_proximal": lambda theta, c, strength: (c + strength * theta) / (1 + strength),
+    "check_coefficients": lambda decay: (1 - decay) * momentum_coefficients(decay),
+    "check_truncated_gradient": lambda theta, alpha, steps, truncation: truncated_gradient(theta, alpha, steps, steps),
+    "check_features": lambda gradient, average, square: np.stack(
+        [gradient / np.sqrt(np.mean(gradient**2)), average / square]
+    ),
     "check_fading": lambda source, target, names: mk.transfer.blend_weights(source, target, 0.5, names),
     "check_nearest_centroid": lambda x, y, queries: y[np.linalg.norm(queries[:, None] - x, axis=2).argmin(axis=1)],
     "check_saving": lambda m, n, r: m * n / r,

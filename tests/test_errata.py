@@ -591,3 +591,61 @@ def test_the_printed_strategy_network_answers_examples_and_says_nothing_of_trans
     rule = mk.transfer.Strategy(mk.networks.mlp(1), 0.1)
     mk.MetaLearner(network=mk.networks.mlp(1), rule=rule)
     assert len(rule.coefficients()) == 3 and set(rule.coefficients().values()) == {0.5}, "one coefficient per layer"
+
+
+def rate_gradient(curvature, steps):
+    """The derivative of the loss h theta^2 / 2 after gradient descent for the coefficient of the learning rate 0.1."""
+    update = mk.rules.UpdateNetwork(0.1, base="sgd")
+    update.build()
+    theta = [tf.ones(1)]
+    state = update.init(theta)
+    with tf.GradientTape() as tape:
+        for number in range(steps):
+            moves, state = update.update([curvature * theta[0]], state, theta, mk.rules.Step(number, 0.0, True))
+            theta = [theta[0] + moves[0]]
+        loss = curvature * tf.reduce_sum(theta[0] ** 2) / 2
+    return abs(float(tape.gradient(loss, update.trainable_variables)[0][0]))
+
+
+def test_the_gradient_through_a_whole_training_vanishes_or_explodes():
+    converging, unstable = (np.array([rate_gradient(h, steps) for steps in (2, 20, 200)]) for h in (3.0, 21.0))
+    assert converging[0] > 0.1 and converging[2] < 1e-12, "it vanishes"
+    assert unstable[2] > 1e6 * unstable[0], "it explodes: 1 - 0.1 * 21 = -1.1"
+
+    training = mk.UnrolledTraining(mk.networks.mlp(1, hidden=(4,)), mk.rules.UpdateNetwork(0.01), steps=4, truncation=2)
+    assert (training.steps, training.truncation) == (4, 2), "a fixed number of steps, in pieces"
+    with pytest.raises(ValueError, match="multiple of truncation"):
+        mk.UnrolledTraining(mk.networks.mlp(1), mk.rules.UpdateNetwork(0.01), steps=5, truncation=2)
+
+
+def test_a_parameter_network_is_kept_and_the_starts_are_new():
+    network, update = mk.networks.mlp(1, hidden=(4,)), mk.rules.UpdateNetwork(0.01)
+    training = mk.UnrolledTraining(network, update, steps=2, truncation=2, batch_size=5)
+    with pytest.raises(ValueError):
+        network.set_weights(update.get_weights())  # as printed: the parameter network as the initialization
+    before, learned = network.get_weights(), [one.numpy() for one in update.trainable_variables]
+    training.compile(keras.optimizers.Adam(0.01), "mse")
+    training.fit(mk.Sinusoids(shots=5, meta_batch=2), steps_per_epoch=2, verbose=0)
+    assert not np.array_equal(update.trainable_variables[0], learned[0]), "the parameter network has learned"
+    assert all(np.array_equal(a, b) for a, b in zip(before, network.get_weights(), strict=True))
+    starts = [training._start(tf.constant([0, seed]), 1)[0].parameters[0] for seed in range(2)]
+    assert not np.array_equal(*starts), "each training run begins with other weights"
+
+
+def test_an_update_rule_reads_gradients_and_fits_any_network():
+    network, x = mk.networks.mlp(1, input_shape=(3,), hidden=(4,)), np.ones((1, 3), "float32")
+    as_printed = mk.networks.mlp(network.count_params(), input_shape=(3,))  # x in, theta out
+    assert as_printed.output_shape == (None, 21)
+    bigger = mk.networks.mlp(1, input_shape=(3,), hidden=(5,))
+    assert bigger.count_params() != as_printed.output_shape[1], "it fits this one network"
+    targets, last_bias = (1.0, -1.0), []
+    update = mk.rules.UpdateNetwork(0.01)
+    for target in targets:
+        for model in (network, bigger):
+            copy = keras.models.clone_model(model)
+            copy.set_weights(model.get_weights())
+            copy.compile(mk.LearnedOptimizer(update), "mse", jit_compile=False)
+            copy.train_on_batch(x, np.full((1, 1), 100 * target, "float32"))
+            last_bias.append(copy.get_weights()[-1] - model.get_weights()[-1])
+    np.testing.assert_allclose(last_bias[0], -last_bias[2], rtol=1e-3)
+    assert np.abs(last_bias).max() > 0, "the same x with other answers, and therefore another update"

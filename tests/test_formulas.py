@@ -763,6 +763,53 @@ def test_formula_5_8_a_stitch_is_a_linear_map_between_two_parts():
 # Chapter 12: a head that starts from zero
 
 
+def test_formula_11_1_a_learned_update_is_known_directions_and_the_step_of_a_network():
+    update, rng = mk.rules.UpdateNetwork(0.1, hidden=(3,), step_size=0.2), np.random.default_rng(0)
+    update.build()
+    learned = [rng.normal(size=variable.shape).astype("float32") for variable in update.trainable_variables]
+    for variable, value in zip(update.trainable_variables, learned, strict=True):
+        variable.assign(value)
+    coefficients, clock, kernel, bias, kernel_2, bias_2 = learned
+    gradients, weight = rng.normal(size=(2, 5)), rng.normal(size=5)
+    state, decays = update.init([tf.constant(weight, tf.float32)]), np.array([[0.5], [0.9], [0.99]])
+    momenta, square = np.zeros((3, 5)), np.zeros(5)
+    for number, gradient in enumerate(gradients):
+        now = [tf.constant(one, tf.float32) for one in (gradient, weight)]
+        step = mk.rules.Step(number, tf.constant(0.0), False)
+        (change,), state = update.update([now[0]], state, [now[1]], step)
+        momenta = decays * momenta + (1 - decays) * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+    adam = momenta / (1 - decays**2) / (np.sqrt(square / (1 - 0.999**2)) + 1e-12)
+    known = coefficients @ np.stack([gradient, *momenta, *adam])
+    root = np.sqrt(square + 1e-5)
+    scaled = [one / np.sqrt(np.mean(one**2) + 1e-5) for one in (gradient, weight, root)]
+    features = np.stack([*scaled, gradient / root, *(momenta / root)])
+    time = np.tanh(1 / np.array([3, 10, 30, 100, 300, 1000]) - 1)
+    hidden = np.maximum(features.T @ kernel + bias + time @ clock, 0)
+    direction, magnitude = (hidden @ kernel_2 + bias_2).T
+    wanted = -0.1 * known + 0.2 * direction * np.exp(0.001 * magnitude)
+    np.testing.assert_allclose(change, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("truncation", [1, 2, 3, 6])
+def test_formula_11_2_the_start_of_every_piece_is_a_constant(truncation):
+    network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")])
+    update = mk.rules.UpdateNetwork(0.1, base="sgd")
+    training = mk.UnrolledTraining(network, update, steps=6, truncation=truncation, batch_size=2, clipnorm=1e9)
+    training.compile(loss="mse")
+    x, y = tf.ones((1, 4, 1)), tf.zeros((1, 4, 1))  # the loss is the square of the weight
+    _, _, (loss, gradients) = training.meta_gradients((x, y, x), y)
+    assert float(loss) == pytest.approx(np.mean([0.8 ** (2 * k) for k in range(6)]), rel=1e-5)
+
+    def mean_loss(coefficient, start):
+        return np.mean([start**2 * (1 - 0.2 * coefficient) ** (2 * k) for k in range(truncation)])
+
+    pieces = [
+        (mean_loss(1 + 1e-6, 0.8**first) - mean_loss(1 - 1e-6, 0.8**first)) / 2e-6 for first in range(0, 6, truncation)
+    ]
+    assert float(gradients[0][0]) == pytest.approx(np.mean(pieces), rel=1e-4, abs=1e-7)
+
+
 @pytest.mark.parametrize("layers", ["head", None])
 def test_formula_12_1_one_step_from_a_zero_head_gives_centered_prototypes(layers):
     below = keras.layers.Dense(2, use_bias=False, name="below")
