@@ -5,8 +5,8 @@
 A task of the training family: learn to tell 10 characters of one split of the glyphs apart from 15 drawings of each, as
 7x7 pixels, with a network of 32 hidden units, in 100 steps on minibatches of 32. The update network (Formula 11.1) is
 trained on tasks of the training alphabets, by truncated backpropagation through 50 steps; its own hyperparameters are
-selected on tasks of the validation alphabets (except the learning rate of Adam, with which it begins: 0.08).
-Five such trainings differ in their seeds, and each is tested on tasks of its own.
+selected on tasks of the validation alphabets (but not the learning rate of the Adam with which it begins,
+0.08). Five such trainings differ in their seeds, and each is tested on tasks of its own.
 
 SGD with momentum, Adam, and both with a cosine decay to zero have the best of nine learning rates, a factor of two
 apart (of more if the best is at the edge), each selected by the loss after the last step. They are selected on tasks of
