@@ -110,10 +110,10 @@ def draw(seed, clear=0.6, classes=range(10)):
 # $$L = L_{\text{source}} + w \, D(F_s, F_t) \qquad \text{(Formula 6.1)}$$
 
 # %% [markdown]
-# *Deep CORAL* (Sun and Saenko, 2016) uses the squared distance between the covariance matrices $C_s$ and $C_t$ of the $d$
-# features in a batch:
+# *Deep CORAL* (Sun and Saenko, 2016) uses the squared Frobenius distance (the sum of the squared differences of all
+# entries) between the covariance matrices $C_s$ and $C_t$ of the $d$ features in a batch:
 #
-# $$D_{\text{CORAL}} = \frac{1}{4 d^2} \lVert C_s - C_t \rVert^2 \qquad \text{(Formula 6.2)}$$
+# $$D_{\text{CORAL}} = \frac{1}{4 d^2} \lVert C_s - C_t \rVert_F^2 \qquad \text{(Formula 6.2)}$$
 #
 # For example, let a single feature be $1, 3$ in the source and $2, 6$ in the target. The variances are $2$ and $8$, so
 # that $D = (2 - 8)^2 / 4 = 9$. CORAL ignores the means: if all source features are shifted by 5, the distance to the
@@ -126,10 +126,9 @@ assert coral_loss(source, source + 5) == 0
 Code(inspect.getsource(coral_loss), language="python")
 
 # %% [markdown]
-# The factor $1 / 4d^2$ is one reason why CORAL can need a large weight: it shrinks the gradient of $D$ as $d$ grows,
-# while that of the cross-entropy is not affected. A weight of $w = 4d^2$ restores the plain squared distance. For our
-# $d = 32$ features, this is 4,096, so we search weights from 1 to 100,000. Sun and Saenko chose $w$ so that both losses
-# had about the same size at the end of training.
+# The factor $1 / 4d^2$ makes $D$ a quarter of the *mean* squared difference of the entries, so a large weight can be
+# needed: $w = 4d^2$, which is 4,096 for our $d = 32$ features, restores the plain squared distance. Sun and Saenko chose
+# $w$ so that both losses had about the same size at the end of training.
 
 # %% [markdown]
 # *Domain-adversarial training* (Ganin and Lempitsky, 2015; Ganin et al., 2016) trains a second network, the **domain
@@ -160,7 +159,8 @@ Code(inspect.getsource(GradientReversal.call), language="python")
 # $$w_p = w \left( \frac{2}{1 + e^{-10 p}} - 1 \right)$$
 #
 # After a tenth of the steps, the weight has reached 46 % of $w$, and after half of them, 99 %. In the library, this
-# schedule is `RisingWeight`, which scales all of $w \, B$, so that the discriminator learns more slowly at first, too.
+# schedule is `RisingWeight`. It scales all of $w \, B$, and so the gradient of the discriminator as well, which Ganin et
+# al. do not scale. (The steps of Adam hardly depend on a constant factor of the gradient.)
 
 # %% [markdown]
 # ## Training
@@ -368,7 +368,8 @@ mk.report.Table(rows)
 #   rate was selected in the source; with one selected by reverse validation, it has 0.742 ± 0.015, which differs from
 #   CORAL, but not significantly from scheduled reversal. CORAL with
 #   settings selected by target labels cannot be distinguished from it, but these labels would not be available.
-# - Haze augmentation cannot be distinguished from contrast normalization, and costs accuracy on clear images.
+# - Haze augmentation cannot be distinguished from contrast normalization. (Its source accuracy in the table is measured
+#   on source images in artificial haze.)
 #
 # So try known invariances first, and adaptation where the change is not known well enough for that.
 
@@ -946,7 +947,7 @@ def check_reverse_accuracy(reverse_accuracy):
 # ## References
 #
 # - Z. Akata, F. Perronnin, Z. Harchaoui, C. Schmid, [Label-Embedding for Image
-#   Classification](https://arxiv.org/abs/1503.08677), PAMI 2015 (CVPR 2013).
+#   Classification](https://arxiv.org/abs/1503.08677), PAMI 2016 (CVPR 2013).
 # - W.-L. Chao, S. Changpinyo, B. Gong, F. Sha, [An Empirical Study and Analysis of Generalized Zero-Shot
 #   Learning](https://arxiv.org/abs/1605.04253), ECCV 2016.
 # - Y. Ganin, V. Lempitsky, [Unsupervised Domain Adaptation by Backpropagation](https://arxiv.org/abs/1409.7495), ICML 2015.
