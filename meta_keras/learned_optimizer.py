@@ -37,6 +37,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             raise TypeError(f"update must be an UpdateNetwork; got {checks.shown(update)}.")
         if not callable(learning_rate):  # a schedule is, or a function of no arguments
             checks.positive(learning_rate=learning_rate)
+            learning_rate = float(learning_rate)  # Keras refuses integers
         kwargs.setdefault("name", "learned_optimizer")
         super().__init__(learning_rate=learning_rate, **kwargs)
         if not update.built:
