@@ -35,6 +35,7 @@ TASKS, QUERIES = 100, 10  # tasks: for validation and for the test, in each repl
 SELECTION, REPLICATES = (100, 101, 102), tuple(range(5))
 COEFFICIENTS = tuple(n / 8 for n in range(9))
 RATES = tuple(0.00078125 * 2**n for n in range(13))
+COARSE = tuple(0.00078125 * 4**n for n in range(6))  # learning rates
 META_RATES = (0.00625, 0.025, 0.1)  # initial ones of methods that are meta-trained for each one
 FAR_TRAINING_IMAGES = 120  # of the 200 per garment; the others are for validation
 
@@ -277,9 +278,9 @@ def nearest_class_mean(replicate: int, of: str, normalization: str, episode: mk.
 # Selection
 
 
-def search(measure: Callable[[float], float], around: float) -> float:
-    """The best value of a coarse grid of factor four, and then of it, its half and its double."""
-    best = best_inside(measure, (around / 4, around, 4 * around))
+def search(measure: Callable[[float], float]) -> float:
+    """The best value of a coarse, wide grid (there may be several maxima), and then of it, its half and its double."""
+    best = best_inside(measure, COARSE)
     return max((best, best / 2, best * 2), key=measure)
 
 
@@ -357,14 +358,9 @@ class Measurements:
         self.select("searched coefficient", kind, lambda: {"coefficient": COEFFICIENTS[column], "rate": RATES[row]})
         return np.array(each)
 
-    def rate(self, name: str, kind: str) -> float:
-        """The learning rate that was selected for three steps."""
-        return self.record.results[f"selected, {kind}: {name}, {STEPS} steps"]["rate"]
-
     def fixed(self, name: str, kind: str, steps: int) -> None:
         coefficient, fresh, given = FIXED[name]
         in_grid = steps == STEPS and name in IN_GRID
-        around = 0.1 if steps == STEPS else self.rate(name, kind)
 
         def trial(rate: float) -> float:
             key = f"{name}, {steps} steps, rate {rate:g}"
@@ -374,7 +370,7 @@ class Measurements:
             return self.settings(key, kind, lambda r: setting(r, coefficient, rate, fresh, given), steps)
 
         def choose() -> dict:
-            return {"rate": best_inside(trial, RATES) if in_grid else search(trial, around)}
+            return {"rate": best_inside(trial, RATES) if in_grid else search(trial)}
 
         self.select(f"{name}, {steps} steps", kind, choose)
 
@@ -383,14 +379,11 @@ class Measurements:
             key = f"linear probe, {steps} steps, rate {rate:g}"
             return self.settings(key, kind, lambda r: setting(r, 1.0, head_only(rate)), steps)
 
-        self.select(
-            f"linear probe, {steps} steps", kind, lambda: {"rate": search(trial, self.rate("fine-tuning", kind))}
-        )
+        self.select(f"linear probe, {steps} steps", kind, lambda: {"rate": search(trial)})
 
     def discriminative(self, kind: str) -> None:
         """Fine-tuning with one learning rate for the head and another one for the trunk."""
         best: dict[float, float] = {}
-        around = self.rate("fine-tuning", kind)
 
         def trial(factor: float, rate: float) -> float:
             rates = [factor * rate] * len(TRUNK) + [rate]
@@ -398,11 +391,12 @@ class Measurements:
             return self.settings(key, kind, lambda r: setting(r, 1.0, rates))
 
         def best_of(factor: float) -> float:
-            best[factor] = search(lambda rate: trial(factor, rate), around)
+            best[factor] = search(lambda rate: trial(factor, rate))
             return trial(factor, best[factor])
 
         def choose() -> dict:
-            factor = best_inside(best_of, (0.25, 1, 4))
+            factor = best_inside(best_of, (0.0625, 1, 16, 256, 4096))
+            factor = max((factor, factor / 4, factor * 4), key=best_of)
             return {"factor": factor, "rate": best[factor]}
 
         self.select("discriminative learning rates", kind, choose)
