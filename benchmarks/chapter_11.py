@@ -4,7 +4,7 @@
 
 A task of the training family: learn to tell 10 characters of one split of the glyphs apart from 15 drawings of each, as
 7x7 pixels, with a network of 32 hidden units, in 100 steps on minibatches of 32. The update network (Formula 11.1) is
-trained on tasks of the training alphabets, by truncated backpropagation through 20 steps; its own hyperparameters are
+trained on tasks of the training alphabets, by truncated backpropagation through 50 steps; its own hyperparameters are
 selected on tasks of the validation alphabets. Five such trainings differ in their seeds, and each is tested on tasks of
 its own.
 
@@ -36,9 +36,9 @@ from record import ROOT, Record
 import meta_keras as mk
 from meta_keras.rules import Step, Update, UpdateNetwork
 
-WAYS, SHOTS, SIDE, STEPS, BATCH, TRUNCATION = 10, 15, 7, 100, 32, 20
+WAYS, SHOTS, SIDE, STEPS, BATCH, TRUNCATION = 10, 15, 7, 100, 32, 50
 SEEDS, SELECTION_SEED = 5, 100
-META_STEPS, META_BATCH = 500, 8
+META_STEPS, META_BATCH = 400, 8
 TASKS = 64
 LAST = 5  # the loss after the last step is the mean over so many minibatches
 
@@ -165,7 +165,7 @@ class Choice(NamedTuple):
 
     base: str = "adam"
     rate: float = 0.08
-    step_size: float = 0.001
+    step_size: float = 0.01
     learning_rate: float = 0.01
 
 
@@ -183,16 +183,16 @@ def selected(record: Record) -> Choice:
     """Coordinate search on validation tasks, with fewer steps of meta-training."""
     choice = Choice()
     for name, values in (
-        ("learning_rate", (0.0033, 0.01, 0.03)),
+        ("learning_rate", (0.003, 0.01, 0.03)),
         ("rate", (0.04, 0.08, 0.16)),
-        ("step_size", (0.0001, 0.001, 0.01)),
+        ("step_size", (0.003, 0.01, 0.03)),
     ):
         losses = {}
         for value in values:
             tried = choice._replace(**{name: value})
 
             def loss(tried: Choice = tried) -> float:
-                training, _ = meta_train(tried, SELECTION_SEED, 100)
+                training, _ = meta_train(tried, SELECTION_SEED, 80)
                 return float(curves(training, Setting(), "validation").mean())
 
             losses[value] = record.measure(f"selection: {tuple(tried)}", loss)
