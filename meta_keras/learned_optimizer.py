@@ -40,8 +40,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             learning_rate = float(learning_rate)  # Keras refuses integers
         kwargs.setdefault("name", "learned_optimizer")
         super().__init__(learning_rate=learning_rate, **kwargs)
-        if not update.built:
-            update.build()
+        update.build()
         self.update = update
         self._memories: list[tuple[list[keras.Variable], keras.Variable]] = []
 
@@ -73,8 +72,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "LearnedOptimizer":
         update = keras.saving.deserialize_keras_object(config["update"])
-        if not update.built:
-            update.build()
+        update.build()
         with np.load(io.BytesIO(base64.b64decode(config["weights"]))) as arrays:
             update.set_weights([arrays[name] for name in arrays.files])
         rest = {name: value for name, value in config.items() if name not in ("update", "weights")}

@@ -11,7 +11,7 @@ from meta_keras.parallel import over_tasks
 from meta_keras.rules.base import Context
 from meta_keras.rules.gradient_descent import GradientDescent
 from meta_keras.rules.inner_loop import support_gradients
-from meta_keras.rules.updates import Step, Update
+from meta_keras.rules.updates import Update
 
 Tensors = list[tf.Tensor]
 Losses = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # labels or targets and answers in, one loss per example out
@@ -87,11 +87,14 @@ class TrainingRuns:
 
         with carrying(list(zip(self.update.trainable_variables, omega, strict=True))):
             context = Context(loss_of, training=True)
-            gradients, loss, after = support_gradients(self.rule, self.network, weights, x, y, context)
-            step = Step(number, loss, True)
-            moves, memory = self.update.update(gradients, memory, list(weights.parameters), step)
-        moved = tuple(w + tf.cast(move, w.dtype) for w, move in zip(weights.parameters, moves, strict=True))
-        return after._replace(parameters=moved), memory, loss
+            return self.rule.step(
+                lambda _, weights: support_gradients(self.rule, self.network, weights, x, y, context),
+                number,
+                weights,
+                memory,
+                context,
+                places=range(len(weights.parameters)),
+            )
 
     @property
     def dtype(self) -> str:

@@ -148,6 +148,28 @@ class Rule(keras.layers.Layer):
         return _from_config, (type(self), self.get_config())
 
 
+class NetworkRule(Rule):
+    """A rule that adapts the weights of the network, which then answers by itself."""
+
+    # Whether the network must have as many outputs as a task has classes, and no more.
+    exact_ways = False
+
+    def check_ways(self, network: PureModel, ways: int) -> None:
+        units = self.answer_width(network, ways)
+        if units < ways or (self.exact_ways and units != ways):
+            raise ValueError(
+                f"The tasks have {ways} classes; the network {network.model.name!r} has {units} outputs. "
+                f"Give its last layer {ways} units."
+            )
+
+    def answer_width(self, network: PureModel, ways: int) -> int:
+        units = getattr(network.model, "output_shape", (None,))[-1]
+        return units if isinstance(units, int) else ways
+
+    def predict(self, network: PureModel, adapted: Adaptation, x: tf.Tensor, context: Context) -> Outcome:
+        return self.run(network, adapted.weights, x, context, queries=True)
+
+
 def _from_config(kind: type[Rule], config: dict[str, Any]) -> Rule:
     return kind.from_config(config)
 

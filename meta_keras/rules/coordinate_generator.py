@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras.checks import at_least
-from meta_keras.functional import Outcome, PureModel, Weights
+from meta_keras.functional import PureModel, Weights
 from meta_keras.internals import all_layers
-from meta_keras.rules.base import Adaptation, Context, Rule
-from meta_keras.rules.generated import flat, width_of
+from meta_keras.rules.base import Adaptation, Context, NetworkRule
+from meta_keras.rules.generated import flat, targets_of, width_of
 
 FREQUENCIES = tuple(2.0**power * np.pi for power in range(6))
 
@@ -29,7 +29,7 @@ class Place(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
-class CoordinateGenerator(Rule):
+class CoordinateGenerator(NetworkRule):
     """One generator for all weights of all networks that share it (D2's meta neural network).
 
         s_ft = q(mean of r(x_nf, y_nt) over the support examples n)               (Formula 8.4)
@@ -87,17 +87,6 @@ class CoordinateGenerator(Rule):
         generated = {id(network.parameters[number]) for number in places_of(network)}
         return [variable for variable in network.model.trainable_variables if id(variable) not in generated]
 
-    def check_ways(self, network: PureModel, ways: int) -> None:
-        units = network.model.output_shape[-1]
-        if units < ways:
-            raise ValueError(
-                f"The tasks have {ways} classes; the network {network.model.name!r} has {units} outputs. "
-                f"Give its last layer {ways} units."
-            )
-
-    def answer_width(self, network: PureModel, ways: int) -> int:
-        return network.model.output_shape[-1]
-
     def adapt(self, network: PureModel, weights: Weights, x: tf.Tensor, y: tf.Tensor, context: Context) -> Adaptation:
         pairs = self.describe(x, y, network.model.output_shape[-1], context)
         made = list(weights.parameters)
@@ -106,13 +95,9 @@ class CoordinateGenerator(Rule):
             made[number] = tf.cast(value, made[number].dtype)
         return Adaptation(weights._replace(parameters=tuple(made)))
 
-    def predict(self, network: PureModel, adapted: Adaptation, x: tf.Tensor, context: Context) -> Outcome:
-        return self.run(network, adapted.weights, x, context, queries=True)
-
     def describe(self, x: tf.Tensor, y: tf.Tensor, units: int, context: Context) -> tf.Tensor:
         """Formula 8.4: (inputs, outputs, code), one description for each pair of an input and an output."""
-        x = flat(x)
-        y = tf.one_hot(y, units) if y.dtype.is_integer else flat(y)
+        x, y = flat(x), targets_of(y, units)
         x, y = x[:, :, None], tf.cast(y, x.dtype)[:, None, :]
         pairs = tf.stack([x + tf.zeros_like(y), y + tf.zeros_like(x)], axis=-1)
         read = self.reader(tf.reshape(pairs, (-1, 2)), training=context.training)

@@ -85,3 +85,8 @@ def width_of(model: keras.Model, name: str) -> int:
 def flat(examples: tf.Tensor) -> tf.Tensor:
     """One row of numbers for each example."""
     return tf.reshape(examples, (tf.shape(examples)[0], math.prod(examples.shape[1:])))
+
+
+def targets_of(y: tf.Tensor, units: int) -> tf.Tensor:
+    """One row of numbers for each label (one-hot) or target."""
+    return tf.one_hot(y, units) if y.dtype.is_integer else flat(y)

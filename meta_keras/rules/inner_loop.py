@@ -7,9 +7,9 @@ import keras
 import tensorflow as tf
 
 from meta_keras.checks import at_least
-from meta_keras.functional import Outcome, PureModel, Weights, carrying, gradients_of, running_state
+from meta_keras.functional import PureModel, Weights, carrying, gradients_of, running_state
 from meta_keras.internals import all_layers
-from meta_keras.rules.base import Adaptation, Context, Rule, check_answers, total
+from meta_keras.rules.base import Context, NetworkRule, Rule, check_answers, total
 from meta_keras.rules.updates import FixedRate, Step, Update, as_update
 
 # In float16 the smallest gradients would vanish; the loss is multiplied by this, and the gradients divided by it.
@@ -18,7 +18,7 @@ HALF_PRECISION_SCALE = 2.0**10
 Gradients = tuple[list[tf.Tensor], tf.Tensor, Weights]
 
 
-class Descent(Rule):
+class Descent(NetworkRule):
     """A gradient-based rule: the weights themselves adapt, and the network then answers with them.
 
     learning_rate: a number, for plain gradient descent at this rate, or an `Update` such as `LearnedRates`.
@@ -67,21 +67,6 @@ class Descent(Rule):
         """The loss that the inner loop minimizes: that of the learner. A subclass can replace it by a learned loss."""
         return context.loss(y, answers)
 
-    def check_ways(self, network: PureModel, ways: int) -> None:
-        units = self.answer_width(network, ways)
-        if units < ways:
-            raise ValueError(
-                f"The tasks have {ways} classes; the network {network.model.name!r} has {units} outputs. "
-                f"Give its last layer {ways} units."
-            )
-
-    def answer_width(self, network: PureModel, ways: int) -> int:
-        units = getattr(network.model, "output_shape", (None,))[-1]
-        return units if isinstance(units, int) else ways
-
-    def predict(self, network: PureModel, adapted: Adaptation, x: tf.Tensor, context: Context) -> Outcome:
-        return self.run(network, adapted.weights, x, context, queries=True)
-
     def descend(
         self,
         gradients_at: Callable[[int | tf.Tensor, Weights], Gradients],
@@ -98,19 +83,32 @@ class Descent(Rule):
         on_the_way: list[Weights] = []
 
         def step(number: int | tf.Tensor, weights: Weights, memory: Any) -> tuple[Weights, Any]:
-            gradients, loss, after = gradients_at(number, weights)
-            moving = [weights.parameters[place] for place in places]
-            updates, memory = self.transform.update(gradients, memory, moving, Step(number, loss, context.training))
-            moved = list(weights.parameters)
-            for place, update in zip(places, updates, strict=True):
-                moved[place] += tf.cast(update, moved[place].dtype)
-            on_the_way.append(after._replace(parameters=tuple(moved)))
-            return on_the_way[-1], memory
+            weights, memory, _ = self.step(gradients_at, number, weights, memory, context, places)
+            on_the_way.append(weights)
+            return weights, memory
 
         steps = self.steps if context.training else self.evaluation_steps
         start = (weights, self.transform.init([weights.parameters[place] for place in places]))
         last, _ = repeat(step, start, steps, unroll=unroll, layer=self)
         return on_the_way if unroll and on_the_way else [last]
+
+    def step(
+        self,
+        gradients_at: Callable[[int | tf.Tensor, Weights], Gradients],
+        number: int | tf.Tensor,
+        weights: Weights,
+        memory: Any,
+        context: Context,
+        places: Sequence[int],
+    ) -> tuple[Weights, Any, tf.Tensor]:
+        """The weights after inner step `number`, what the update remembers next, and the loss before the step."""
+        gradients, loss, after = gradients_at(number, weights)
+        moving = [weights.parameters[place] for place in places]
+        updates, memory = self.transform.update(gradients, memory, moving, Step(number, loss, context.training))
+        moved = list(weights.parameters)
+        for place, update in zip(places, updates, strict=True):
+            moved[place] += tf.cast(update, moved[place].dtype)
+        return after._replace(parameters=tuple(moved)), memory, loss
 
     def with_support_statistics(self, network: PureModel, weights: Weights, x: tf.Tensor, context: Context) -> Weights:
         """The weights with the statistics of the support set under them, if these normalize the queries."""

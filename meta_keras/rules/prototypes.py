@@ -31,10 +31,7 @@ class Prototypes(Rule):
     def adapt(self, network: PureModel, weights: Weights, x: tf.Tensor, y: tf.Tensor, context: Context) -> Adaptation:
         outcome = self.run(network, weights, x, context)
         embedded = in_full_precision(outcome.outputs, y)
-        member = tf.one_hot(y, context.ways, axis=0, dtype=embedded.dtype)  # (ways, examples)
-        count = tf.reduce_sum(member, axis=1, keepdims=True)
-        prototypes = tf.math.divide_no_nan(member @ embedded, count)
-        return Adaptation(outcome.weights, memory=(prototypes, count[:, 0] > 0), losses=outcome.losses)
+        return Adaptation(outcome.weights, memory=class_means(embedded, y, context.ways), losses=outcome.losses)
 
     def predict(self, network: PureModel, adapted: Adaptation, x: tf.Tensor, context: Context) -> Outcome:
         outcome = self.run(network, adapted.weights, x, context, queries=True)
@@ -56,6 +53,13 @@ class Prototypes(Rule):
         bias = tf.where(known, -tf.reduce_sum(tf.square(prototypes), axis=-1), prototypes.dtype.min)
         logits.set_weights([2 * tf.transpose(prototypes), bias])
         return model
+
+
+def class_means(rows: tf.Tensor, labels: tf.Tensor, ways: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """(ways, width) the mean of the rows of each class, zeros without any; and (ways,) whether it has any."""
+    member = tf.one_hot(labels, ways, axis=0, dtype=rows.dtype)  # (ways, rows)
+    count = tf.reduce_sum(member, axis=1, keepdims=True)
+    return tf.math.divide_no_nan(member @ rows, count), count[:, 0] > 0
 
 
 def in_full_precision(embedded: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -72,11 +72,15 @@ class UpdateNetwork(Update):
         self.hidden = tuple(int(units) for units in hidden)
 
     def prepare(self, network: PureModel, parameters: Sequence[keras.Variable], steps: int) -> None:
-        if not self.built:  # what it has learned for one network serves others
-            self.build()
+        self.build()
 
     def build(self, input_shape: Any = None) -> None:
-        """Create the coefficients and the network. They do not depend on the parameters that will be updated."""
+        """Create the coefficients and the network. They do not depend on the parameters that will be updated.
+
+        Only once: what has been learned for one network serves others.
+        """
+        if self.built:
+            return
         self.coefficients = self.add_weight(
             shape=(1 + 2 * len(MOMENTUM_DECAYS),), initializer=self._first_coefficients, name="coefficients"
         )
@@ -148,8 +152,7 @@ class UpdateNetwork(Update):
         path = _npz(path)
         if path.exists():
             raise FileExistsError(f"{path} exists already. Delete it, or choose another name.")
-        if not self.built:
-            self.build()
+        self.build()
         np.savez(path, json.dumps(self.get_config()), *self.get_weights())
 
     @classmethod

@@ -9,15 +9,15 @@ import tensorflow as tf
 
 from meta_keras.checks import at_least, between, built_model, flag, names, one_input, shape
 from meta_keras.functional import Outcome, PureModel, Weights
-from meta_keras.rules.base import Adaptation, Context, Rule
-from meta_keras.rules.generated import Below, check_head, flat, weights_of_layers, width_of
-from meta_keras.rules.prototypes import in_full_precision
+from meta_keras.rules.base import Adaptation, Context, NetworkRule
+from meta_keras.rules.generated import Below, check_head, flat, targets_of, weights_of_layers, width_of
+from meta_keras.rules.prototypes import class_means, in_full_precision
 
 LOWEST = tf.float32.min  # the logit of a class without examples
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
-class WeightGenerator(Rule):
+class WeightGenerator(NetworkRule):
     """A hypernetwork (Ha, Dai and Le, "HyperNetworks", 2016) that reads a support set: adapting takes no gradients.
 
         d = mean of r(f(x_i), y_i) over the support examples i                    (Formula 8.1)
@@ -72,7 +72,7 @@ class WeightGenerator(Rule):
         self.generated_layers = (layers,) if isinstance(layers, str) else None if layers is None else tuple(layers)
         self.per_class, self.prototypes, self.code = bool(per_class), bool(prototypes), int(code)
         self.hidden, self.dropout, self.encoder = tuple(map(int, hidden)), float(dropout), encoder
-        self.needs_every_class = self.per_class
+        self.needs_every_class = self.exact_ways = self.per_class
 
     def adaptable(self, network: keras.Model) -> list[keras.Variable]:
         return [] if self.generated_layers is None else weights_of_layers(network, self.generated_layers)
@@ -107,17 +107,6 @@ class WeightGenerator(Rule):
         self.meta_output.build((None, self.hidden[-1]))
         self.built = True
 
-    def check_ways(self, network: PureModel, ways: int) -> None:
-        units = network.model.output_shape[-1]
-        if units < ways or (self.per_class and units != ways):
-            raise ValueError(
-                f"The tasks have {ways} classes; the network {network.model.name!r} has {units} outputs. "
-                f"Give its last layer {ways} units."
-            )
-
-    def answer_width(self, network: PureModel, ways: int) -> int:
-        return network.model.output_shape[-1]
-
     def adapt(self, network: PureModel, weights: Weights, x: tf.Tensor, y: tf.Tensor, context: Context) -> Adaptation:
         variables = self.generated(network)
         seen = self._features(network, weights, x, context)
@@ -135,9 +124,6 @@ class WeightGenerator(Rule):
             after = self.run(network, after, x, context).weights
         return Adaptation(after, losses=seen.losses)
 
-    def predict(self, network: PureModel, adapted: Adaptation, x: tf.Tensor, context: Context) -> Outcome:
-        return self.run(network, adapted.weights, x, context, queries=True)
-
     def _features(self, network: PureModel, weights: Weights, x: tf.Tensor, context: Context) -> Outcome:
         if self.below is None:
             return Outcome(self.encoder(x, training=context.training), weights, ())
@@ -146,8 +132,7 @@ class WeightGenerator(Rule):
     def _changes(self, features: tf.Tensor, y: tf.Tensor, network: PureModel, context: Context) -> list[tf.Tensor]:
         """Formulas 8.1 and 8.2: what is added to each generated variable."""
         units, training = network.model.output_shape[-1], context.training
-        labels = tf.one_hot(y, units) if y.dtype.is_integer else flat(y)
-        rows = tf.concat([features, tf.cast(labels, features.dtype)], axis=-1)
+        rows = tf.concat([features, tf.cast(targets_of(y, units), features.dtype)], axis=-1)
         code = tf.reduce_mean(self.meta_input(rows, training=training), axis=0, keepdims=True)
         written = self.meta_output(self.meta_hidden(code, training=training))[0]
         shapes = [variable.shape for variable in self.generated(network)]
@@ -156,19 +141,16 @@ class WeightGenerator(Rule):
 
     def _head(self, features: tf.Tensor, y: tf.Tensor, context: Context) -> list[tf.Tensor]:
         """Formula 8.3: the kernel and the bias of the last layer. A class without examples is never the answer."""
-        member = tf.one_hot(y, context.ways, axis=0, dtype=features.dtype)  # (ways, examples)
-        count = tf.reduce_sum(member, axis=1, keepdims=True)
         codes = tf.cast(self.meta_input(features, training=context.training), features.dtype)
-        codes = tf.math.divide_no_nan(member @ codes, count)
-        known = tf.cast(count > 0, features.dtype)
-        mean = tf.reduce_sum(codes * known, axis=0, keepdims=True) / tf.reduce_sum(known)
+        codes, known = class_means(codes, y, context.ways)
+        mean = tf.reduce_sum(codes, axis=0, keepdims=True) / tf.reduce_sum(tf.cast(known, codes.dtype))
         rows = tf.concat([codes, tf.broadcast_to(mean, tf.shape(codes))], axis=-1)
         columns = tf.cast(self.meta_output(self.meta_hidden(rows, training=context.training)), features.dtype)
         kernel, bias = columns[:, :-1], columns[:, -1]
         if self.prototypes:
-            prototypes = tf.math.divide_no_nan(member @ features, count)
+            prototypes, _ = class_means(features, y, context.ways)
             kernel, bias = kernel + 2 * prototypes, bias - tf.reduce_sum(tf.square(prototypes), axis=-1)
-        return [tf.transpose(kernel), tf.where(count[:, 0] > 0, bias, LOWEST)]
+        return [tf.transpose(kernel), tf.where(known, bias, LOWEST)]
 
     def _perceptron(self, name: str, width: int, *last: keras.layers.Layer) -> keras.Sequential:
         found = keras.Sequential([keras.Input((width,))], name=name)
