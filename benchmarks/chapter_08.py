@@ -32,7 +32,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from chapter_10 import TEST, TEST_SEEDS, VALIDATION, batches, task_errors
-from common import best_inside, halved, unit
+from common import begin_again, best_inside, halved, unit
 from record import Record
 
 import meta_keras as mk
@@ -156,22 +156,6 @@ def glyph_part(record: Record) -> None:
 SINES = {"generator, head": "head", "generator, all": None}
 
 
-class Training:
-    """A learner that is compiled once and trained many times, each time from new initial weights of its network."""
-
-    def __init__(self, make: Callable[[], keras.Model], rule: Rule, **compiled: Any) -> None:
-        self.make, self.learner = make, mk.MetaLearner(network=make(), rule=rule)
-        self.learner.compile(keras.optimizers.Adam(0.001), **compiled)
-
-    def reset(self, seed: int, outer: float) -> None:
-        keras.utils.set_random_seed(seed)
-        self.learner.network.set_weights(self.make().get_weights())
-        for variable in self.learner.optimizer.variables:
-            variable.assign(tf.zeros_like(variable))
-        self.learner.optimizer.learning_rate.assign(outer)
-        self.learner.batches_seen.assign(0)
-
-
 def reset_rule(learner: mk.MetaLearner, make: Callable[[], Rule], seed: int) -> None:
     """New initial weights of the rule, from this seed."""
     keras.utils.set_random_seed(seed)
@@ -185,13 +169,15 @@ class Sines:
 
     def __init__(self, make: Callable[[], Rule]) -> None:
         self.make = make
-        self.training = Training(lambda: mk.networks.mlp(1), make(), loss="mse", steps_per_execution=50)
+        self.learner = mk.MetaLearner(network=mk.networks.mlp(1), rule=make())
+        self.learner.compile(keras.optimizers.Adam(0.001), loss="mse", steps_per_execution=50)
 
     def errors(self, seed: int, outer: float, tasks: mk.Episode) -> float:
-        reset_rule(self.training.learner, self.make, seed)
-        self.training.reset(seed, outer)
-        self.training.learner.fit(batches(seed, "generator"), verbose=0)
-        answers = self.training.learner(tasks[:3], training=False)
+        reset_rule(self.learner, self.make, seed)
+        begin_again(self.learner, lambda: mk.networks.mlp(1), seed)
+        self.learner.optimizer.learning_rate.assign(outer)
+        self.learner.fit(batches(seed, "generator"), verbose=0)
+        answers = self.learner(tasks[:3], training=False)
         return round(float(task_errors(answers, tasks).mean()), 5)
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from common import best_inside, halved
+from common import AdjustableRate, begin_again, best_inside, halved
 from record import Record
 
 import meta_keras as mk
@@ -36,20 +36,6 @@ SINE_STEPS, GLYPH_STEPS, DECAY_STEPS = 1000, 600, 10
 OUTER, INNER = (0.005, 0.01, 0.02), {"sines": (0.005, 0.01, 0.02), "glyphs": (0.05, 0.1, 0.2)}
 TUNING_SEEDS, TEST_SEEDS = (0, 1), tuple(range(100, 105))
 WAYS = 5
-
-
-class AdjustableRate(Update):
-    """Gradient descent at a rate that can be set between trainings, so that one compiled program serves all rates."""
-
-    def __init__(self, learning_rate: float) -> None:
-        super().__init__()
-        self.rate = tf.Variable(learning_rate, trainable=False)
-
-    def init(self, parameters: Any) -> tf.Tensor:
-        return self.rate.read_value()  # before the loop over the inner steps, in which XLA reads no variable
-
-    def update(self, gradients: Any, rate: tf.Tensor, parameters: Any, step: Any) -> Any:
-        return [-rate * gradient for gradient in gradients], rate
 
 
 class Robust(GradientDescent):
@@ -173,8 +159,7 @@ class Training:
 
     def train(self, seed: int, inner: float, outer: float, setting: float = 0.0) -> bool:
         """Whether training stayed finite."""
-        keras.utils.set_random_seed(seed)
-        self.network.set_weights(self.tasks.network().get_weights())
+        begin_again(self.learner, self.tasks.network, seed)
         if isinstance(self.rule, LearnedLoss):
             fresh = LearnedLoss(0.01)
             fresh.prepare(self.learner.pure)
@@ -187,9 +172,6 @@ class Training:
             transform.rate.assign(inner)
         if isinstance(self.rule, Robust):
             self.rule.setting.assign(setting)
-        for variable in self.learner.optimizer.variables:
-            variable.assign(tf.zeros_like(variable))
-        self.learner.batches_seen.assign(0)
         decay = keras.callbacks.LearningRateScheduler(
             lambda epoch: outer * (1 + np.cos(np.pi * epoch / DECAY_STEPS)) / 2
         )

@@ -37,7 +37,7 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
-from common import first
+from common import AdjustableRate, begin_again, first
 from record import ROOT, Record
 
 import meta_keras as mk
@@ -54,20 +54,6 @@ BN_TUNING_SEEDS, BN_TEST_SEEDS = (0, 1), tuple(range(100, 105))
 MEMORY_STEPS = (1, 2, 4, 8)
 
 
-class AdjustableRate(Update):
-    """Gradient descent at a rate that can be set between trainings, so that one compiled program serves all rates."""
-
-    def __init__(self, learning_rate: float) -> None:
-        super().__init__()
-        self.rate = tf.Variable(learning_rate, trainable=False)
-
-    def init(self, parameters: Any) -> tf.Tensor:
-        return self.rate.read_value()  # before the loop over the inner steps, in which XLA reads no variable
-
-    def update(self, gradients: Any, rate: tf.Tensor, parameters: Any, step: Any) -> Any:
-        return [-rate * gradient for gradient in gradients], rate
-
-
 class Training:
     """A learner that is compiled once and trained many times, each time from a new initialization."""
 
@@ -76,16 +62,12 @@ class Training:
         self.learner.compile(keras.optimizers.Adam(0.001), **compiled)
 
     def reset(self, seed: int, inner: float, outer: float) -> None:
-        keras.utils.set_random_seed(seed)
-        self.learner.network.set_weights(self.make().get_weights())
+        begin_again(self.learner, self.make, seed)
         transform = self.learner.rule.transform
         for rate in getattr(transform, "rates", [getattr(transform, "rate", None)]):
             if rate is not None:  # pretraining has none
                 rate.assign(tf.fill(rate.shape, inner))
-        for variable in self.learner.optimizer.variables:
-            variable.assign(tf.zeros_like(variable))
         self.learner.optimizer.learning_rate.assign(outer)
-        self.learner.batches_seen.assign(0)
 
     def train(self, tasks: tf.data.Dataset, seed: int, inner: float, outer: float, **fitted: Any) -> bool:
         """Whether training stayed finite."""

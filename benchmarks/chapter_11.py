@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from common import halved
+from common import Point, best_inside, climb, halved
 from record import ROOT, Record
 
 import meta_keras as mk
@@ -146,11 +146,13 @@ def best_rate(record: Record, name: str, title: str) -> float:
 
     def search() -> dict[str, float]:
         baseline, center = baseline_of(name, title), FIRST_RATES[BASELINES[name][0]]
-        found = {center * 2.0**k: 0.0 for k in range(-4, 5)}
-        found = {rate: last(baseline.curves(rate, "train")) for rate in found}
-        while (best := min(found, key=found.get)) in (min(found), max(found)):
-            rate = best / 2 if best == min(found) else 2 * best
+        found: dict[float, float] = {}
+
+        def quality(rate: float) -> float:
             found[rate] = last(baseline.curves(rate, "train"))
+            return -found[rate]
+
+        best_inside(quality, [center * 2.0**k for k in range(-4, 5)])
         return {f"{rate:.6g}": loss for rate, loss in sorted(found.items())}
 
     found = record.measure(f"rates: {name}, {title}", search)
@@ -170,7 +172,6 @@ class Choice(NamedTuple):
 
 
 def meta_train(choice: Choice, seed: int, meta_steps: int = META_STEPS) -> tuple[mk.UnrolledTraining, Any]:
-    keras.utils.set_random_seed(seed)
     update = UpdateNetwork(choice.rate, base=choice.base, step_size=choice.step_size)
     schedule = keras.optimizers.schedules.CosineDecay(choice.learning_rate, meta_steps)
     training = training_of(update, Setting(), seed, schedule)
@@ -274,26 +275,12 @@ def few_shot_accuracy(name: str, rate: float, outer: float, seed: int, split: st
 
 def few_shot(record: Record, name: str) -> None:
     """Both learning rates by moving to better neighbors, so that neither is at an edge; then the test."""
-    validated: dict[tuple[float, float], float] = {}
 
-    def validate(rate: float, outer: float) -> float:
-        key = f"few-shot selection: {name}, inner {rate:.3g}, outer {outer:.3g}"
-        point = (rate, outer)
-        validated[point] = record.measure(
-            key, lambda: few_shot_accuracy(name, rate, outer, SELECTION_SEED, "validation", 200)
-        )
-        return validated[point]
+    def validated(point: Point) -> float:
+        key = "few-shot selection: {}, inner {:.3g}, outer {:.3g}".format(name, *point)
+        return record.measure(key, lambda: few_shot_accuracy(name, *point, SELECTION_SEED, "validation", 200))
 
-    best = (0.4, 0.003)
-    while True:
-        factors = [(1, 3), (1, 1 / 3)] + ([(2, 1), (0.5, 1)] if name != "prototypes" else [])
-        points = [best, *((best[0] * a, best[1] * b) for a, b in factors)]
-        for point in points:
-            validate(*point)
-        found = max(points, key=validated.get)
-        if found == best:
-            break
-        best = found
+    best = climb(validated, (0.4, 0.003), (1 if name == "prototypes" else 2, 3))
     record.measure(f"few-shot choice: {name}", lambda: list(best))
     for seed in range(FEW_SHOT_SEEDS):
         record.measure(

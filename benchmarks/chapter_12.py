@@ -25,12 +25,13 @@ The results are in data/results/chapter_12.json, from where the chapter reads th
 import argparse
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from chapter_01 import GAIN, align_and_blur
-from common import best_inside, halved, unit
+from common import Point, best_inside, climb, halved, unit
 from record import ROOT, Record
 
 import meta_keras as mk
@@ -46,7 +47,6 @@ BLURS = (1, 1.5, 2.25, 3.375)  # standard deviations of the blur of aligned imag
 TASKS, SLOW_SELECTION_TASKS = 200, 100
 VALIDATION_SEED, TEST_SEED = 1, 1000
 
-Point = tuple[float, ...]
 Pools = dict[str, mk.ClassPool]
 
 
@@ -181,21 +181,6 @@ def norms(below: keras.Model, split: str, seed: int) -> dict[str, float]:
     }
 
 
-def climb(measure: Callable[[Point], float], start: Point) -> Point:
-    """The point that is better than its neighbors, which have half or twice one of its coordinates."""
-    measure, best = functools.cache(measure), start
-    while True:
-        neighbors = [
-            (*best[:place], best[place] * factor, *best[place + 1 :])
-            for place in range(len(best))
-            for factor in (0.5, 2)
-        ]
-        winner = max((best, *neighbors), key=measure)
-        if winner == best:
-            return best
-        best = winner
-
-
 class Measurements:
     """The measurements of this script, each under a key of its own."""
 
@@ -231,31 +216,29 @@ class Measurements:
         for seed in self.seeds:
             self.record.measure(f"{name}, seed {seed}", lambda s=seed: tested(train(s), s))
 
-    def maml(self) -> None:
-        train = functools.partial(meta_trained, maml)
+    def by_steps(
+        self, name: str, make: Callable[..., mk.MetaLearner], accuracy: Callable[..., dict[str, float]], start: Point
+    ) -> tuple[Callable[[int], keras.Model], float]:
+        """Meta-training, and adaptation by a selected number of steps: the trained networks and the inner rate."""
+        train = functools.partial(meta_trained, make)
         inner, outer = point = self.rates(
-            "MAML", train, lambda network, rate: by_descent(network, rate, "validation", 0, FEW_STEPS), (0.2, 0.002)
+            name, train, lambda network, rate: accuracy(network, rate, "validation", 0, FEW_STEPS), start
         )
         trained = functools.cache(lambda seed: train([inner], outer, seed, STEPS))
-        choice = self.steps("MAML", lambda n: by_descent(trained(SELECTION_SEED), inner, "validation", 0, n))
-        self.record.measure("selected: MAML", lambda: {"rates": point, "choice": choice})
+        choice = self.steps(name, lambda n: accuracy(trained(SELECTION_SEED), inner, "validation", 0, n))
+        self.record.measure(f"selected: {name}", lambda: {"rates": point, "choice": choice})
         steps = sorted({1, int(choice)})
-        self.test("MAML", trained, lambda network, seed: by_descent(network, inner, "test", seed, steps))
+        self.test(name, trained, lambda network, seed: accuracy(network, inner, "test", seed, steps))
+        return trained, inner
+
+    def maml(self) -> None:
+        self.by_steps("MAML", maml, by_descent, (0.2, 0.002))
 
     def zero_head(self) -> None:
-        train = functools.partial(meta_trained, zero_head)
+        def accuracy(network: keras.Model, *settings: Any) -> dict[str, float]:
+            return by_head(backbone(network), *settings)
 
-        def accuracy(network: keras.Model, rate: float, split: str, seed: int, steps: Sequence[int]) -> dict:
-            return by_head(backbone(network), rate, split, seed, steps)
-
-        inner, outer = point = self.rates(
-            "zero head", train, lambda network, rate: accuracy(network, rate, "validation", 0, FEW_STEPS), (5.0, 0.002)
-        )
-        trained = functools.cache(lambda seed: train([inner], outer, seed, STEPS))
-        choice = self.steps("zero head", lambda n: accuracy(trained(SELECTION_SEED), inner, "validation", 0, n))
-        self.record.measure("selected: zero head", lambda: {"rates": point, "choice": choice})
-        steps = sorted({1, int(choice)})
-        self.test("zero head", trained, lambda network, seed: accuracy(network, inner, "test", seed, steps))
+        trained, inner = self.by_steps("zero head", zero_head, accuracy, (5.0, 0.002))
         self.record.measure("opening figure", lambda: draw(trained(0), inner))
 
     def by_distances(self, name: str, train: Callable, tested: Callable) -> None:

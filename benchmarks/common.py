@@ -1,5 +1,6 @@
-"""What the measurements of several chapters share: the search of learning rates, and small steps of preparing data."""
+"""What the measurements of several chapters share: the search of learning rates, training again, and preparing data."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 import meta_keras as mk
+from meta_keras.rules import Update
+
+Point = tuple[float, ...]
 
 
 def best_inside(measure: Callable[[float], float], grid: Sequence[float]) -> float:
@@ -20,6 +24,24 @@ def best_inside(measure: Callable[[float], float], grid: Sequence[float]) -> flo
             return best
         further = best / factor if best == min(found) else best * factor
         found[further] = measure(further)
+
+
+def climb(measure: Callable[[Point], float], start: Point, factors: Sequence[float] = ()) -> Point:
+    """The point that is better than its neighbors, of which each has one coordinate multiplied or divided by a factor.
+
+    factors: one for each coordinate, by default 2; 1 keeps it as it is.
+    """
+    measure, best = functools.cache(measure), start
+    while True:
+        neighbors = [
+            (*best[:place], best[place] * by, *best[place + 1 :])
+            for place, factor in enumerate(factors or [2] * len(best))
+            for by in ((1 / factor, factor) if factor != 1 else ())
+        ]
+        winner = max((best, *neighbors), key=measure)
+        if winner == best:
+            return best
+        best = winner
 
 
 class RatePerNetwork(keras.optimizers.schedules.LearningRateSchedule):
@@ -36,6 +58,32 @@ class RatePerNetwork(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step: Any) -> tf.Tensor:
         return self.rates if self.schedule is None else tf.cast(self.schedule(step), tf.float32) * self.rates
+
+
+class AdjustableRate(Update):
+    """Gradient descent at a rate that can be set between trainings, so that one compiled program serves all rates."""
+
+    def __init__(self, learning_rate: float) -> None:
+        super().__init__()
+        self.rate = tf.Variable(learning_rate, trainable=False)
+
+    def init(self, parameters: Any) -> tf.Tensor:
+        return self.rate.read_value()  # before the loop over the inner steps, in which XLA reads no variable
+
+    def update(self, gradients: Any, rate: tf.Tensor, parameters: Any, step: Any) -> Any:
+        return [-rate * gradient for gradient in gradients], rate
+
+
+def begin_again(learner: mk.MetaLearner, make: Callable[[], keras.Model], seed: int) -> None:
+    """Put a compiled learner back before its first step, with the weights of a new network of this seed.
+
+    The learning rate, a variable of the optimizer, is 0 afterwards.
+    """
+    keras.utils.set_random_seed(seed)
+    learner.network.set_weights(make().get_weights())
+    for variable in learner.optimizer.variables:
+        variable.assign(tf.zeros_like(variable))
+    learner.batches_seen.assign(0)
 
 
 def halved(images: np.ndarray) -> np.ndarray:

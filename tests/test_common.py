@@ -2,10 +2,20 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
-from benchmarks.common import RatePerNetwork, best_inside, first, halved, unit
-from meta_keras import Sinusoids
+import meta_keras as mk
+from benchmarks.common import (
+    AdjustableRate,
+    RatePerNetwork,
+    begin_again,
+    best_inside,
+    climb,
+    first,
+    halved,
+    unit,
+)
 
 
 def test_a_grid_is_extended_until_the_best_value_is_inside():
@@ -43,6 +53,40 @@ def test_rows_have_length_1_and_rows_of_zeros_stay():
 
 
 def test_the_first_tasks_are_those_of_the_batch():
-    episode = next(iter(Sinusoids(shots=2, queries=3, meta_batch=4)))
+    episode = next(iter(mk.Sinusoids(shots=2, queries=3, meta_batch=4)))
     for part, whole in zip(first(episode, 2), episode, strict=True):
         np.testing.assert_array_equal(part, whole[:2])
+
+
+def test_a_climb_ends_where_no_neighbor_is_better():
+    tried = []
+
+    def measure(point):
+        tried.append(point)
+        return -abs(np.log2(point[0] / 8)) - abs(np.log(point[1] / 9))
+
+    assert climb(measure, (1.0, 1.0), factors=(2, 3)) == pytest.approx((8, 9))
+    assert {round(a, 6) for a, _ in tried} >= {4, 8, 16} and len(set(tried)) == len(tried)
+
+
+def test_a_coordinate_with_the_factor_1_stays():
+    assert climb(lambda point: point[0] - abs(point[1] - 4), (1.0, 1.0), factors=(1, 2)) == (1, 4)
+
+
+def test_a_learner_begins_again_from_new_weights_and_with_an_empty_optimizer():
+    def make():
+        return mk.networks.mlp(1, hidden=(3,))
+
+    rate = AdjustableRate(0.01)
+    learner = mk.MetaLearner(network=make(), rule=mk.rules.GradientDescent(rate))
+    learner.compile(keras.optimizers.Adam(0.01), loss="mse", run_eagerly=True)
+    rate.rate.assign(0.1)
+    found = []
+    for _ in range(2):
+        begin_again(learner, make, seed=3)
+        assert int(learner.batches_seen) == int(learner.optimizer.iterations) == 0
+        learner.optimizer.learning_rate.assign(0.01)
+        learner.fit(mk.Sinusoids(shots=2, queries=2, meta_batch=2), steps_per_epoch=2, verbose=0)
+        found.append(learner.network.get_weights())
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
