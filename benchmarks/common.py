@@ -36,7 +36,7 @@ def climb(measure: Callable[[Point], float], start: Point, factors: Sequence[flo
         neighbors = [
             (*best[:place], best[place] * by, *best[place + 1 :])
             for place, factor in enumerate(factors or [2] * len(best))
-            for by in ((1 / factor, factor) if factor != 1 else ())
+            for by in (1 / factor, factor)
         ]
         winner = max((best, *neighbors), key=measure)
         if winner == best:

@@ -41,8 +41,10 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import peers
+from peers import ADAM, FILTERS
 
-ADAM, TOGETHER, FILTERS, EPSILON = 1e-3, 50, 64, 1e-3
+TOGETHER, EPSILON = 50, 1e-3
 CONV = {"support": 5}
 WORKLOADS: dict[str, dict[str, Any]] = {
     "S": {"network": "mlp", "support": 10, "queries": 10, "tasks": 25, "rate": 0.01, "steps": 1},
@@ -56,16 +58,8 @@ Step = Callable[[], Any]
 
 
 def episodes(work: dict[str, Any]) -> list[np.ndarray]:
-    """Prepared tasks: support_x, support_y, query_x, query_y. Images have their channels last."""
-    rng, parts = np.random.default_rng(0), []
-    for examples in (work["support"], work["queries"]):
-        if work["network"] == "mlp":
-            x = rng.uniform(-5, 5, (work["tasks"], examples, 1)).astype("float32")
-            parts += [x, np.sin(x)]
-        else:
-            parts.append(rng.random((work["tasks"], examples, *work["image"]), "float32"))
-            parts.append(np.tile(np.arange(examples, dtype="int32") % 5, (work["tasks"], 1)))
-    return parts
+    """Prepared tasks as peers.py draws them, with the integers of our programs."""
+    return [part.astype("int32") if part.dtype.kind == "i" else part for part in peers.episodes(work)]
 
 
 def operations(work: dict[str, Any]) -> float:

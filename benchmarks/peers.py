@@ -31,7 +31,8 @@ def episodes(work: dict[str, Any]) -> list[np.ndarray]:
             x = rng.uniform(-5, 5, (work["tasks"], examples, 1)).astype("float32")
             parts += [x, np.sin(x)]
         else:
-            parts.append(rng.random((work["tasks"], examples, 28, 28, 1), "float32"))
+            shape = (work["tasks"], examples, *work.get("image", (28, 28, 1)))
+            parts.append(rng.random(shape, "float32"))
             parts.append(np.tile(np.arange(examples) % 5, (work["tasks"], 1)))
     return parts
 

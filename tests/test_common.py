@@ -80,13 +80,15 @@ def test_a_learner_begins_again_from_new_weights_and_with_an_empty_optimizer():
     rate = AdjustableRate(0.01)
     learner = mk.MetaLearner(network=make(), rule=mk.rules.GradientDescent(rate))
     learner.compile(keras.optimizers.Adam(0.01), loss="mse", run_eagerly=True)
-    rate.rate.assign(0.1)
     found = []
-    for _ in range(2):
+    for inner in (0.1, 0.1, 0.2):
+        rate.rate.assign(inner)
         begin_again(learner, make, seed=3)
         assert int(learner.batches_seen) == int(learner.optimizer.iterations) == 0
         learner.optimizer.learning_rate.assign(0.01)
         learner.fit(mk.Sinusoids(shots=2, queries=2, meta_batch=2), steps_per_epoch=2, verbose=0)
         found.append(learner.network.get_weights())
-    for one, other in zip(*found, strict=True):
+    first, again, faster = found
+    for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(first[0], faster[0])
