@@ -697,8 +697,8 @@ print(live_run, "stored replicates (near, far):", sep="\n")
 print(np.array([stored[f"test, both: strategy network, replicate {n}"] for n in REPLICATES]))
 
 # %% [markdown]
-# One live run says little: with the same seeds, executions on one and on two cores gave 0.691 and 0.774 on near tasks, and
-# 0.693 and 0.613 on far ones. The figure shows the coefficients that the stored network of replicate 0 chooses for 40 test
+# One live run says little: with the same seeds, one and two threads, which round differently, gave 0.691 and 0.774 on near
+# tasks, and 0.693 and 0.613 on far ones. The figure shows the coefficients that the stored network of replicate 0 chooses for 40 test
 # tasks of each distribution. It is one run, with the highest far accuracy of the five (0.676; the others 0.528 to 0.646); the
 # coefficients of the others were not stored.
 

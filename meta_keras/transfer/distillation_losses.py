@@ -45,7 +45,7 @@ def soft_loss(*, student: tf.Tensor, teacher: tf.Tensor, temperature: float) -> 
 
     p is the teacher's softmax at temperature T, q the student's. The derivative for a student's logit is T (q_k - p_k)
     (Formula 5.3). Without the factor it would be (q_k - p_k) / T, and q_k - p_k itself decreases as 1 / T; T^2
-    compensates for both, so that the size of the gradient does not depend on the temperature.
+    compensates for both, so that the gradient does not vanish at high temperatures.
 
     The loss is not symmetric, so both must be named.
 
