@@ -671,7 +671,7 @@ for axes, trained_steps in zip(panels, ("1 step", "5 steps"), strict=True):
         axes.axhspan(mean - width, mean + width, color="0.85")
         axes.text(1, mean, f"kernel ridge, {ridge}", va="center")
     axes.loglog()
-    axes.set(title=f"trained with {trained_steps}", xlabel="gradient steps in the test")
+    axes.set(title=f"trained with {trained_steps}", xlabel="gradient steps at test time")
     axes.set_xticks((1, 2, 5, 10, 20, 50, 100), (1, 2, 5, 10, 20, 50, 100))
     axes.minorticks_off()
     axes.set_ylim(0.01, 30)
@@ -753,7 +753,7 @@ step_counts, megabytes = (1, 2, 4, 8), {}
 for name, line in (("MAML", "o-"), ("first-order MAML", "^--"), ("iMAML", "s:")):
     megabytes[name] = np.array([stored[f"megabytes: {name}, {steps} steps"] for steps in step_counts])
     plt.plot(step_counts, megabytes[name], line, label=name)
-plt.gca().set(xlabel="inner steps", ylabel="rise of peak memory (MB)", xticks=step_counts)
+plt.gca().set(xlabel="inner steps", ylabel="increase in peak memory (MB)", xticks=step_counts)
 plt.ylim(0, None)
 plt.legend()
 plt.show()
