@@ -195,11 +195,7 @@ class MetaLearner(TaskModel):
             ways = self.ways or getattr(tasks, "ways", None) or highest + 1
             self.rule.check_ways(self.pure, ways)
             return self.answer_width(ways)
-        if isinstance(self.loss, keras.losses.SparseCategoricalCrossentropy):
-            raise ValueError(
-                f"These tasks have {episode.support_y.dtype.name} targets, as of a regression; the loss is "
-                'cross-entropy, for integer labels. Use compile(loss="mse").'
-            )
+        self.check_regression(episode.support_y)
         return None
 
     def answer_width(self, ways: int) -> int:

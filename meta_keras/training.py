@@ -38,6 +38,14 @@ class TaskModel(StepModel):
         """How many classes the tasks have, from the dataset or its first batch; None for a regression."""
         raise NotImplementedError
 
+    def check_regression(self, targets: tf.Tensor) -> None:
+        """Raise a ValueError if targets that are no labels meet a loss for labels."""
+        if isinstance(self.loss, keras.losses.SparseCategoricalCrossentropy):
+            raise ValueError(
+                f"These tasks have {targets.dtype.name} targets, as of a regression; the loss is "
+                'cross-entropy, for integer labels. Use compile(loss="mse").'
+            )
+
     def answer_width(self, ways: int) -> int:
         """How many numbers a query is answered with."""
         raise NotImplementedError

@@ -6,7 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from meta_keras.functional import PureModel, Weights, carrying
+from meta_keras.functional import DRAWS_PER_TASK, PureModel, Weights, carrying
+from meta_keras.internals import is_seed, parameters_of
 from meta_keras.parallel import over_tasks
 from meta_keras.rules.base import Context
 from meta_keras.rules.gradient_descent import GradientDescent
@@ -30,10 +31,16 @@ class TrainingRuns:
         self.rule.prepare(network)
 
     def start(self, weights: Weights, seed: tf.Tensor, runs: int) -> tuple[Weights, Any]:
-        """For each run, a choice of stacked initial `weights`, and an empty memory."""
+        """For each run, a choice of stacked initial `weights`, with random draws of its own, and an empty memory."""
         number = weights.parameters[0].shape[0]
         drawn = tf.random.stateless_uniform((runs,), seed, maxval=number, dtype=tf.int32)
         weights = tf.nest.map_structure(lambda stacked: tf.gather(stacked, drawn), weights)
+        state = [
+            value + tf.stack([tf.zeros_like(ahead), ahead], axis=1) if is_seed(variable) else value
+            for variable, value in zip(self.network.state, weights.state, strict=True)
+            for ahead in [tf.cast(tf.range(runs, dtype=tf.int64) * DRAWS_PER_TASK, value.dtype)]
+        ]
+        weights = weights._replace(state=tuple(state))
         return weights, self.update.init(list(weights.parameters))
 
     def minibatches(self, seed: tf.Tensor, runs: int, examples: int, steps: int) -> tf.Tensor:
@@ -102,6 +109,23 @@ class TrainingRuns:
 
 
 def initial_weights(network: PureModel, count: int) -> Weights:
-    """The weights of `count` new copies of a network, stacked."""
-    copies = [PureModel(keras.models.clone_model(network.model)).weights() for _ in range(count)]
-    return tf.nest.map_structure(lambda *values: tf.stack(values), *copies)
+    """The weights of `count` new copies of a network, stacked. Frozen weights are those of the network."""
+    try:
+        models = [keras.models.clone_model(network.model) for _ in range(count)]
+    except (TypeError, NotImplementedError) as error:
+        raise ValueError(
+            f"No new copies of {network.model.name!r} can be created. Build it as a Sequential or functional model, or "
+            "give its class a get_config."
+        ) from error
+    for model in models:
+        for own, new in zip(parameters_of(network.model), parameters_of(model), strict=True):
+            if not own.trainable:
+                new.assign(own)
+    copies = [PureModel(model).weights() for model in models]
+    stacked = tf.nest.map_structure(lambda *values: tf.stack(values), *copies)
+    if count > 1 and all(bool(tf.reduce_all(one == one[:1])) for one in stacked.parameters):
+        raise ValueError(
+            f"All {count} starts have the same weights, since the initializers of {network.model.name!r} have fixed "
+            "seeds or are constant. Leave out these seeds, or pass starts=1."
+        )
+    return stacked

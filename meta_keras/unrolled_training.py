@@ -111,6 +111,11 @@ class UnrolledTraining(TaskModel):
     def meta_gradients(self, inputs: Inputs, query_y: tf.Tensor, training: bool = True) -> tuple[Any, Any, Any]:
         """The answers to the queries, the number of diverged runs, and the meta-loss with its gradients."""
         x, y, query_x = inputs[:3]
+        if None in x.shape[:2]:
+            raise ValueError(
+                f"All batches must have as many tasks and examples; the support examples have shape {x.shape}. Batch "
+                "tasks with drop_remainder=True."
+            )
         seed = tf.stack([self.seed, tf.cast(self.batches_seen, tf.int32) if training else -1])
         count, omega = x.shape[0], self.runs.copies(x.shape[0])
         task = (x, y, self.runs.minibatches(seed, count, x.shape[1], self.steps))
@@ -122,9 +127,11 @@ class UnrolledTraining(TaskModel):
             maximum_iterations=self.steps // self.truncation,
         )
         diverged = tf.reduce_sum(tf.cast(~alive, tf.int32))
-        counted = tf.maximum(counted, 1)
-        gradients = [self.optimizer.scale_loss(gradient / tf.cast(counted, gradient.dtype)) for gradient in gradients]
-        return self.runs.answers(weights, query_x), diverged, (loss / counted, gradients)
+        if not training:
+            self.carry_on(diverged)  # in training, `train_step` does it
+        loss = tf.where(counted > 0, loss / counted, np.inf)  # where no run counts, nothing may look like success
+        gradients = [self.optimizer.scale_loss(g / tf.cast(tf.maximum(counted, 1), g.dtype)) for g in gradients]
+        return self.runs.answers(weights, query_x), diverged, (loss, gradients)
 
     def _piece(
         self, omega: Tensors, task: Tensors, training: bool, number: Any, run: Any, sums: Tensors, alive: tf.Tensor
@@ -153,7 +160,8 @@ class UnrolledTraining(TaskModel):
         checks.at_least(1, batches=batches)
         steps = self.steps if steps is None else steps
         checks.at_least(1, steps=steps)
-
+        if not self.compiled:
+            raise ValueError("Compile this training first; learning curves need its loss.")
         found = [
             self._losses_along(steps)(tf.constant(number), *inputs[:2]).numpy()
             for number, (inputs, _) in enumerate(self.batches_of(tasks).batches.take(batches))
@@ -162,6 +170,7 @@ class UnrolledTraining(TaskModel):
 
     def ways_of(self, episode: Episode, tasks: Any = None) -> int | None:
         if not episode.support_y.dtype.is_integer:
+            self.check_regression(episode.support_y)
             return None
         ways = getattr(tasks, "ways", None) or 1 + max(int(tf.reduce_max(y)) for y in (episode[1], episode[3]))
         self.runs.rule.check_ways(self.pure, ways)

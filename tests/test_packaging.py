@@ -54,7 +54,7 @@ LAYERS = {
     "stepping": {"checks", "execution", "faults", "internals", "tasks"},
     "training": {"checks", "faults", "stepping", "tasks"},
     "learned_optimizer": {"checks", "internals", "rules"},
-    "training_runs": {"functional", "parallel", "rules"},
+    "training_runs": {"functional", "internals", "parallel", "rules"},
     "unrolled_training": {"checks", "functional", "outputs", "rules", "tasks", "training", "training_runs"},
     "loop": {"checks", "functional", "outputs", "rules", "tasks"},
     "learner": {

@@ -191,3 +191,12 @@ def test_it_works_in_mixed_precision():
 def test_settings_are_checked(settings, message):
     with pytest.raises(ValueError, match=message):
         LearnedLoss(0.1, **settings)
+
+
+def test_batches_may_have_support_sets_of_several_sizes():
+    learner = MetaLearner(network=networks.mlp(1, hidden=(3,)), rule=LearnedLoss(0.1))
+    learner.compile(loss="mse", jit_compile=False)
+    parts = [next(iter(Sinusoids(shots=shots, queries=3, meta_batch=2))) for shots in (2, 4)]
+    signature = tf.nest.map_structure(lambda part: tf.TensorSpec([2, None, 1], part.dtype), parts[0])
+    tasks = tf.data.Dataset.from_generator(lambda: iter(parts), output_signature=signature)
+    assert np.isfinite(learner.fit(tasks, verbose=0).history["loss"]).all()

@@ -9,7 +9,7 @@ from proofs import adapted, assert_slopes, classification, in_float64, learner_o
 
 import meta_keras as mk
 from meta_keras.functional import PureModel
-from meta_keras.rules import Context, Prototypes, WeightGenerator
+from meta_keras.rules import Context, CoordinateGenerator, Prototypes, WeightGenerator
 
 
 @pytest.fixture
@@ -289,3 +289,28 @@ def test_a_pure_model_is_adapted_without_a_learner():
     (x, y, _), _ = regression()
     found = adapted(rule, network, [tf.cast(x[0], "float32"), tf.cast(y[0], "float32")])
     assert [one.shape for one in found] == [v.shape for v in network.parameters]
+
+
+@pytest.mark.parametrize("make", [lambda: WeightGenerator(None), CoordinateGenerator])
+def test_integer_inputs_do_not_truncate_targets(make):
+    learner = mk.MetaLearner(network=mk.networks.mlp(1, hidden=(3,)), rule=make())
+    for n, variable in enumerate(learner.rule.trainable_variables):
+        variable.assign(np.random.default_rng(n).normal(size=variable.shape))
+    learner.compile(loss="mse")
+    x = np.arange(5)[None, :, None]
+    low, high = (learner.predict((x, np.full((1, 5, 1), y, "float32"), x), verbose=0) for y in (0.1, 0.9))
+    assert not np.allclose(low, high)
+
+
+def test_prototypes_need_a_column_for_each_class():
+    with pytest.raises(ValueError, match="pass per_class=True with it"):
+        WeightGenerator(prototypes=True)
+
+
+def test_layers_are_frozen_before_the_learner_is_created():
+    network = mk.networks.mlp(1, hidden=(3,))
+    learner = mk.MetaLearner(network=network, rule=WeightGenerator(None))
+    learner.compile(loss="mse")
+    network.layers[0].trainable = False
+    with pytest.raises(ValueError, match="made for 10 weights, and 4 are to be generated now"):
+        learner.adapt(np.ones((3, 1), "float32"), np.ones((3, 1), "float32"))

@@ -197,3 +197,81 @@ def test_a_network_with_too_few_outputs_is_refused():
     x, y = tf.zeros((1, 3, 1)), tf.constant([[0, 1, 2]])
     with pytest.raises(ValueError, match="The tasks have 3 classes; the network 'mlp' has 2 outputs"):
         training.fit(tf.data.Dataset.from_tensors(Episode(x, y, x, y)), verbose=0)
+
+
+DIVERGING = {"learning_rate": 1e30, "base": "sgd"}
+
+
+def test_where_every_run_diverges_nothing_looks_like_success():
+    training = training_of(built(**DIVERGING), networks.mlp(1, hidden=(4,)))
+    curves = Sinusoids(shots=5, meta_batch=2)
+    with pytest.raises(FloatingPointError, match="not finite at step 0"):
+        training.fit(curves, steps_per_epoch=1, verbose=0)
+    with pytest.raises(FloatingPointError, match="The loss of these tasks is inf"):
+        training.evaluate(curves, steps=1, verbose=0)
+
+
+def test_an_evaluation_counts_diverged_runs_too(precise):
+    training = training_of(built(learning_rate=0.01))
+    (x, y, query_x), query_y = regression(tasks=2, support=6)
+    y = y * tf.constant([1.0, 1e300], y.dtype)[:, None, None]  # whose squared error is infinite
+    tasks = tf.data.Dataset.from_tensors(Episode(x, y, query_x, query_y))
+    found = training.evaluate(tasks, verbose=0, return_dict=True)
+    assert found["diverged"] == 1 and np.isfinite(found["loss"])
+
+
+def test_frozen_layers_keep_their_weights_and_others_differ():
+    net = networks.mlp(1, hidden=(3,))
+    net.layers[0].trainable = False
+    training = training_of(built(), net)
+    weights, _ = training._start(tf.constant([0, 0]), 5)
+    kernels = {tuple(one.shape[1:]): one for one in tf.nest.flatten(weights)}
+    np.testing.assert_array_equal(kernels[1, 3], np.repeat(net.layers[0].kernel.numpy()[None], 5, axis=0))
+    assert len(np.unique(kernels[3, 1][:, 0, 0])) > 1
+
+
+def test_starts_that_are_all_the_same_are_refused():
+    fixed = keras.Sequential(
+        [keras.Input((1,)), layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(seed=1))]
+    )
+    with pytest.raises(ValueError, match="All 3 starts have the same weights"):
+        training_of(built(), fixed)
+    assert training_of(built(), fixed, starts=1).starts == 1
+
+
+def test_every_run_has_dropout_masks_of_its_own():
+    net = keras.Sequential([keras.Input((1,)), layers.Dense(20), layers.Dropout(0.5, seed=3), layers.Dense(1)])
+    training = training_of(built(learning_rate=0.01), net, starts=1)
+    ones = tf.ones((4, 3, 1))
+    losses = training.learning_curves(tf.data.Dataset.from_tensors(Episode(ones, ones, ones, ones)))
+    assert len(np.unique(losses[:, 0])) == 4
+
+
+def test_what_it_cannot_use_is_refused():
+    training = UnrolledTraining(networks.mlp(1, hidden=(2,)), built(), steps=2, truncation=1, batch_size=2, starts=2)
+    curves = Sinusoids(shots=3, queries=3, meta_batch=2)
+    with pytest.raises(ValueError, match="Compile this training first"):
+        training.learning_curves(curves)
+    training.compile()
+    with pytest.raises(ValueError, match="float32 targets, as of a regression"):
+        training.fit(curves, steps_per_epoch=1, verbose=0)
+    training.compile(loss="mse")
+    varying = curves.take(1).unbatch().batch(2)
+    with pytest.raises(ValueError, match="All batches must have as many tasks"):
+        training.fit(varying, verbose=0)
+
+
+class Own(keras.Model):
+    def __init__(self, units):
+        super().__init__()
+        self.dense = layers.Dense(units)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def test_a_network_that_cannot_be_copied_is_refused():
+    net = Own(1)
+    net(tf.zeros((1, 1)))
+    with pytest.raises(ValueError, match="No new copies of 'own' can be created"):
+        training_of(built(), net)

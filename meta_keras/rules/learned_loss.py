@@ -105,7 +105,7 @@ def features_of(
 
     For labels, outputs are classes, the target is one-hot, and the answer a probability. Large numbers are compressed.
     """
-    count = answers.shape[0]
+    count = tf.shape(answers)[0]
     given = tf.cast(answers, dtype)
     if y.dtype.is_integer:
         target = tf.one_hot(y, answers.shape[-1], dtype=dtype)

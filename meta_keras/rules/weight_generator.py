@@ -64,10 +64,12 @@ class WeightGenerator(NetworkRule):
         shape(hidden=hidden)
         if layers is not None:
             names(layers=layers)
+        if prototypes and not per_class:
+            raise ValueError("prototypes=True adds to the columns of single classes; pass per_class=True with it.")
         if encoder is not None:
             built_model(encoder=encoder)
             one_input(encoder=encoder)
-            if per_class and prototypes:
+            if prototypes:
                 raise ValueError("prototypes are means of the features below the head; with encoder=, turn them off.")
         self.generated_layers = (layers,) if isinstance(layers, str) else None if layers is None else tuple(layers)
         self.per_class, self.prototypes, self.code = bool(per_class), bool(prototypes), int(code)
@@ -136,6 +138,11 @@ class WeightGenerator(NetworkRule):
         code = tf.reduce_mean(self.meta_input(rows, training=training), axis=0, keepdims=True)
         written = self.meta_output(self.meta_hidden(code, training=training))[0]
         shapes = [variable.shape for variable in self.generated(network)]
+        if sum(map(math.prod, shapes)) != self.meta_output.units:
+            raise ValueError(
+                f"The generator was made for {self.meta_output.units} weights, and {sum(map(math.prod, shapes))} are "
+                "to be generated now. Freeze layers before the MetaLearner is created."
+            )
         parts = tf.split(written, [math.prod(one) for one in shapes])
         return [tf.reshape(part, one) for part, one in zip(parts, shapes, strict=True)]
 
