@@ -83,9 +83,9 @@ plt.show()
 # random draws of training images; the test images are always the same, but their haze differs.
 
 # %% [markdown]
-# Two choices favor adaptation: this haze was chosen because it does damage (the weakest of four that reduced a
-# classifier's accuracy by a third), and the network, of three, because CORAL did best with it. Our results show what
-# the methods can do, not how often they help.
+# Two choices favor adaptation: this haze was chosen for its damage (the weakest of four that reduced a classifier's
+# accuracy by a third), and the network, of three, because CORAL did best with it. Our results show what methods can do,
+# not how often they help.
 
 
 # %%
