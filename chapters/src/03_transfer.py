@@ -437,8 +437,7 @@ history = transfer.unfreeze_gradually(target, task["train"], train=top, **settin
 
 # %% [markdown]
 # Apart from tuned learning rates, the methods of a column differ only in whether they use the source. In contrast,
-# frozen features and training from scratch also differ in which layers train, so a lower accuracy of the former would
-# not show harm. **Negative transfer** (负迁移) means that a model is worse with the source than *the same model* without
+# frozen features and training from scratch also differ in which layers train, so lower accuracy of the former would not show harm. **Negative transfer** (负迁移) means that a model is worse with the source than *the same model* without
 # it.
 
 # %% [markdown]
@@ -552,8 +551,7 @@ plt.show()
 
 # %% [markdown]
 # The tables show mean differences, where positive numbers favor the first method, and a sign for each interval that
-# excludes zero. By chance alone, about eight of the 158 intervals printed in this section and the next would do so, so
-# one that barely does is weak evidence.
+# excludes zero. By chance alone, about eight of the 158 intervals printed in this section and the next would do so, so one barely outside is weak evidence.
 
 
 # %%
@@ -808,7 +806,7 @@ plt.show()
 # %% [markdown]
 # Between -2.7 and -1.4, fine-tuning and the sum keep the hill of the source, which training from scratch misses.
 # Between -1 and 0, however, both deviate from the target. One run per method, without tuning, is only an illustration.
-# Without the adapter, the model is exactly $f_s$ again. Each new target adds only the adapter's 97 parameters, and
+# Without the adapter, the model is exactly $f_s$ again. Each target adds only the adapter's 97 parameters, and
 # fine-tuning a new copy of 4,353. Houlsby et al. (2019) put small adapters between the layers of a language model.
 
 # %% [markdown]
