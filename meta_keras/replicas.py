@@ -58,15 +58,25 @@ class Replicas:
     def several_workers(self) -> bool:
         return len(self.places) < self.count
 
-    def check_created_here(self, variables: Sequence[keras.Variable]) -> None:
-        """Raise a ValueError for variables that were created outside of the strategy's scope."""
-        for variable in variables:
-            if not self.strategy.extended.variable_created_in_scope(variable.value):
+    def created(self, variable: keras.Variable) -> bool:
+        """Whether a variable was created in the scope of this strategy."""
+        return self.strategy.extended.variable_created_in_scope(variable.value)
+
+    def check_settings(self, steps_per_execution: int, metrics: Any) -> None:
+        """Raise a ValueError for settings of `compile` that are not supported with replicas."""
+        if steps_per_execution > 1:
+            raise ValueError(
+                "With the replicas of a strategy, every call runs one step; got "
+                f"steps_per_execution={steps_per_execution}. Leave it out."
+            )
+        for metric in keras.tree.flatten(metrics):
+            if isinstance(metric, keras.Metric) and any(map(self.created, metric.variables)):
                 raise ValueError(
-                    f"The variable {variable.path!r} was not created by this strategy. Create the network, the rule "
-                    "and the learner within strategy.scope()."
+                    f"The metric {metric.name!r} was created within strategy.scope(), where every replica would have "
+                    "its own. Create it outside, or give its name."
                 )
 
+    @tf.autograph.experimental.do_not_convert
     def over_tasks(
         self,
         function: Callable[..., tuple[Any, Any]],
@@ -87,20 +97,15 @@ class Replicas:
                 f"{self.count} or more."
             )
         total = tf.shape(tasks[0])[0] if total is None else total
-
-        def part(index: int, place: int) -> tuple[Any, Any]:
+        parts = []
+        for index, (device, place) in enumerate(zip(self.devices, self.places, strict=True)):
             first, end = total * place // self.count, total * (place + 1) // self.count
-            with tf.device(self.devices[index]):
+            with tf.device(device):
                 values = [self._local(variable, index) for variable in variables]
-                share = _pure(function, variables, jit_compile)
-                each, mean = share(values, first, [task[first:end] for task in tasks])
-            weight = tf.cast(end - first, tf.float64) / tf.cast(total, tf.float64)
-            # A share without tasks has a mean of NaN, which must count as zero.
-            weigh = tf.nest.map_structure(lambda m: tf.math.multiply_no_nan(m, tf.cast(weight, m.dtype)), mean)
-            rows = tf.nest.map_structure(lambda rows: _placed(rows, first, total - end), each)
-            return rows, weigh
-
-        return self.sum([part(index, place) for index, place in enumerate(self.places)])
+                share = [task[first:end] for task in tasks]
+                rows, mean = _pure(function, variables, jit_compile)(values, first, share)
+                parts.append((_placed(rows, first, total - end), _weighted(mean, end - first, total)))
+        return self.sum(parts)
 
     def sum(self, parts: Sequence[Any]) -> Any:
         """The sum over all replicas. parts: one structure of tensors for each replica of this worker."""
@@ -172,6 +177,19 @@ def replicas_of(model: keras.Model) -> Replicas | None:
     return None if strategy is None else Replicas(strategy)
 
 
+def check_scope(replicas: Replicas | None, variables: Sequence[keras.Variable]) -> None:
+    """Raise a ValueError unless these variables belong to the same strategy as their learner, or to none."""
+    for variable in variables:
+        of_strategy = isinstance(variable.value, tf.distribute.DistributedValues)
+        wrong = of_strategy if replicas is None else not replicas.created(variable)
+        if wrong:
+            raise ValueError(
+                f"The variable {variable.path!r} was created {'within' if of_strategy else 'outside of'} the scope of "
+                "a strategy, and its learner was not created in the same way. Create the network, the rule and the "
+                "learner within one strategy.scope()."
+            )
+
+
 def _pure(function: Callable[..., Any], variables: Sequence[keras.Variable], jit_compile: bool) -> Callable[..., Any]:
     """The function as one of the variables' values, so that it can run on any device."""
 
@@ -187,9 +205,15 @@ def _place() -> Any:
     return tf.distribute.get_replica_context().replica_id_in_sync_group
 
 
-def _placed(rows: tf.Tensor, before: Any, after: Any) -> tf.Tensor:
-    """The rows of a share at their place in the batch, with zeros elsewhere."""
-    return tf.pad(rows, [[before, after], *[[0, 0]] * (rows.shape.rank - 1)])
+def _placed(rows: Any, before: Any, after: Any) -> Any:
+    """The rows of a share at their places in the batch, with zeros elsewhere."""
+    return tf.nest.map_structure(lambda part: tf.pad(part, [[before, after], *[[0, 0]] * (part.shape.rank - 1)]), rows)
+
+
+def _weighted(mean: Any, count: Any, total: Any) -> Any:
+    """What the mean over `count` of `total` tasks adds to that of all. That of no task is NaN, and adds nothing."""
+    weight = tf.cast(count, tf.float64) / tf.cast(total, tf.float64)
+    return tf.nest.map_structure(lambda part: tf.math.multiply_no_nan(part, tf.cast(weight, part.dtype)), mean)
 
 
 def _vector(values: Sequence[tf.Tensor], kind: tf.DType) -> tf.Tensor:

@@ -49,6 +49,8 @@ class StepModel(keras.Model):
         self.auto_steps = isinstance(steps_per_execution, str) and steps_per_execution == "auto"
         steps = 1 if self.auto_steps else steps_per_execution
         checks.at_least(1, steps_per_execution=steps)
+        if self.replicas is not None:
+            self.replicas.check_settings(steps, kwargs.get("metrics"))
         self.asked_jit = jit_compile  # with replicas, XLA compiles what each of them computes, and not the step
         jit_compile = jit_compile and self.replicas is None
         super().compile(jit_compile=jit_compile, steps_per_execution=steps, **kwargs)

@@ -78,6 +78,8 @@ class TaskModel(StepModel):
         if x is self._validation and x is not None:  # `fit` validates on what it has prepared
             return super().evaluate(x, **kwargs)
         inspected = self._inspected(x, steps, "steps", "test")
+        if self.replicas is not None and not self.replicas.is_chief:
+            kwargs["verbose"] = 0
         with inspected.reporting():
             results = super().evaluate(inspected.batches, **kwargs)
         check_finite(self)
