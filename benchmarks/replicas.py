@@ -39,7 +39,8 @@ def child(number: int, quick: bool) -> None:
 
     steps = 2 if quick else STEPS
     strategy = tf.distribute.MultiWorkerMirroredStrategy() if number >= 0 else tf.distribute.get_strategy()
-    job = speed.JOB | {"work": speed.WORKLOADS["C"]}
+    work = speed.WORKLOADS["C"]
+    job = speed.JOB | {"work": work | {"tasks": 2, "queries": 5, "steps": 1} if quick else work}
     with strategy.scope():
         learner = ours.learner_for(job)
     tasks = tf.data.Dataset.from_tensors(ours.mk.Episode(*map(tf.constant, ours.episodes(job["work"])))).repeat()
@@ -131,7 +132,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two steps, to try it; nothing is stored")
+    parser.add_argument("--quick", action="store_true", help="two steps of little work, to try it; nothing is stored")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is not None:
