@@ -100,6 +100,9 @@ def test_a_learner_may_be_compiled_within_the_scope_or_outside_of_it(scope):
             trained.compile("adam", "mse", metrics=["mae"])
         found.append(trained.fit(curves(), steps_per_epoch=3, verbose=0).history)
         assert list(found[-1]) == ["loss", "mae"] and trained.steps_per_execution == 1
+        assert len(trained.evaluate(curves(), steps=1, verbose=0)) == 2
+        # Metrics see the answers of all replicas, so that their states need not be summed in every step.
+        assert not any(isinstance(v.value, tf.distribute.DistributedValues) for m in trained.metrics for v in m.variables)
         assert trained.get_compile_config()["jit_compile"]  # which is for the replicas
     assert found[0] == found[1]
 
