@@ -46,8 +46,10 @@ class Replicas:
             raise ValueError(f"A MetaLearner supports {names}; this strategy is a {type(strategy).__name__}.")
         self.strategy, self.count = strategy, strategy.num_replicas_in_sync
         self.devices = strategy.extended.worker_devices
-        places = tf.function(lambda: strategy.run(lambda: tf.identity(_place())), autograph=False)()
-        self.places = [int(place) for place in strategy.experimental_local_results(places)]
+        self.places: list[int] = []
+        numbers = tf.function(lambda: strategy.run(lambda: self.places.append(_place())), autograph=False)
+        numbers.get_concrete_function()  # to call it would warn of one more trace for every learner
+        self._send = tf.function(self._chiefs, autograph=False)
 
     @property
     def is_chief(self) -> bool:
@@ -114,7 +116,7 @@ class Replicas:
 
         def reduce() -> list[tf.Tensor]:
             context = tf.distribute.get_replica_context()
-            own = tf.nest.flatten(parts[self.places.index(int(tf.get_static_value(_place())))])
+            own = tf.nest.flatten(parts[self.places.index(_place())])
             # One vector for all tensors of a kind, since every all-reduce has to wait for the slowest worker.
             return [context.all_reduce(tf.distribute.ReduceOp.SUM, _vector(own, kind)) for kind in kinds]
 
@@ -122,19 +124,17 @@ class Replicas:
         pieces = {kind: iter(_pieces(self._first(one), values, kind)) for kind, one in zip(kinds, sums, strict=True)}
         return tf.nest.pack_sequence_as(parts[0], [next(pieces[_summed_as(value.dtype)]) for value in values])
 
-    def from_chief(self, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """The values that these tensors have on the chief."""
-
-        @tf.function(autograph=False)
-        def send(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-            return self.sum([[v if place == 0 else tf.zeros_like(v) for v in values] for place in self.places])
-
-        return send([tf.convert_to_tensor(value) for value in values])
+    def from_chief(self, values: Sequence[Any]) -> list[tf.Tensor]:
+        """The values that these tensors or variables have on the chief."""
+        return self._send([tf.convert_to_tensor(value) for value in values])
 
     def callbacks(self, callbacks: Sequence[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
         """Those that this worker runs: the chief all, the others all but those that only write."""
         own = [one for one in callbacks if self.is_chief or not isinstance(one, WRITERS)]
         return [*own, FollowChief(self)] if self.several_workers else own
+
+    def _chiefs(self, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        return self.sum([[v if place == 0 else tf.zeros_like(v) for v in values] for place in self.places])
 
     def _first(self, values: Any) -> tf.Tensor:
         return self.strategy.experimental_local_results(values)[0]
@@ -200,9 +200,9 @@ def _pure(function: Callable[..., Any], variables: Sequence[keras.Variable], jit
     return tf.function(share, jit_compile=True, autograph=False) if jit_compile else share
 
 
-def _place() -> Any:
+def _place() -> int:
     """The number of the replica that is computing, among all replicas."""
-    return tf.distribute.get_replica_context().replica_id_in_sync_group
+    return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
 
 
 def _placed(rows: Any, before: Any, after: Any) -> Any:

@@ -58,10 +58,8 @@ def test_every_rule_trains_on_two_devices_and_in_two_processes_as_on_one_device(
         dict.fromkeys(devices, 0), abs=1e-8
     )
     # The second of two workers is killed in the middle of the second epoch, and the first one ends with an error.
-    status, checks, printed = workers(tmp_path, KILLED="yes")
+    status, _, printed = workers(tmp_path, KILLED="yes")
     assert status[1] == -signal.SIGKILL and status[0] not in (0, -signal.SIGKILL), printed
-    for found in checks:
-        assert len(found) == 3 and all(one["difference"] < 1e-8 for one in found.values()), found
     # Both are started again. Only the first one has a backup, of the first epoch.
     status, (chief, other), printed = workers(tmp_path)
     assert status == [0, 0], printed
@@ -102,7 +100,9 @@ def test_a_learner_may_be_compiled_within_the_scope_or_outside_of_it(scope):
         assert list(found[-1]) == ["loss", "mae"] and trained.steps_per_execution == 1
         assert len(trained.evaluate(curves(), steps=1, verbose=0)) == 2
         # Metrics see the answers of all replicas, so that their states need not be summed in every step.
-        assert not any(isinstance(v.value, tf.distribute.DistributedValues) for m in trained.metrics for v in m.variables)
+        assert not any(
+            isinstance(v.value, tf.distribute.DistributedValues) for m in trained.metrics for v in m.variables
+        )
         assert trained.get_compile_config()["jit_compile"]  # which is for the replicas
     assert found[0] == found[1]
 
