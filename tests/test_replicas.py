@@ -96,8 +96,9 @@ def test_a_learner_may_be_compiled_within_the_scope_or_outside_of_it(scope):
                 trained.compile("adam", "mse", metrics=["mae"])
         if not inside:
             trained.compile("adam", "mse", metrics=["mae"])
-        found.append(trained.fit(curves(), steps_per_epoch=3, verbose=0).history)
-        assert list(found[-1]) == ["loss", "mae"] and trained.steps_per_execution == 1
+        validation = {"validation_data": curves(), "validation_steps": 1}
+        found.append(trained.fit(curves(), steps_per_epoch=3, verbose=0, **validation).history)
+        assert list(found[-1]) == ["loss", "mae", "val_loss", "val_mae"] and trained.steps_per_execution == 1
         assert len(trained.evaluate(curves(), steps=1, verbose=0)) == 2
         # Metrics see the answers of all replicas, so that their states need not be summed in every step.
         assert not any(
