@@ -125,7 +125,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     axes.set(xscale="log", yscale="log", xlabel="workers, one core each", ylabel="tasks per second")
     axes.set_xticks(WORKERS, list(map(str, WORKERS)))
     axes.minorticks_off()
-    axes.set_title("Meta-training on workload C; more than two workers are computed")
+    axes.set_title("Workload C; more than two workers are computed, not measured", fontsize=10)
     axes.legend()
     figure.savefig(path, dpi=120)
 

@@ -23,7 +23,7 @@ PATIENCE = 300  # seconds; a worker whose partner is gone would otherwise wait f
 
 
 def started(mode, folder, **environment):
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])} | environment
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1]), "TF_NUM_INTRAOP_THREADS": "1"} | environment
     command = [sys.executable, str(SCRIPT), mode, str(folder)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
