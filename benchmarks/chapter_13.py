@@ -39,6 +39,8 @@ COARSE = tuple(0.00078125 * 4**n for n in range(6))  # learning rates
 META_RATES = (0.00625, 0.025, 0.1)  # initial ones of methods that are meta-trained for each one
 FAR_TRAINING_IMAGES = 120  # of the 200 per garment; the others are for validation
 
+NORMALIZATIONS = ("plain", "unit", "centered unit")  # of features; centered at the mean of source images
+
 Grid = Sequence[float]
 
 
@@ -253,11 +255,8 @@ def looking(replicate: int, rate: float, outer: float) -> mk.MetaLearner:
     return made
 
 
-NORMALIZATIONS = ("plain", "unit", "centered unit")
-
-
-def nearest_class_mean(replicate: int, of: str, normalization: str, episode: mk.Episode) -> float:
-    """The nearest class mean of features without training steps: the source's, untrained ones, or the pixels."""
+def embedding(replicate: int, of: str, normalization: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Features that nothing adapts to the task, for each task's images: the source's, untrained ones, or the pixels."""
     model = source(replicate)[0] if of == "source" else network(5, replicate)
     body = keras.layers.Flatten() if of == "pixels" else keras.Model(model.inputs[0], model.layers[-2].output)
     center = tf.reduce_mean(body(pools()["source"].arrays(scaled=True)[0][::8]), axis=0)
@@ -268,11 +267,33 @@ def nearest_class_mean(replicate: int, of: str, normalization: str, episode: mk.
         features = features if normalization == "plain" else tf.math.l2_normalize(features, axis=-1)
         return tf.reshape(features, (*images.shape[:2], -1))
 
+    return embedded
+
+
+def fraction_correct(logits: tf.Tensor, episode: mk.Episode) -> float:
+    answers = tf.argmax(logits, axis=-1, output_type=tf.int32)
+    return round(float(tf.reduce_mean(tf.cast(answers == episode.query_y, tf.float32))), 5)
+
+
+def nearest_class_mean(embedded: Callable[[tf.Tensor], tf.Tensor], episode: mk.Episode) -> float:
+    """Without training steps."""
     support, queries = embedded(episode.support_x), embedded(episode.query_x)
     means = tf.einsum("tsk,tsd->tkd", tf.one_hot(episode.support_y, 5), support) / 5
-    distances = tf.norm(queries[:, :, None] - means[:, None], axis=-1)
-    answers = tf.argmin(distances, axis=-1, output_type=tf.int32)
-    return round(float(tf.reduce_mean(tf.cast(answers == episode.query_y, tf.float32))), 5)
+    return fraction_correct(-tf.norm(queries[:, :, None] - means[:, None], axis=-1), episode)
+
+
+def linear_classifier(
+    embedded: Callable[[tf.Tensor], tf.Tensor], rate: float, steps: int, episode: mk.Episode
+) -> float:
+    """Softmax regression from zero, by gradient descent on the cross-entropy."""
+    support, queries = embedded(episode.support_x), embedded(episode.query_x)
+    targets = tf.one_hot(episode.support_y, 5)
+    kernel, bias = tf.zeros((len(support), support.shape[-1], 5)), tf.zeros((len(support), 1, 5))
+    for _ in range(steps):
+        errors = (tf.nn.softmax(support @ kernel + bias) - targets) / support.shape[1]
+        kernel -= rate * tf.matmul(support, errors, transpose_a=True)
+        bias -= rate * tf.reduce_sum(errors, axis=1, keepdims=True)
+    return fraction_correct(queries @ kernel + bias, episode)
 
 
 # Selection
@@ -303,11 +324,16 @@ FIXED: dict[str, tuple[float, str, str]] = {
     "0.5 x source": (0.5, "zero", "source"),
     "coefficient 0.5, shuffled source": (0.5, "fresh", "shuffled"),
 }
-IN_GRID, IN_MORE_STEPS = ("from scratch", "coefficient 0.5", "fine-tuning"), ("coefficient 0.5", "fine-tuning")
+IN_GRID = IN_MORE_STEPS = ("from scratch", "coefficient 0.5", "fine-tuning")
 NEAREST = {
     "nearest class mean": "source",
     "untrained nearest class mean": "untrained",
     "nearest class mean of pixels": "pixels",
+}
+# Method -> features, and how they may be normalized
+LINEAR: dict[str, tuple[str, Sequence[str]]] = {
+    "normalized linear probe": ("source", NORMALIZATIONS[1:]),
+    "linear classifier of pixels": ("pixels", NORMALIZATIONS),
 }
 # What the outer loop trains
 META_TRAINED = {
@@ -406,10 +432,31 @@ class Measurements:
             return self.validate(
                 f"{name}, {features}",
                 kind,
-                lambda r: nearest_class_mean(r, NEAREST[name], features, held_out(kind, "validation", r)),
+                lambda r: nearest_class_mean(embedding(r, NEAREST[name], features), held_out(kind, "validation", r)),
             )
 
         self.select(name, kind, lambda: {"features": max(NORMALIZATIONS, key=trial)})
+
+    def linear(self, name: str, kind: str, steps: int) -> None:
+        of, normalizations = LINEAR[name]
+        best: dict[str, float] = {}
+
+        def trial(features: str, rate: float) -> float:
+            return self.validate(
+                f"{name}, {steps} steps, {features}, rate {rate:g}",
+                kind,
+                lambda r: linear_classifier(embedding(r, of, features), rate, steps, held_out(kind, "validation", r)),
+            )
+
+        def best_of(features: str) -> float:
+            best[features] = search(lambda rate: trial(features, rate))
+            return trial(features, best[features])
+
+        def choose() -> dict:
+            features = max(normalizations, key=best_of)
+            return {"features": features, "rate": best[features]}
+
+        self.select(f"{name}, {steps} steps", kind, choose)
 
     def meta_trained(self, name: str, kind: str) -> None:
         outers = (0.001, 0.002, 0.004) if name == "MAML" else (0.05, 0.1, 0.2)
@@ -466,7 +513,12 @@ class Measurements:
             one = setting(replicate, searched["coefficient"], searched["rate"])
             found["searched coefficient"] = accuracy(one, episode)
             for name, of in NEAREST.items():
-                found[name] = nearest_class_mean(replicate, of, chosen[name]["features"], episode)
+                found[name] = nearest_class_mean(embedding(replicate, of, chosen[name]["features"]), episode)
+            for name, (of, _) in LINEAR.items():
+                for steps in (STEPS, MORE_STEPS):
+                    key = f"{name}, {steps} steps"
+                    embedded = embedding(replicate, of, chosen[key]["features"])
+                    found[key] = linear_classifier(embedded, chosen[key]["rate"], steps, episode)
             return found
 
         self.record.measure(f"test, {kind}: fixed strategies, replicate {replicate}", measure)
@@ -604,6 +656,8 @@ def main() -> None:
             for name in FIXED if steps == STEPS else IN_MORE_STEPS:
                 measurements.fixed(name, kind, steps)
             measurements.linear_probe(kind, steps)
+            for name in LINEAR:
+                measurements.linear(name, kind, steps)
         measurements.discriminative(kind)
         measurements.prototypes(kind)
         for name in META_TRAINED:
