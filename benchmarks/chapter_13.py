@@ -8,7 +8,7 @@ the same random initialization of the trunk, and a head that starts from zero. T
 same tasks. A replicate has a source, an initialization, meta-training tasks, and 100 validation or test tasks of its
 own. Every learning rate, and every other hyperparameter, is selected by the mean accuracy on the validation tasks of
 three replicates (SELECTION), in grids that are extended while their best value is at the edge; the results are the
-test accuracies of five others (REPLICATES). They are in data/results/chapter_13.json, from where the chapter reads
+test accuracies of ten others (REPLICATES). They are in data/results/chapter_13.json, from where the chapter reads
 them. The script also draws the opening figure of the chapter, chapters/amount_and_rate.png.
 """
 
@@ -32,9 +32,9 @@ KINDS = ("near", "far")
 TRUNK, STEPS, MORE_STEPS = ["conv1", "conv2", "conv3"], 3, 20
 SOURCE_STEPS, META_STEPS, META_BATCH = 1200, 100, 4
 TASKS, QUERIES = 100, 10  # tasks: for validation and for the test, in each replicate
-SELECTION, REPLICATES = (100, 101, 102), tuple(range(5))
+SELECTION, REPLICATES = (100, 101, 102), tuple(range(10))
 COEFFICIENTS = tuple(n / 8 for n in range(9))
-RATES = tuple(0.00078125 * 2**n for n in range(13))
+RATES = tuple(0.0001953125 * 2**n for n in range(15))
 COARSE = tuple(0.00078125 * 4**n for n in range(6))  # learning rates
 META_RATES = (0.00625, 0.025, 0.1)  # initial ones of methods that are meta-trained for each one
 FAR_TRAINING_IMAGES = 120  # of the 200 per garment; the others are for validation
@@ -305,15 +305,13 @@ def search(measure: Callable[[float], float]) -> float:
     return max((best, best / 2, best * 2), key=measure)
 
 
-def inner_and_outer(trial: Callable[[float, float], float], outers: Grid, *, finer: bool) -> dict[str, float]:
-    """The inner learning rate at the middle outer one, the outer one, and perhaps the inner one in finer steps."""
+def inner_and_outer(trial: Callable[[float, float], float], outers: Grid) -> dict[str, float]:
+    """The inner learning rate at the middle outer one, the outer one, and the inner one again in finer steps."""
     outer = outers[len(outers) // 2]
     rate = best_inside(lambda value: trial(value, outer), META_RATES)
     if len(outers) > 1:
         outer = best_inside(lambda value: trial(rate, value), outers)
-    if finer:
-        rate = max((rate, rate / 2, rate * 2), key=lambda value: trial(value, outer))
-    return {"rate": rate, "outer": outer}
+    return {"rate": max((rate, rate / 2, rate * 2), key=lambda value: trial(value, outer)), "outer": outer}
 
 
 # Method -> mixing coefficient, network, source
@@ -465,7 +463,7 @@ class Measurements:
             key = f"{name}, rate {rate:g}, outer {outer:g}"
             return self.settings(key, kind, lambda r: trained(name, kind, r, rate, outer))
 
-        self.select(name, kind, lambda: inner_and_outer(trial, outers, finer=False))
+        self.select(name, kind, lambda: inner_and_outer(trial, outers))
 
     def prototypes(self, kind: str) -> None:
         def trial(outer: float) -> float:
@@ -486,7 +484,7 @@ class Measurements:
             key = f"{name}, rate {rate:g}, outer {outer:g}"
             return self.validate(key, "both", lambda r: of(r, "validation", rate, outer)["accuracy"])
 
-        self.select(name, "both", lambda: inner_and_outer(trial, outers, finer=True))
+        self.select(name, "both", lambda: inner_and_outer(trial, outers))
 
     # Test
 
