@@ -1,6 +1,6 @@
 """Learned transfer strategies against their baselines, each at its own best learning rate.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_13.py          (about 20 minutes on one core)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_13.py          (about 45 minutes on one core)
 
 A source, a small convolutional classifier of 200 characters, is transferred to 5-way 5-shot tasks by a few steps of
 gradient descent. Near tasks have characters of other alphabets, far tasks garments. All methods have the same source,

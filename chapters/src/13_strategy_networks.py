@@ -516,7 +516,7 @@ mk.report.Table([row_of(name) for name in FIXED + LEARNED])
 # %% [markdown]
 # On near tasks, even the nearest class mean of pixels, which is never trained, falls by 8 percentage points from validation to
 # test, and fine-tuning by 13. On far tasks, fine-tuning rises by 9. The tasks, the source and the initialization all change, and
-# we have not separated their effects (see exercise 5).
+# we have not separated their effects.
 
 # %% [markdown]
 # Two methods differ if the interval of the paired differences over replicates excludes zero, which a star marks below. About 5
@@ -570,7 +570,7 @@ compare_all([learned, means, pixels], FIXED + LEARNED)
 #   other method.
 # - **The source helps on near tasks.** There, class means of its features are better than those of pixels by 10 percentage
 #   points, and than those of untrained features by 21. On far tasks, they are worse than those of pixels by 1.5 points.
-# - **Normalization matters.** It makes the linear probe better by 8 points on near and by 12 on far tasks. The strategies and the
+# - **Normalization matters.** It makes the linear probe better by 8 points on near and by 12 on far tasks. The blends and the
 #   meta-trained methods had to do without it.
 # - **Learned coefficients do not surpass the best fixed strategies.** On near tasks, they are better than fine-tuning by 5
 #   points and worse than 0.5 x source by 2. On far tasks, they are better than 0.5 x source by 3 points and worse than
@@ -579,9 +579,8 @@ compare_all([learned, means, pixels], FIXED + LEARNED)
 #   worse than the nearest class mean of the source's features on both.
 
 # %% [markdown]
-# These rows are not independent: on near tasks, fine-tuning, the linear probe and discriminative learning rates (with factor 1)
-# coincide. The wide interval of coefficient 0.5 on near tasks comes from a single replicate (0.44; the others reach at least
-# 0.69).
+# On near tasks, fine-tuning, the linear probe and discriminative learning rates (with factor 1) coincide. The wide interval of
+# coefficient 0.5 there comes from a single replicate (0.44; the others reach at least 0.69).
 
 # %%
 for name in FIXED + LEARNED:
