@@ -4,12 +4,14 @@
 
 A source, a small convolutional classifier of 200 characters, is transferred to 5-way 5-shot tasks by a few steps of
 gradient descent. Near tasks have characters of other alphabets, far tasks garments. All methods have the same source,
-the same random initialization of the trunk, and a head that starts from zero. Those that are meta-trained see the
-same tasks. A replicate has a source, an initialization, meta-training tasks, and 100 validation or test tasks of its
-own. Every learning rate, and every other hyperparameter, is selected by the mean accuracy on the validation tasks of
-three replicates (SELECTION), in grids that are extended while their best value is at the edge; the results are the
-test accuracies of ten others (REPLICATES). They are in data/results/chapter_13.json, from where the chapter reads
-them. The script also draws the opening figure of the chapter, chapters/amount_and_rate.png.
+the same random initialization of the trunk, and a head that starts from zero. Those that are meta-trained see equally
+many tasks of the same distributions, but not the same tasks: a learner that is trained again continues its stream of
+tasks (`batches_seen`), so the draws depend on the order of the measurements. A replicate has a source, an
+initialization, meta-training tasks, and 100 validation or test tasks of its own. Every learning rate, and every other
+hyperparameter, is selected by the mean accuracy on the validation tasks of three replicates (SELECTION), in grids that
+are extended while their best value is at the edge; the results are the test accuracies of ten others (REPLICATES).
+They are in data/results/chapter_13.json, from where the chapter reads them. The script also draws the opening figure
+of the chapter, chapters/amount_and_rate.png.
 """
 
 import argparse

@@ -402,7 +402,7 @@ for kind in test:
     print(f"{kind}: {values}; {live[kind]['learned coefficients']}")
 
 # %% [markdown]
-# The stored results include three further methods that are meta-trained on the same tasks:
+# The stored results include three further methods, meta-trained on other draws of tasks:
 #
 # - **learned learning rates**: the whole source ($a_l = 1$), with one learned learning rate per layer, on a logarithmic scale
 #   (Antoniou et al., 2019, learn one per layer and step);
