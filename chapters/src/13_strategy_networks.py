@@ -8,7 +8,7 @@
 # (cross-entropy, Adam), [03](03_transfer.ipynb) (fine-tuning), [10](10_maml.ipynb) (gradients through gradient descent) and
 # [12](12_metalearner.ipynb) (heads that start from zero).
 #
-# **Time.** One lecture of 90 minutes; the notebook runs in about one minute.
+# **Time.** One lecture of 90 minutes; the notebook runs in about 90 seconds.
 #
 # ![Accuracy over mixing coefficient and learning rate](amount_and_rate.png)
 #
