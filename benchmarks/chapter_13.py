@@ -1,15 +1,17 @@
 """Learned transfer strategies against their baselines, each at its own best learning rate.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_13.py          (about 20 minutes on one core)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_13.py          (about 45 minutes on one core)
 
 A source, a small convolutional classifier of 200 characters, is transferred to 5-way 5-shot tasks by a few steps of
 gradient descent. Near tasks have characters of other alphabets, far tasks garments. All methods have the same source,
-the same random initialization of the trunk, and a head that starts from zero. Those that are meta-trained see the
-same tasks. Every learning rate, and every other hyperparameter, is selected on the validation tasks of a replicate of
-its own (SELECTION), in grids that are extended while their best value is at the edge. Each replicate in REPLICATES has
-a source, an initialization, meta-training tasks and 200 test tasks of its own (after 20 steps, the first 100 of them).
-The results are mean accuracies for each replicate. They are in data/results/chapter_13.json, from where the chapter
-reads them. The script also draws the opening figure of the chapter, chapters/amount_and_rate.png.
+the same random initialization of the trunk, and a head that starts from zero. Those that are meta-trained see equally
+many tasks of the same distributions, but not the same tasks: a learner that is trained again continues its stream of
+tasks (`batches_seen`), so the draws depend on the order of the measurements. A replicate has a source, an
+initialization, meta-training tasks, and 100 validation or test tasks of its own. Every learning rate, and every other
+hyperparameter, is selected by the mean accuracy on the validation tasks of three replicates (SELECTION), in grids that
+are extended while their best value is at the edge; the results are the test accuracies of ten others (REPLICATES).
+They are in data/results/chapter_13.json, from where the chapter reads them. The script also draws the opening figure
+of the chapter, chapters/amount_and_rate.png.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from common import best_inside, first, halved
+from common import best_inside, halved
 from matplotlib.figure import Figure
 from record import ROOT, Record
 
@@ -31,14 +33,15 @@ from meta_keras.transfer import Strategy, StrategyNetwork
 KINDS = ("near", "far")
 TRUNK, STEPS, MORE_STEPS = ["conv1", "conv2", "conv3"], 3, 20
 SOURCE_STEPS, META_STEPS, META_BATCH = 1200, 100, 4
-TASKS, VALIDATION_TASKS, QUERIES = 200, 200, 10
-SLOW_TASKS = 100  # the first ones, in validation and test: for 20 steps, and in validation for the large grid
-SELECTION, REPLICATES = 100, tuple(range(5))
+TASKS, QUERIES = 100, 10  # tasks: for validation and for the test, in each replicate
+SELECTION, REPLICATES = (100, 101, 102), tuple(range(10))
 COEFFICIENTS = tuple(n / 8 for n in range(9))
-RATES = tuple(0.003125 * 2**n for n in range(13))
-COARSE = tuple(0.00078125 * 4**n for n in range(8))  # learning rates
-META_COARSE = (0.00625, 0.025, 0.1, 0.4)  # those of methods that are meta-trained for each one
+RATES = tuple(0.0001953125 * 2**n for n in range(15))
+COARSE = tuple(0.00078125 * 4**n for n in range(6))  # learning rates
+META_RATES = (0.00625, 0.025, 0.1)  # initial ones of methods that are meta-trained for each one
 FAR_TRAINING_IMAGES = 120  # of the 200 per garment; the others are for validation
+
+NORMALIZATIONS = ("plain", "unit", "centered unit")  # of features; centered at the mean of source images
 
 Grid = Sequence[float]
 
@@ -112,8 +115,7 @@ def joined(near: mk.Episode, far: mk.Episode) -> mk.Episode:
 
 @functools.cache
 def held_out(kind: str, part: str, seed: int) -> mk.Episode:
-    count = TASKS if part == "test" else VALIDATION_TASKS
-    return next(iter(tasks(kind, part, 10_000 + seed, count)))
+    return next(iter(tasks(kind, part, 10_000 + seed, TASKS)))
 
 
 # Networks
@@ -168,6 +170,13 @@ def setting(replicate: int, coefficients: Any, rates: Any, network: str = "fresh
 
 # Adapting, testing and meta-training
 
+OUTER = keras.Variable(0.001, trainable=False, name="outer_learning_rate")
+
+
+def adam() -> keras.optimizers.Optimizer:
+    """Adam, whose learning rate decreases from OUTER to 0 over meta-training along a cosine."""
+    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(OUTER, META_STEPS))
+
 
 def install(learner: mk.MetaLearner, chosen: Setting) -> None:
     """Let the learner adapt from this setting."""
@@ -187,6 +196,10 @@ def correct(learner: mk.MetaLearner, episode: mk.Episode) -> tf.Tensor:
     return tf.reduce_mean(tf.cast(answers == episode.query_y, tf.float32), axis=-1)
 
 
+def score(learner: mk.MetaLearner, episode: mk.Episode) -> float:
+    return round(float(tf.reduce_mean(correct(learner, episode))), 5)
+
+
 @functools.cache
 def learner(method: str, steps: int = STEPS) -> mk.MetaLearner:
     """A learner that is traced once; `method` says what the outer loop trains."""
@@ -195,17 +208,17 @@ def learner(method: str, steps: int = STEPS) -> mk.MetaLearner:
         rule = GradientDescent(rates, STEPS)
     else:
         learn = method == "coefficients"
-        given = source(SELECTION)[0]
+        given = source(SELECTION[0])[0]
         rule = Strategy(given, rates, STEPS, evaluation_steps=steps, layers=TRUNK, coefficient=0.5, learn=learn)
     made = mk.MetaLearner(network=network(5, 0), rule=rule)
-    made.compile(keras.optimizers.Adam(0.001), loss=LOSS, steps_per_execution=10)
+    made.compile(adam(), loss=LOSS, steps_per_execution=10)
     return made
 
 
 def accuracy(chosen: Setting, episode: mk.Episode, steps: int = STEPS) -> float:
     one = learner("none", steps)
     install(one, chosen)
-    return round(float(tf.reduce_mean(correct(one, episode))), 5)
+    return score(one, episode)
 
 
 def meta_train(method: str, chosen: Setting, drawn: tf.data.Dataset, outer: float) -> Setting:
@@ -213,7 +226,7 @@ def meta_train(method: str, chosen: Setting, drawn: tf.data.Dataset, outer: floa
     one = learner(method)
     install(one, chosen)
     mk.restart(one)
-    one.optimizer.learning_rate.assign(outer)
+    OUTER.assign(outer)
     one.fit(drawn, steps_per_epoch=META_STEPS, verbose=0)
     rates = np.exp(one.rule.transform.log_rates.numpy())
     if method == "MAML":
@@ -221,49 +234,83 @@ def meta_train(method: str, chosen: Setting, drawn: tf.data.Dataset, outer: floa
     return chosen._replace(coefficients=np.array(list(one.rule.coefficients().values())), rates=rates)
 
 
-def looking(replicate: int, rate: float, outer: float) -> mk.MetaLearner:
-    """A meta-trained strategy network."""
+@functools.cache
+def strategy_network(replicate: int) -> tuple[mk.MetaLearner, list[np.ndarray]]:
+    """A strategy network and its initial weights."""
+    keras.utils.set_random_seed(replicate)
     x, _ = pools()["source"].arrays(scaled=True)
     rule = StrategyNetwork(source(replicate)[0], x[::16], LayerRates(learn=False), STEPS, layers=TRUNK)
-    made = mk.MetaLearner(network=network(5, 0), rule=rule)
-    made.compile(keras.optimizers.Adam(outer), loss=LOSS, steps_per_execution=10)
+    made = mk.MetaLearner(network=network(5, replicate), rule=rule)
+    made.compile(adam(), loss=LOSS, steps_per_execution=10)
+    return made, [variable.numpy() for variable in rule.trainable_variables]
+
+
+def looking(replicate: int, rate: float, outer: float) -> mk.MetaLearner:
+    """A meta-trained strategy network."""
+    made, initial = strategy_network(replicate)
+    for variable, value in zip(made.rule.trainable_variables, initial, strict=True):
+        variable.assign(value)
     install(made, setting(replicate, 0.5, rate))
+    mk.restart(made)
+    OUTER.assign(outer)
     made.fit(mixed(replicate), steps_per_epoch=META_STEPS, verbose=0)
     return made
 
 
-def nearest_class_mean(replicate: int, normalization: str, episode: mk.Episode, *, fresh: bool = False) -> float:
-    """The nearest class mean of the source's features, or of an untrained network's: no training steps."""
-    model = network(5, replicate) if fresh else source(replicate)[0]
-    body = keras.Model(model.inputs, model.layers[-2].output)
-    sample = body([pools()["source"].arrays(scaled=True)[0][::8]])
-    center = tf.reduce_mean(sample, axis=0) if normalization == "centered unit" else 0.0
+def embedding(replicate: int, of: str, normalization: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Features that nothing adapts to the task, for each task's images: the source's, untrained ones, or the pixels."""
+    model = source(replicate)[0] if of == "source" else network(5, replicate)
+    body = keras.layers.Flatten() if of == "pixels" else keras.Model(model.inputs[0], model.layers[-2].output)
+    center = tf.reduce_mean(body(pools()["source"].arrays(scaled=True)[0][::8]), axis=0)
 
     def embedded(images: tf.Tensor) -> tf.Tensor:
-        features = body([tf.reshape(images, (-1, 14, 14, 1))]) - center
+        features = body(tf.reshape(images, (-1, 14, 14, 1)))
+        features = features - center if normalization == "centered unit" else features
         features = features if normalization == "plain" else tf.math.l2_normalize(features, axis=-1)
         return tf.reshape(features, (*images.shape[:2], -1))
 
+    return embedded
+
+
+def fraction_correct(logits: tf.Tensor, episode: mk.Episode) -> float:
+    answers = tf.argmax(logits, axis=-1, output_type=tf.int32)
+    return round(float(tf.reduce_mean(tf.cast(answers == episode.query_y, tf.float32))), 5)
+
+
+def nearest_class_mean(embedded: Callable[[tf.Tensor], tf.Tensor], episode: mk.Episode) -> float:
+    """Without training steps."""
     support, queries = embedded(episode.support_x), embedded(episode.query_x)
     means = tf.einsum("tsk,tsd->tkd", tf.one_hot(episode.support_y, 5), support) / 5
-    distances = tf.norm(queries[:, :, None] - means[:, None], axis=-1)
-    answers = tf.argmin(distances, axis=-1, output_type=tf.int32)
-    return round(float(tf.reduce_mean(tf.cast(answers == episode.query_y, tf.float32))), 5)
+    return fraction_correct(-tf.norm(queries[:, :, None] - means[:, None], axis=-1), episode)
+
+
+def linear_classifier(
+    embedded: Callable[[tf.Tensor], tf.Tensor], rate: float, steps: int, episode: mk.Episode
+) -> float:
+    """Softmax regression from zero, by gradient descent on the cross-entropy."""
+    support, queries = embedded(episode.support_x), embedded(episode.query_x)
+    targets = tf.one_hot(episode.support_y, 5)
+    kernel, bias = tf.zeros((len(support), support.shape[-1], 5)), tf.zeros((len(support), 1, 5))
+    for _ in range(steps):
+        errors = (tf.nn.softmax(support @ kernel + bias) - targets) / support.shape[1]
+        kernel -= rate * tf.matmul(support, errors, transpose_a=True)
+        bias -= rate * tf.reduce_sum(errors, axis=1, keepdims=True)
+    return fraction_correct(queries @ kernel + bias, episode)
 
 
 # Selection
 
 
-def search(measure: Callable[[float], float], grid: Grid = COARSE) -> float:
-    """The best value of a coarse grid of factor four, and then of it, its half and its double."""
-    best = best_inside(measure, grid)
+def search(measure: Callable[[float], float]) -> float:
+    """The best value of a coarse, wide grid (there may be several maxima), and then of it, its half and its double."""
+    best = best_inside(measure, COARSE)
     return max((best, best / 2, best * 2), key=measure)
 
 
-def inner_and_outer(trial: Callable[[float, float], float], inners: Grid, outers: Grid) -> dict[str, float]:
+def inner_and_outer(trial: Callable[[float, float], float], outers: Grid) -> dict[str, float]:
     """The inner learning rate at the middle outer one, the outer one, and the inner one again in finer steps."""
     outer = outers[len(outers) // 2]
-    rate = best_inside(lambda value: trial(value, outer), inners)
+    rate = best_inside(lambda value: trial(value, outer), META_RATES)
     if len(outers) > 1:
         outer = best_inside(lambda value: trial(rate, value), outers)
     return {"rate": max((rate, rate / 2, rate * 2), key=lambda value: trial(value, outer)), "outer": outer}
@@ -276,6 +323,17 @@ FIXED: dict[str, tuple[float, str, str]] = {
     "fine-tuning": (1.0, "fresh", "source"),
     "0.5 x source": (0.5, "zero", "source"),
     "coefficient 0.5, shuffled source": (0.5, "fresh", "shuffled"),
+}
+IN_GRID = IN_MORE_STEPS = ("from scratch", "coefficient 0.5", "fine-tuning")
+NEAREST = {
+    "nearest class mean": "source",
+    "untrained nearest class mean": "untrained",
+    "nearest class mean of pixels": "pixels",
+}
+# Method -> features, and how they may be normalized
+LINEAR: dict[str, tuple[str, Sequence[str]]] = {
+    "normalized linear probe": ("source", NORMALIZATIONS[1:]),
+    "linear classifier of pixels": ("pixels", NORMALIZATIONS),
 }
 # What the outer loop trains
 META_TRAINED = {
@@ -295,120 +353,140 @@ class Measurements:
     def __init__(self, record: Record) -> None:
         self.record = record
 
-    def validate(self, name: str, kind: str, chosen: Callable[[], Setting], steps: int = STEPS) -> float:
-        episode = held_out(kind, "validation", SELECTION)
-        episode = episode if steps == STEPS else first(episode, SLOW_TASKS)
+    def validate(self, name: str, kind: str, accuracy_of: Callable[[int], Any]) -> float:
+        """The mean over the replicates of SELECTION (and, for "both", over near and far tasks)."""
 
-        def measure() -> float:
+        def attempt(replicate: int) -> Any:
             try:
-                return accuracy(chosen(), episode, steps)
+                return accuracy_of(replicate)
             except FloatingPointError:  # meta-training diverged
-                return 0.0
+                return [0.0, 0.0] if kind == "both" else 0.0
 
-        return self.record.measure(f"validation, {kind}: {name}", measure)
+        key = f"validation, {kind}: {name}"
+        return float(np.mean(self.record.measure(key, lambda: [attempt(replicate) for replicate in SELECTION])))
+
+    def settings(self, name: str, kind: str, chosen: Callable[[int], Setting], steps: int = STEPS) -> float:
+        return self.validate(name, kind, lambda r: accuracy(chosen(r), held_out(kind, "validation", r), steps))
 
     def select(self, name: str, kind: str, choose: Callable[[], dict]) -> dict:
         return self.record.measure(f"selected, {kind}: {name}", choose)
 
-    # The grid of the opening figure
+    def grid(self, kind: str) -> np.ndarray:
+        """(replicates, learning rates, coefficients) the validation accuracies of the opening figure."""
 
-    def grid(self, kind: str) -> None:
-        def measure() -> list[list[float]]:
-            episode = first(held_out(kind, "validation", SELECTION), SLOW_TASKS)
-            return [[accuracy(setting(SELECTION, a, rate), episode) for a in COEFFICIENTS] for rate in RATES]
+        def measure(replicate: int) -> list[list[float]]:
+            episode = held_out(kind, "validation", replicate)
+            return [[accuracy(setting(replicate, a, rate), episode) for a in COEFFICIENTS] for rate in RATES]
 
-        found = np.array(self.record.measure(f"grid, {kind}", measure))
+        each = [self.record.measure(f"grid, {kind}, replicate {r}", functools.partial(measure, r)) for r in SELECTION]
+        found = np.mean(each, axis=0)
         row, column = np.unravel_index(found.argmax(), found.shape)
         self.select("searched coefficient", kind, lambda: {"coefficient": COEFFICIENTS[column], "rate": RATES[row]})
+        return np.array(each)
 
-    def fixed(self, name: str, kind: str, steps: int) -> float:
+    def fixed(self, name: str, kind: str, steps: int) -> None:
         coefficient, fresh, given = FIXED[name]
+        in_grid = steps == STEPS and name in IN_GRID
 
         def trial(rate: float) -> float:
             key = f"{name}, {steps} steps, rate {rate:g}"
-            return self.validate(key, kind, lambda: setting(SELECTION, coefficient, rate, fresh, given), steps)
-
-        return self.select(f"{name}, {steps} steps", kind, lambda: {"rate": search(trial)})["rate"]
-
-    def linear_probe(self, kind: str, steps: int) -> float:
-        def trial(rate: float) -> float:
-            key = f"linear probe, {steps} steps, rate {rate:g}"
-            return self.validate(key, kind, lambda: setting(SELECTION, 1.0, head_only(rate)), steps)
+            if in_grid and rate in RATES:
+                cells = self.grid(kind)[:, RATES.index(rate), COEFFICIENTS.index(coefficient)]
+                return self.validate(key, kind, lambda r: float(cells[SELECTION.index(r)]))
+            return self.settings(key, kind, lambda r: setting(r, coefficient, rate, fresh, given), steps)
 
         def choose() -> dict:
-            return {"rate": search(trial)}
+            return {"rate": best_inside(trial, RATES) if in_grid else search(trial)}
 
-        return self.select(f"linear probe, {steps} steps", kind, choose)["rate"]
+        self.select(f"{name}, {steps} steps", kind, choose)
 
-    def discriminative(self, kind: str) -> dict:
+    def linear_probe(self, kind: str, steps: int) -> None:
+        def trial(rate: float) -> float:
+            key = f"linear probe, {steps} steps, rate {rate:g}"
+            return self.settings(key, kind, lambda r: setting(r, 1.0, head_only(rate)), steps)
+
+        self.select(f"linear probe, {steps} steps", kind, lambda: {"rate": search(trial)})
+
+    def discriminative(self, kind: str) -> None:
         """Fine-tuning with one learning rate for the head and another one for the trunk."""
         best: dict[float, float] = {}
 
         def trial(factor: float, rate: float) -> float:
             rates = [factor * rate] * len(TRUNK) + [rate]
             key = f"discriminative learning rates, factor {factor:g}, rate {rate:g}"
-            return self.validate(key, kind, lambda: setting(SELECTION, 1.0, rates))
+            return self.settings(key, kind, lambda r: setting(r, 1.0, rates))
 
         def best_of(factor: float) -> float:
             best[factor] = search(lambda rate: trial(factor, rate))
             return trial(factor, best[factor])
 
         def choose() -> dict:
-            factor = best_inside(best_of, (0.0625, 0.25, 1, 4, 16))
+            factor = best_inside(best_of, (0.0625, 1, 16, 256, 4096))
+            factor = max((factor, factor / 4, factor * 4), key=best_of)
             return {"factor": factor, "rate": best[factor]}
 
-        return self.select("discriminative learning rates", kind, choose)
+        self.select("discriminative learning rates", kind, choose)
 
-    def normalization(self, kind: str) -> str:
-        def trial(name: str) -> float:
-            episode = held_out(kind, "validation", SELECTION)
-            return self.record.measure(
-                f"validation, {kind}: nearest class mean, {name}", lambda: nearest_class_mean(SELECTION, name, episode)
+    def normalization(self, name: str, kind: str) -> None:
+        def trial(features: str) -> float:
+            return self.validate(
+                f"{name}, {features}",
+                kind,
+                lambda r: nearest_class_mean(embedding(r, NEAREST[name], features), held_out(kind, "validation", r)),
             )
 
-        choices = ("plain", "unit", "centered unit")
-        return self.select("nearest class mean", kind, lambda: {"features": max(choices, key=trial)})["features"]
+        self.select(name, kind, lambda: {"features": max(NORMALIZATIONS, key=trial)})
 
-    def meta_trained(self, name: str, kind: str) -> dict:
-        """The (initial) inner learning rate at the middle outer one, then the outer one, then the inner one again."""
-        method = META_TRAINED[name]
-        outers = (0.001, 0.002, 0.004) if method == "MAML" else (0.05, 0.1, 0.2)
+    def linear(self, name: str, kind: str, steps: int) -> None:
+        of, normalizations = LINEAR[name]
+        best: dict[str, float] = {}
+
+        def trial(features: str, rate: float) -> float:
+            return self.validate(
+                f"{name}, {steps} steps, {features}, rate {rate:g}",
+                kind,
+                lambda r: linear_classifier(embedding(r, of, features), rate, steps, held_out(kind, "validation", r)),
+            )
+
+        def best_of(features: str) -> float:
+            best[features] = search(lambda rate: trial(features, rate))
+            return trial(features, best[features])
+
+        def choose() -> dict:
+            features = max(normalizations, key=best_of)
+            return {"features": features, "rate": best[features]}
+
+        self.select(f"{name}, {steps} steps", kind, choose)
+
+    def meta_trained(self, name: str, kind: str) -> None:
+        outers = (0.001, 0.002, 0.004) if name == "MAML" else (0.05, 0.1, 0.2)
 
         def trial(rate: float, outer: float) -> float:
             key = f"{name}, rate {rate:g}, outer {outer:g}"
-            return self.validate(key, kind, lambda: trained(name, kind, SELECTION, rate, outer))
+            return self.settings(key, kind, lambda r: trained(name, kind, r, rate, outer))
 
-        def choose() -> dict:
-            return inner_and_outer(trial, META_COARSE, outers)
+        self.select(name, kind, lambda: inner_and_outer(trial, outers))
 
-        return self.select(name, kind, choose)
-
-    def prototypes(self, kind: str) -> float:
+    def prototypes(self, kind: str) -> None:
         def trial(outer: float) -> float:
-            episode = held_out(kind, "validation", SELECTION)
-            key = f"validation, {kind}: prototypical network, outer {outer:g}"
-            return self.record.measure(key, lambda: prototypical_network(kind, SELECTION, outer, episode))
-
-        def choose() -> dict:
-            return {"outer": best_inside(trial, (0.001, 0.002, 0.004))}
-
-        return self.select("prototypical network", kind, choose)["outer"]
-
-    def both(self, name: str, accuracies: Callable[..., list[float]], outers: Grid) -> dict:
-        """Hyperparameters for a mixture of near and far tasks, by the mean accuracy on both."""
-
-        def trial(rate: float, outer: float) -> float:
-            def measure() -> list[float]:
-                try:
-                    return accuracies(SELECTION, "validation", rate, outer)
-                except FloatingPointError:  # meta-training diverged
-                    return [0.0, 0.0]
-
-            return float(
-                np.mean(self.record.measure(f"validation, both: {name}, rate {rate:g}, outer {outer:g}", measure))
+            key = f"prototypical network, outer {outer:g}"
+            return self.validate(
+                key, kind, lambda r: prototypical_network(kind, r, outer, held_out(kind, "validation", r))
             )
 
-        return self.select(name, "both", lambda: inner_and_outer(trial, META_COARSE, outers))
+        self.select(
+            "prototypical network", kind, lambda: {"outer": best_inside(trial, (0.00025, 0.0005, 0.001, 0.002))}
+        )
+
+    def both(self, name: str) -> None:
+        """Hyperparameters for a mixture of near and far tasks, by the mean accuracy on both."""
+        of, outers = MIXTURES[name]
+
+        def trial(rate: float, outer: float) -> float:
+            key = f"{name}, rate {rate:g}, outer {outer:g}"
+            return self.validate(key, "both", lambda r: of(r, "validation", rate, outer)["accuracy"])
+
+        self.select(name, "both", lambda: inner_and_outer(trial, outers))
 
     # Test
 
@@ -416,49 +494,61 @@ class Measurements:
         prefix = f"selected, {kind}: "
         results = self.record.results.items()
         chosen = {key.removeprefix(prefix): value for key, value in results if key.startswith(prefix)}
+        episode = held_out(kind, "test", replicate)
 
         def measure() -> dict[str, float]:
-            episode, found = held_out(kind, "test", replicate), {}
+            found = {}
             for steps in (STEPS, MORE_STEPS):
-                episode = first(episode, TASKS if steps == STEPS else SLOW_TASKS)
                 for name, (coefficient, fresh, given) in FIXED.items():
                     key = f"{name}, {steps} steps"
                     if key in chosen:
                         one = setting(replicate, coefficient, chosen[key]["rate"], fresh, given)
                         found[key] = accuracy(one, episode, steps)
-                rate = chosen[f"linear probe, {steps} steps"]["rate"]
-                found[f"linear probe, {steps} steps"] = accuracy(
-                    setting(replicate, 1.0, head_only(rate)), episode, steps
-                )
-            episode = held_out(kind, "test", replicate)
+                key = f"linear probe, {steps} steps"
+                found[key] = accuracy(setting(replicate, 1.0, head_only(chosen[key]["rate"])), episode, steps)
             two = chosen["discriminative learning rates"]
             rates = [two["factor"] * two["rate"]] * len(TRUNK) + [two["rate"]]
             found["discriminative learning rates"] = accuracy(setting(replicate, 1.0, rates), episode)
             searched = chosen["searched coefficient"]
             one = setting(replicate, searched["coefficient"], searched["rate"])
             found["searched coefficient"] = accuracy(one, episode)
-            found["nearest class mean"] = nearest_class_mean(
-                replicate, chosen["nearest class mean"]["features"], episode
-            )
-            found["nearest class mean, first 100 tasks"] = nearest_class_mean(
-                replicate, chosen["nearest class mean"]["features"], first(episode, SLOW_TASKS)
-            )
-            found["nearest class mean, untrained"] = nearest_class_mean(replicate, "unit", episode, fresh=True)
+            for name, of in NEAREST.items():
+                found[name] = nearest_class_mean(embedding(replicate, of, chosen[name]["features"]), episode)
+            for name, (of, _) in LINEAR.items():
+                for steps in (STEPS, MORE_STEPS):
+                    key = f"{name}, {steps} steps"
+                    embedded = embedding(replicate, of, chosen[key]["features"])
+                    found[key] = linear_classifier(embedded, chosen[key]["rate"], steps, episode)
             return found
 
         self.record.measure(f"test, {kind}: fixed strategies, replicate {replicate}", measure)
 
-    def test_meta_trained(self, name: str, kind: str, replicate: int, chosen: dict) -> None:
+    def test_meta_trained(self, name: str, kind: str, replicate: int) -> None:
+        chosen = self.record.results[f"selected, {kind}: {name}"]
+
         def measure() -> dict[str, Any]:
-            episode = held_out(kind, "test", replicate)
             reached = trained(name, kind, replicate, chosen["rate"], chosen["outer"])
-            found = {"accuracy": accuracy(reached, episode)}
+            found = {"accuracy": accuracy(reached, held_out(kind, "test", replicate))}
             if name != "MAML":
-                found["coefficients"] = np.round(np.broadcast_to(reached.coefficients, 3), 4).tolist()
-                found["rates"] = np.round(np.broadcast_to(reached.rates, 4), 5).tolist()
+                found["coefficients"] = np.round(np.broadcast_to(reached.coefficients, 3).astype(float), 4).tolist()
+                found["rates"] = np.round(np.broadcast_to(reached.rates, 4).astype(float), 5).tolist()
             return found
 
         self.record.measure(f"test, {kind}: {name}, replicate {replicate}", measure)
+
+    def test_prototypes(self, kind: str, replicate: int) -> None:
+        outer = self.record.results[f"selected, {kind}: prototypical network"]["outer"]
+        self.record.measure(
+            f"test, {kind}: prototypical network, replicate {replicate}",
+            lambda: prototypical_network(kind, replicate, outer, held_out(kind, "test", replicate)),
+        )
+
+    def test_both(self, name: str, replicate: int) -> None:
+        chosen = self.record.results[f"selected, both: {name}"]
+        self.record.measure(
+            f"test, both: {name}, replicate {replicate}",
+            lambda: MIXTURES[name][0](replicate, "test", chosen["rate"], chosen["outer"]),
+        )
 
 
 def trained(name: str, kind: str, replicate: int, rate: float, outer: float) -> Setting:
@@ -470,43 +560,64 @@ def trained(name: str, kind: str, replicate: int, rate: float, outer: float) -> 
     return meta_train(method, start, drawn, outer)
 
 
-def prototypical_network(kind: str, replicate: int, outer: float, episode: mk.Episode) -> float:
-    """A prototypical network that starts from the source's trunk and is trained on the meta-training tasks."""
-    given = source(replicate)[0]
-    copy = keras.models.clone_model(given)
-    copy.set_weights(given.get_weights())
+@functools.cache
+def prototypes(replicate: int) -> mk.MetaLearner:
+    """A prototypical network with the source's trunk."""
+    copy = keras.models.clone_model(source(replicate)[0])
     body = keras.Model(copy.inputs, copy.layers[-2].output)
     made = mk.MetaLearner(network=body, rule=mk.rules.Prototypes())
-    made.compile(keras.optimizers.Adam(outer), loss=LOSS, steps_per_execution=10)
-    drawn = tasks(kind, "training", replicate, META_BATCH, 5)
-    made.fit(drawn, steps_per_epoch=META_STEPS, verbose=0)
-    return round(float(tf.reduce_mean(correct(made, episode))), 5)
+    made.compile(adam(), loss=LOSS, steps_per_execution=10)
+    return made
 
 
-def of_network(replicate: int, part: str, rate: float, outer: float) -> list[float]:
-    """The accuracy of a strategy network on near and on far tasks."""
+def prototypical_network(kind: str, replicate: int, outer: float, episode: mk.Episode) -> float:
+    """A prototypical network that starts from the source's trunk and is trained on the meta-training tasks."""
+    made = prototypes(replicate)
+    made.network.set_weights(source(replicate)[0].get_weights()[:-2])
+    mk.restart(made)
+    OUTER.assign(outer)
+    made.fit(tasks(kind, "training", replicate, META_BATCH, 5), steps_per_epoch=META_STEPS, verbose=0)
+    return score(made, episode)
+
+
+def of_network(replicate: int, part: str, rate: float, outer: float) -> dict[str, Any]:
+    """The accuracy of a strategy network on near and on far tasks, and its coefficients for 20 test tasks of each."""
     made = looking(replicate, rate, outer)
-    return [round(float(tf.reduce_mean(correct(made, held_out(kind, part, replicate)))), 5) for kind in KINDS]
-
-
-def of_shared_coefficients(replicate: int, part: str, rate: float, outer: float) -> list[float]:
-    reached = trained("learned coefficients", "both", replicate, rate, outer)
-    return [accuracy(reached, held_out(kind, part, replicate)) for kind in KINDS]
-
-
-def of_coefficient_half(replicate: int, part: str, rate: float, _: float) -> list[float]:
-    return [accuracy(setting(replicate, 0.5, rate), held_out(kind, part, replicate)) for kind in KINDS]
-
-
-def seen_by_network(replicate: int, rate: float, outer: float) -> dict[str, list[list[float]]]:
-    """The mixing coefficients that a strategy network chooses for 40 test tasks of each kind."""
-    rule, found = looking(replicate, rate, outer).rule, {}
-    choose = tf.function(rule.coefficients_for)
-    for kind in KINDS:
-        episode = held_out(kind, "test", replicate)
-        pairs = zip(episode.support_x[:40], episode.support_y[:40], strict=True)
-        found[kind] = [np.round(choose(x, y).numpy(), 4).tolist() for x, y in pairs]
+    episodes = {kind: held_out(kind, part, replicate) for kind in KINDS}
+    found = {"accuracy": [score(made, episode) for episode in episodes.values()]}
+    if part == "test":
+        found["coefficients"] = {kind: seen(made.rule, episode) for kind, episode in episodes.items()}
     return found
+
+
+def seen(rule: StrategyNetwork, episode: mk.Episode) -> list[list[float]]:
+    """The coefficients for each of the first 20 tasks."""
+    pairs = zip(episode.support_x[:20], episode.support_y[:20], strict=True)
+    return [np.round(rule.coefficients_for(x, y).numpy().astype(float), 3).tolist() for x, y in pairs]
+
+
+def of_shared_coefficients(replicate: int, part: str, rate: float, outer: float) -> dict[str, Any]:
+    reached = trained("learned coefficients", "both", replicate, rate, outer)
+    return of_setting(reached, replicate, part) | {
+        "coefficients": np.round(reached.coefficients.astype(float), 3).tolist()
+    }
+
+
+def of_coefficient(coefficient: float, replicate: int, part: str, rate: float, _: float) -> dict[str, Any]:
+    return of_setting(setting(replicate, coefficient, rate), replicate, part)
+
+
+def of_setting(chosen: Setting, replicate: int, part: str) -> dict[str, Any]:
+    return {"accuracy": [accuracy(chosen, held_out(kind, part, replicate)) for kind in KINDS]}
+
+
+# Method -> its accuracies, and the outer learning rates to begin with
+MIXTURES: dict[str, tuple[Callable[..., dict[str, Any]], Grid]] = {
+    "coefficient 0.5": (functools.partial(of_coefficient, 0.5), (0,)),
+    "fine-tuning": (functools.partial(of_coefficient, 1.0), (0,)),
+    "shared coefficients": (of_shared_coefficients, (0.05, 0.1, 0.2)),
+    "strategy network": (of_network, (0.02, 0.04, 0.08)),
+}
 
 
 def draw(grids: dict[str, np.ndarray]) -> Figure:
@@ -522,7 +633,7 @@ def draw(grids: dict[str, np.ndarray]) -> Figure:
             axes.plot(column, best[column], "s", color="none", markeredgecolor="black", markersize=13, mew=2)
             axes.set(title=f"{kind} tasks", xlabel="mixing coefficient of the source")
             axes.set(xticks=range(len(COEFFICIENTS)), xticklabels=[f"{a:g}" for a in COEFFICIENTS])
-            axes.set(yticks=range(len(RATES)), yticklabels=[f"{rate:g}" for rate in RATES])
+            axes.set(yticks=range(len(RATES)), yticklabels=[f"{rate:.3g}" for rate in RATES])
             axes.tick_params(labelsize=8)
             axes.grid(visible=False)
         both[0].set_ylabel("learning rate")
@@ -533,50 +644,33 @@ def draw(grids: dict[str, np.ndarray]) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--again", action="store_true", help="discard what was measured before")
-    record = Record("chapter_13", again=parser.parse_args().again)
-    measurements = Measurements(record)
-    chosen: dict[tuple[str, str], Any] = {}
+    measurements = Measurements(Record("chapter_13", again=parser.parse_args().again))
+    grids = {kind: measurements.grid(kind).mean(axis=0) for kind in KINDS}
+    draw(grids).savefig(ROOT / "chapters" / "amount_and_rate.png", dpi=110, metadata={"Software": None})
+    for name in MIXTURES:
+        measurements.both(name)
     for kind in KINDS:
-        measurements.grid(kind)
-        measurements.normalization(kind)
+        for name in NEAREST:
+            measurements.normalization(name, kind)
         for steps in (STEPS, MORE_STEPS):
-            for name in FIXED:
-                if steps == STEPS or name in ("from scratch", "coefficient 0.5", "fine-tuning"):
-                    measurements.fixed(name, kind, steps)
+            for name in FIXED if steps == STEPS else IN_MORE_STEPS:
+                measurements.fixed(name, kind, steps)
             measurements.linear_probe(kind, steps)
+            for name in LINEAR:
+                measurements.linear(name, kind, steps)
         measurements.discriminative(kind)
+        measurements.prototypes(kind)
         for name in META_TRAINED:
-            chosen[name, kind] = measurements.meta_trained(name, kind)
-        chosen["nearest class mean", kind] = measurements.prototypes(kind)
-    mixtures = {
-        "strategy network": (of_network, (0.01, 0.02, 0.04)),
-        "shared coefficients": (of_shared_coefficients, (0.05, 0.1, 0.2)),
-        "coefficient 0.5": (of_coefficient_half, (0,)),
-    }
-    for name, (accuracies, outers) in mixtures.items():
-        chosen[name, "both"] = measurements.both(name, accuracies, outers)
-    network = chosen["strategy network", "both"]
-    figure = draw({kind: np.array(record.results[f"grid, {kind}"]) for kind in KINDS})
-    figure.savefig(ROOT / "chapters" / "amount_and_rate.png", dpi=110, metadata={"Software": None})
-    record.measure("network's coefficients", lambda: seen_by_network(0, network["rate"], network["outer"]))
+            measurements.meta_trained(name, kind)
     for replicate in REPLICATES:
-        record.measure(f"source, replicate {replicate}", lambda r=replicate: round(source(r)[1], 4))
+        measurements.record.measure(f"source, replicate {replicate}", lambda r=replicate: round(source(r)[1], 4))
         for kind in KINDS:
             measurements.test_fixed(kind, replicate)
             for name in META_TRAINED:
-                measurements.test_meta_trained(name, kind, replicate, chosen[name, kind])
-            record.measure(
-                f"test, {kind}: prototypical network, replicate {replicate}",
-                lambda k=kind, r=replicate: prototypical_network(
-                    k, r, chosen["nearest class mean", k], held_out(k, "test", r)
-                ),
-            )
-        for name, (accuracies, _) in mixtures.items():
-            each = chosen[name, "both"]
-            record.measure(
-                f"test, both: {name}, replicate {replicate}",
-                lambda f=accuracies, r=replicate, e=each: f(r, "test", e["rate"], e["outer"]),
-            )
+                measurements.test_meta_trained(name, kind, replicate)
+            measurements.test_prototypes(kind, replicate)
+        for name in MIXTURES:
+            measurements.test_both(name, replicate)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@
 # (cross-entropy, Adam), [03](03_transfer.ipynb) (fine-tuning), [10](10_maml.ipynb) (gradients through gradient descent) and
 # [12](12_metalearner.ipynb) (heads that start from zero).
 #
-# **Time.** One lecture of 90 minutes; the notebook runs in about one minute.
+# **Time.** One lecture of 90 minutes; the notebook runs in about 90 seconds.
 #
 # ![Accuracy over mixing coefficient and learning rate](amount_and_rate.png)
 #
 # *Validation accuracy after three gradient steps from a blend of a trained source (coefficient 1) and random weights
-# (coefficient 0), in one replicate with 100 tasks per cell (chance: 0.2). Dots mark the best learning rate for each coefficient,
-# squares the best cell.*
+# (coefficient 0): the mean over three sources, each with 100 tasks (chance: 0.2). Dots mark the best learning rate for each
+# coefficient, squares the best cell.*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -28,6 +28,7 @@ from meta_keras.transfer import Strategy, StrategyNetwork, blend_weights
 
 mk.report.style()
 tf.get_logger().setLevel("ERROR")  # no warning for each function that is traced again
+tf.config.threading.set_intra_op_parallelism_threads(1)  # else rounding varies with the cores
 stored = mk.report.measured("chapter_13")  # long measurements, made by benchmarks/chapter_13.py
 
 # %% [markdown]
@@ -49,8 +50,8 @@ stored = mk.report.measured("chapter_13")  # long measurements, made by benchmar
 # %% [markdown]
 # We compare three groups of strategies:
 #
-# - **fixed** strategies: fine-tuning, a linear probe on frozen layers, a blend of source and random weights, and the nearest
-#   class mean of the source's features;
+# - **fixed** strategies: fine-tuning, a linear probe on frozen layers, a blend of source and random weights, and nearest class
+#   means, also of raw pixels, which need no source at all;
 # - strategies **meta-trained** on other target tasks: mixing coefficients, learning rates per layer, and MAML as a reference;
 # - a **strategy network** (策略网络), which looks at the support set before it chooses.
 
@@ -206,12 +207,11 @@ assert not set(test["near"].names) & (set(of_source.names) | set(training["near"
 assert np.array_equal(np.bincount(y), [200] * 10)
 
 # %%
-figure, rows = plt.subplots(3, 10, figsize=(7, 2.4))
+figure, rows = plt.subplots(3, 10, figsize=(7, 2.4), subplot_kw={"xticks": [], "yticks": []})
 for row, (title, pool) in zip(rows, {"source": of_source, **test}.items(), strict=True):
     shown = pool.first[np.linspace(0, len(pool) - 1, 10).astype(int)]
     for axes, image in zip(row, pool.examples[shown], strict=True):
         axes.imshow(image[..., 0])
-        axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     row[0].set_ylabel(title, rotation=0, ha="right", va="center")
 plt.show()
@@ -244,8 +244,6 @@ images, labels = of_source.arrays(scaled=True)
 held_out = np.arange(len(labels)) % 20 >= 18
 rows = tf.data.Dataset.from_tensor_slices((images[~held_out], labels[~held_out]))
 rows = rows.shuffle(4000, seed=0).repeat().batch(64)
-
-# %%
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 source = network(200, seed=500)
 source.compile("adam", loss, metrics=["accuracy"], steps_per_execution=100)
@@ -256,16 +254,15 @@ print(f"accuracy on held-out drawings of the 200 characters: {known:.2f} (chance
 # %% [markdown]
 # ## Fixed strategies
 #
-# Every fixed strategy except the nearest class mean takes three gradient steps on the 25 support images. Its learning rate was
-# selected on 200 validation tasks, separately for near and far tasks, by a search that was extended until the best value was
-# not at the edge. With `learn=False`, a `Strategy` is a blend with a given coefficient: 0 is training from scratch, 1 is
-# fine-tuning.
+# Every fixed strategy except the nearest class means takes three gradient steps on the 25 support images. Its learning rate
+# was selected, separately for near and far tasks, by the mean accuracy on 300 validation tasks (100 for each of three sources),
+# in a search that was extended until the best value was not at the edge. With `learn=False`, a `Strategy` is a blend with a
+# given coefficient: 0 is training from scratch, 1 is fine-tuning.
 
 # %%
 BLENDS = {"from scratch": 0.0, "coefficient 0.5": 0.5, "fine-tuning": 1.0}
 
 
-# %%
 def selected(name, kind):
     return stored[f"selected, {kind}: {name}"]
 
@@ -276,7 +273,7 @@ def blend(coefficient, rate):
 
 
 # %% [markdown]
-# Two baselines do not train the source's features. A **linear probe** trains a new head on the frozen trunk:
+# Two kinds of baselines do not train any features. A **linear probe** trains a new head on the frozen trunk:
 
 
 # %%
@@ -288,17 +285,19 @@ def linear_probe(rate):
 
 # %% [markdown]
 # The **nearest class mean** (Wang et al., 2019) assigns a query to the class whose mean support feature is nearest. Of three
-# normalizations of the features, unit length was selected.
+# normalizations, unit length was selected for the source's features, and for raw pixels the difference from the mean source
+# image, with unit length.
 
 
 # %%
+def nearest_class_mean(*layers):
+    body = [keras.Input((14, 14, 1)), *layers, keras.layers.UnitNormalization()]
+    return mk.MetaLearner(network=keras.Sequential(body), rule=Prototypes())
 
 
-def nearest_class_mean():
-    features = keras.Model(source.inputs, source.layers[-2].output)
-    body = keras.Sequential([features, keras.layers.UnitNormalization()])
-    return mk.MetaLearner(network=body, rule=Prototypes())
-
+features = keras.Model(source.inputs[0], source.layers[-2].output)
+mean = images.mean(axis=0)
+centered = keras.layers.Normalization(axis=(1, 2, 3), mean=mean, variance=np.ones_like(mean))
 
 # %% [markdown]
 # One live run on 100 test tasks of each distribution:
@@ -314,13 +313,13 @@ def test_accuracy(learner, kind):
 
 
 # %%
-
-
 def fixed_strategies(kind):
     rate = {name: selected(f"{name}, 3 steps", kind)["rate"] for name in (*BLENDS, "linear probe")}
     learners = {name: blend(coefficient, rate[name]) for name, coefficient in BLENDS.items()}
     learners["linear probe"] = linear_probe(rate["linear probe"])
-    return learners | {"nearest class mean": nearest_class_mean()}
+    learners["nearest class mean"] = nearest_class_mean(features)
+    learners["nearest class mean of pixels"] = nearest_class_mean(centered, keras.layers.Flatten())
+    return learners
 
 
 # %%
@@ -332,10 +331,9 @@ rows = [{"strategy": name} | {kind: live[kind][name] for kind in test} for name 
 mk.report.Table(rows)
 
 # %% [markdown]
-# Training from scratch stays at chance on far tasks, with a learning rate that was selected for another initialization.
-# Fine-tuning and the linear probe agree: at the selected learning rates (0.00625 and 0.00078), fine-tuning hardly changes the
-# trunk, and since the head starts from zero, the first step does not change it at all. In the stored replicates, they differ by
-# at most 0.0011 on near and 0.0001 on far tasks.
+# On far tasks, both class means are better than all strategies that take steps. Fine-tuning and the linear probe agree: at the
+# selected learning rates (0.00625 and 0.00039), fine-tuning hardly changes the trunk, and since the head starts from zero, the
+# first step does not change it at all. In the stored replicates, they differ by at most 0.0014.
 
 # %% [markdown]
 # ### Coefficient and learning rate belong together
@@ -344,50 +342,54 @@ mk.report.Table(rows)
 # common learning rate would compare learning rates. The table shows the best learning rate for each coefficient.
 
 # %%
-COEFFICIENTS, RATES = np.arange(9) / 8, 0.003125 * 2.0 ** np.arange(13)
-best = {kind: np.array(stored[f"grid, {kind}"]).argmax(axis=0) for kind in test}
-rows = [
-    {"tasks": kind, "": what} | {f"{a:g}": value for a, value in zip(COEFFICIENTS, values, strict=True)}
-    for kind in test
-    for what, values in {
-        "learning rate": [f"{RATES[row]:g}" for row in best[kind]],
-        "accuracy": [f"{value:.3f}" for value in np.max(stored[f"grid, {kind}"], axis=0)],
-    }.items()
-]
+COEFFICIENTS, RATES, SELECTION = np.arange(9) / 8, 0.0001953125 * 2.0 ** np.arange(15), (100, 101, 102)
+grids = {
+    kind: np.mean([stored[f"grid, {kind}, replicate {n}"] for n in SELECTION], axis=0) for kind in test
+}
+rows = []
+for kind, grid in grids.items():
+    best = {"learning rate": RATES[grid.argmax(axis=0)], "accuracy": grid.max(axis=0)}
+    for what, values in best.items():
+        columns = {f"{a:g}": f"{value:.3g}" for a, value in zip(COEFFICIENTS, values, strict=True)}
+        rows.append({"tasks": kind, "": what} | columns)
 mk.report.Table(rows)
 
 # %% [markdown]
-# On near tasks, coefficients from 1/2 to 1 differ by less than two percentage points. On far tasks, 1/4 has the highest
-# accuracy (0.635), but this is the maximum of 117 cells, without an interval; 3/8 reaches 0.612. For 3/4, the best learning
-# rate is the lowest of the grid. The extended search for fine-tuning chose 0.00078, below the figure, with 0.48 on 200
-# validation tasks. The test below reverses this order (0.414 for 1/4, 0.592 for fine-tuning).
+# The best learning rate falls by a factor of 256 on near tasks and of 2,048 on far ones. At the best learning rates,
+# coefficients from 5/8 to 1 (near) and from 3/8 to 7/8 (far) differ by less than 1 and 3 percentage points. A square marks
+# the maximum of 135 cells, so its accuracy is no estimate for new tasks.
 
 # %%
-near, far = (np.max(stored[f"grid, {kind}"], axis=0) for kind in ("near", "far"))
-assert np.ptp(near[COEFFICIENTS >= 0.5]) < 0.02
-assert COEFFICIENTS[far.argmax()] == 0.25 and np.allclose(far[[2, 3]], [0.635, 0.612], atol=5e-4)
-assert best["far"][COEFFICIENTS == 0.75] == 0
-fine_tuning = "validation, far: fine-tuning, 3 steps, rate 0.00078125"
-assert (
-    selected("fine-tuning, 3 steps", "far")["rate"] == 0.00078125
-    and f"{stored[fine_tuning]:.2f}" == "0.48"
-)
+*with_steps, source_means, pixel_means = (score.mean for score in live["far"].values())
+assert min(source_means, pixel_means) > max(with_steps)
+near, far = (grids[kind].max(axis=0) for kind in ("near", "far"))
+assert np.ptp(near[5:]) < 0.01 and np.ptp(far[3:8]) < 0.03
+for kind, factor in (("near", 256), ("far", 2048)):
+    best = RATES[grids[kind].argmax(axis=0)]
+    assert best[0] / best[-1] == factor and RATES[0] < best.min() and best.max() < RATES[-1]
 assert all(selected("nearest class mean", kind)["features"] == "unit" for kind in test)
+assert all(
+    selected("nearest class mean of pixels", kind)["features"] == "centered unit" for kind in test
+)
 
 # %% [markdown]
 # ## Learning a strategy
 #
 # Meta-training of the coefficients (策略优化, strategy optimization) starts from one half in every layer and takes 100 steps of
-# Adam with four target tasks each, or 20,000 presentations of images (the far tasks have only 1,200 distinct ones). Its inner
-# learning rate and Adam's were selected on validation tasks.
+# Adam with four target tasks each, or 20,000 images (of which only 1,200 are distinct in far tasks). Adam's learning rate
+# decreases to zero along a cosine. Its initial value and the inner learning rate were selected on validation tasks.
 
 
 # %%
+def adam(outer):
+    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(outer, decay_steps=100))
+
+
 def learn_coefficients(kind):
     chosen = selected("learned coefficients", kind)
     rule = Strategy(source, chosen["rate"], STEPS, layers=TRUNK)
     learner = mk.MetaLearner(network=network(5, seed=0), rule=rule)
-    learner.compile(keras.optimizers.Adam(chosen["outer"]), loss=loss, steps_per_execution=10)
+    learner.compile(adam(chosen["outer"]), loss=loss, steps_per_execution=10)
     learner.fit(tasks_of(training[kind], seed=0, queries=5), steps_per_epoch=100, verbose=0)
     return learner
 
@@ -400,7 +402,7 @@ for kind in test:
     print(f"{kind}: {values}; {live[kind]['learned coefficients']}")
 
 # %% [markdown]
-# The stored results include three further methods that are meta-trained on the same tasks:
+# The stored results include three further methods, meta-trained on other draws of tasks:
 #
 # - **learned learning rates**: the whole source ($a_l = 1$), with one learned learning rate per layer, on a logarithmic scale
 #   (Antoniou et al., 2019, learn one per layer and step);
@@ -408,22 +410,22 @@ for kind in test:
 # - a **prototypical network** (Snell et al., 2017) that starts from the source's trunk, without normalization of its features.
 
 # %% [markdown]
-# There are five **replicates**, each with its own training of the source, initialization, meta-training tasks and 200 test
-# tasks of each distribution, and the intervals include this variation. They exclude what the replicates share: the 200 source
-# characters, the test alphabets, the 500 garment images for the test, and the hyperparameters, which were selected with a
-# single further replicate.
+# There are ten **replicates**, each with its own training of the source, initialization, meta-training tasks and 100 test
+# tasks of each distribution. The intervals include this variation, but not what the replicates share: the 200 source
+# characters, the test alphabets, the 500 garment images for the test, and the hyperparameters, which were selected on three
+# further replicates.
 
 # %% [markdown]
-# The next figure has one line per replicate. On near tasks, the strategy takes almost all of the source. On far tasks, the
-# coefficients are smaller and vary between replicates. Since the selected inner learning rate is twice as large there, and
+# In the next figure, with one line per replicate, the strategy takes almost all of the source on near tasks. On far tasks, the
+# coefficients are smaller and vary between replicates. Since the selected inner learning rate is 8 times as large there, and
 # larger learning rates go with smaller coefficients, this does not show that far tasks need less of the source.
 
 # %%
-REPLICATES = range(5)
+REPLICATES = range(10)
 figure, both = plt.subplots(1, 2, figsize=(7.4, 2.8), sharey=True)
 for axes, kind in zip(both, test, strict=True):
     runs = [stored[f"test, {kind}: learned coefficients, replicate {n}"] for n in REPLICATES]
-    for run, marker in zip(runs, "os^vD", strict=True):
+    for run, marker in zip(runs, "os^vDPX<>*", strict=True):
         axes.plot(range(3), run["coefficients"], f"{marker}-", linewidth=0.6, markersize=5)
     rate = selected("learned coefficients", kind)["rate"]
     axes.axhline(0.5, color="0.5", linestyle=":")
@@ -439,10 +441,10 @@ plt.show()
 # %% [markdown]
 # ## A fair comparison
 #
-# Four fixed strategies join those above: the **searched coefficient** is the best cell of the opening figure, **discriminative
-# learning rates** (Howard and Ruder, 2018) are fine-tuning with separate learning rates for trunk and head, **0.5 x source**
-# halves the weights of the source, and the **untrained** nearest class mean uses the features of the random initialization,
-# with unit length, which was not tuned. The dotted line is chance.
+# More fixed strategies join those above: the **searched coefficient** is the best cell of the opening figure; **discriminative
+# learning rates** (Howard and Ruder, 2018) are fine-tuning with separate learning rates for trunk and head; **0.5 x source**
+# halves the weights of the source; the **normalized** linear probe and a linear classifier of pixels select a normalization;
+# and the **untrained** nearest class mean uses the features of the random initialization.
 
 # %%
 META_TRAINED = ("learned coefficients", "learned learning rates", "MAML")
@@ -461,11 +463,13 @@ def results_of(kind):
 results = {kind: results_of(kind) for kind in test}
 
 # %%
-FIXED = ["from scratch, 3 steps", "linear probe, 3 steps", "coefficient 0.5, 3 steps"]
-FIXED += ["searched coefficient", "fine-tuning, 3 steps", "discriminative learning rates"]
-FIXED += ["0.5 x source, 3 steps", "nearest class mean", "nearest class mean, untrained"]
+FIXED = ["from scratch, 3 steps", "coefficient 0.5, 3 steps", "searched coefficient"]
+FIXED += ["fine-tuning, 3 steps", "discriminative learning rates", "0.5 x source, 3 steps"]
+FIXED += ["linear probe, 3 steps", "normalized linear probe, 3 steps", "nearest class mean"]
+FIXED += ["untrained nearest class mean"]
+FIXED += ["nearest class mean of pixels", "linear classifier of pixels, 3 steps"]
 LEARNED = [*META_TRAINED, "prototypical network"]
-figure, both = plt.subplots(1, 2, figsize=(8, 4), sharey=True)
+figure, both = plt.subplots(1, 2, figsize=(8, 4.6), sharey=True)
 for axes, kind in zip(both, test, strict=True):
     for names, marker, color in ((FIXED, "o", "0.35"), (LEARNED, "s", mk.report.PALETTE[0])):
         scores = [mk.Score.of(results[kind][name]) for name in names]
@@ -478,19 +482,16 @@ figure.legend(["chance", "fixed", "meta-trained"], loc="outside lower center", n
 plt.show()
 
 # %% [markdown]
-# All hyperparameters were selected on the validation tasks of a sixth replicate, with its own source and initialization. The
-# table adds the number of trials (near / far) and the validation accuracy at the selected values.
+# The table adds the number of settings that were tried (near / far) and the validation accuracy at the selected one.
 
 
 # %%
 def validation(name, kind):
     if name == "searched coefficient":
-        return np.max(stored[f"grid, {kind}"])
-    settings = selected(name, kind)
-    suffix = settings.get("features") or ", ".join(
-        f"{key} {value:g}" for key, value in settings.items()
-    )
-    return stored[f"validation, {kind}: {name}, {suffix}"]
+        return grids[kind].max()
+    settings = selected(name, kind).items()
+    suffix = [value if key == "features" else f"{key} {value:g}" for key, value in settings]
+    return np.mean(stored[f"validation, {kind}: {name}, {', '.join(suffix)}"])
 
 
 def trials(name, kind):
@@ -502,92 +503,96 @@ def trials(name, kind):
 def row_of(name):
     row = {"method": name, "trials": " / ".join(str(trials(name, kind)) for kind in test)}
     for kind in test:
-        tuned = "" if name == "nearest class mean, untrained" else f"{validation(name, kind):.3f}"
-        row |= {f"{kind}, validation": tuned, f"{kind}, test": mk.Score.of(results[kind][name])}
+        row |= {f"{kind}, validation": f"{validation(name, kind):.3f}"}
+        row |= {f"{kind}, test": mk.Score.of(results[kind][name])}
     return row
 
 
 mk.report.Table([row_of(name) for name in FIXED + LEARNED])
 
 # %% [markdown]
-# On near tasks, every method except training from scratch falls from validation to test: fine-tuning by 13 percentage points,
-# learned learning rates by 26, the nearest class mean by 6. On far tasks, the searched coefficient and training from scratch
-# fall by 22 and 20, whereas fine-tuning rises by 11. The tasks, the source and the initialization all change, and we have not
-# separated their effects. With a search for every source, some strategies may reach more (exercise 5).
+# On near tasks, even the nearest class mean of pixels, which is never trained, falls by 8 percentage points from validation to
+# test, and fine-tuning by 13. On far tasks, fine-tuning rises by 9. The tasks, the source and the initialization all change, and
+# we have not separated their effects.
 
 # %% [markdown]
-# Two methods differ if the interval of the paired differences over replicates excludes zero. This chapter has 59 such
-# intervals, of which about three would exclude zero by chance even if no methods differed. A "yes" whose interval almost
-# reaches zero (such as 0.208 ± 0.208) is therefore weak evidence.
+# Two methods differ if the interval of the paired differences over replicates excludes zero, which a star marks below. About 5
+# in 100 intervals exclude zero by chance even if no methods differ, and this chapter has more than 100, so a star whose interval
+# almost reaches zero (such as -0.013 ± 0.011) is weak evidence.
 
 
 # %%
-def compare(kind, a, b):
-    difference = mk.Score.of(results[kind][a] - results[kind][b])
-    verdict = "yes" if abs(difference.mean) > difference.interval else "no"
-    return {
-        kind: f"{difference.mean:+.3f} ± {difference.interval:.3f}",
-        f"differ ({kind})": verdict,
-    }
+def exceeds_zero(differences):
+    mean, half_width = mk.report.mean_and_interval(differences)
+    return mean > half_width
 
 
-def compare_all(pairs):
+def better(kind, a, b):
+    return exceeds_zero(results[kind][a] - results[kind][b])
+
+
+def undecided(kind, a, b):
+    return not better(kind, a, b) and not better(kind, b, a)
+
+
+def difference(kind, a, b):
+    if a == b:
+        return ""
+    score = mk.Score.of(results[kind][a] - results[kind][b])
+    return f"{score.mean:+.3f} ± {score.interval:.3f}{'' if undecided(kind, a, b) else ' *'}"
+
+
+def compare_all(ours, others):
+    pairs = [(kind, one) for kind in test for one in ours]
     rows = [
-        {"difference": f"{a} - {b}"} | compare("near", a, b) | compare("far", a, b) for a, b in pairs
+        {"minus": name} | {f"{kind}: {one}": difference(kind, one, name) for kind, one in pairs}
+        for name in others
     ]
     return mk.report.Table(rows)
 
 
-one = "learned coefficients"
-pairs = [(one, other) for other in FIXED + LEARNED if other != one]
-means = "nearest class mean"
-compare_all(pairs + [(means, other) for other in (f"{means}, untrained", *LEARNED[1:])])
-
 # %% [markdown]
-# Four results stand out:
-#
-# - **The nearest class mean is a strong baseline.** It is better than learned coefficients by 4 percentage points on near and
-#   12 on far tasks, and no three-step or meta-trained method is significantly better. (Of these, the prototypical network had
-#   no normalization of its features, which was selected for the nearest class mean.)
-# - **For the nearest class mean, the source helps on near tasks**, by 22 points over untrained features, whose normalization
-#   was not tuned. On far tasks, we find no significant difference.
-# - **Learned coefficients improve on some fixed strategies.** On far tasks they are better than coefficient 0.5, 0.5 x source,
-#   the searched coefficient and discriminative learning rates, but not significantly better than fine-tuning. On near tasks
-#   they are better than fine-tuning by 3 points and worse than 0.5 x source by 3; from coefficient 0.5 we find no significant
-#   difference.
-# - **MAML is better than learned coefficients on far tasks**, by 10 points, where it can learn the garments. We find no
-#   significant difference between MAML and the nearest class mean there, nor between learned learning rates and learned
-#   coefficients.
-
-# %% [markdown]
-# These rows are not independent. Fine-tuning and the linear probe coincide; on near tasks, the searched coefficient *is*
-# fine-tuning, and discriminative learning rates agree with it to 0.001. So the gain of 3 points over these four is a single
-# result.
-
+# Each entry of the next table is the accuracy of the method in the heading minus that of the method in the row.
 
 # %%
-def better(kind, a, b):
-    mean, half_width = mk.report.mean_and_interval(results[kind][a] - results[kind][b])
-    return mean > half_width
+learned, means, pixels = "learned coefficients", "nearest class mean", "nearest class mean of pixels"
+compare_all([learned, means, pixels], FIXED + LEARNED)
 
+# %% [markdown]
+# Five results stand out:
+#
+# - **Class means are strong baselines.** On near tasks, no method is better than the nearest class mean of the source's features
+#   (and the prototypical network not significantly worse). On far tasks, the nearest class mean of pixels is better than every
+#   other method.
+# - **The source helps on near tasks.** There, class means of its features are better than those of pixels by 10 percentage
+#   points, and than those of untrained features by 21. On far tasks, they are worse than those of pixels by 1.5 points.
+# - **Normalization matters.** It makes the linear probe better by 8 points on near and by 12 on far tasks. The blends and the
+#   meta-trained methods had to do without it.
+# - **Learned coefficients do not surpass the best fixed strategies.** On near tasks, they are better than fine-tuning by 5
+#   points and worse than 0.5 x source by 2. On far tasks, they are better than 0.5 x source by 3 points and worse than
+#   coefficient 0.5, the searched coefficient and discriminative learning rates, by 3 to 6.
+# - **MAML is better than learned coefficients**, by 1 point on near and 12 on far tasks, where it can learn the garments, but
+#   worse than the nearest class mean of the source's features on both.
 
-def largest_difference(kind, name):
-    return np.abs(results[kind][name] - results[kind]["fine-tuning, 3 steps"]).max().round(4)
+# %% [markdown]
+# On near tasks, fine-tuning, the linear probe and discriminative learning rates (with factor 1) coincide. The wide interval of
+# coefficient 0.5 there comes from a single replicate (0.44; the others reach at least 0.69).
 
-
+# %%
+for name in FIXED + LEARNED:
+    assert not better("near", name, means), name
+    assert name == pixels or better("far", pixels, name), name
+assert undecided("near", means, "prototypical network")
+assert better("near", means, pixels) and better("near", means, f"untrained {means}")
+probe, normalized = "linear probe, 3 steps", "normalized linear probe, 3 steps"
 for kind in test:
-    assert better(kind, means, one)
-    assert not any(better(kind, name, means) for name in FIXED + LEARNED)
-    assert not better(kind, one, "learned learning rates")
-    assert not better(kind, "learned learning rates", one)
-assert better("near", means, f"{means}, untrained") and not better("far", means, f"{means}, untrained")
-fixed = (FIXED[2], "0.5 x source, 3 steps", "discriminative learning rates", "searched coefficient")
-assert all(better("far", one, name) for name in fixed)
-assert not better("far", one, "fine-tuning, 3 steps")
-assert better("near", one, "fine-tuning, 3 steps") and better("near", "0.5 x source, 3 steps", one)
-assert better("far", "MAML", one) and not better("far", means, "MAML")
-same = {name: largest_difference("near", name) for name in (FIXED[1], FIXED[3], FIXED[5])}
-assert list(same.values()) == [0.0011, 0, 0.001] and largest_difference("far", FIXED[1]) == 0.0001
+    assert better(kind, normalized, probe) and better(kind, "MAML", learned)
+    assert better(kind, means, "MAML")
+assert better("near", learned, "fine-tuning, 3 steps") and better("far", learned, FIXED[5])
+rivals = {"near": [FIXED[5], "MAML"], "far": [*FIXED[1:3], "discriminative learning rates", "MAML"]}
+assert all(better(kind, name, learned) for kind in test for name in rivals[kind])
+lowest, second = np.sort(results["near"][FIXED[1]])[:2]
+assert round(lowest, 2) == 0.44 and second >= 0.69
 
 # %% [markdown]
 # ### Controls
@@ -600,42 +605,46 @@ half, scaled, shuffled = (
     f"{name}, 3 steps"
     for name in ("coefficient 0.5", "0.5 x source", "coefficient 0.5, shuffled source")
 )
-compare_all([(half, scaled), (half, shuffled), (shuffled, "from scratch, 3 steps")])
+compare_all([half], [scaled, shuffled, "from scratch, 3 steps"])
 
 # %% [markdown]
-# The shuffled blend is worse than the true one by 44 and 27 percentage points, so the size of the weights alone does not
-# explain its accuracy. We find no significant difference between a blend and 0.5 x source, so there is no evidence that the
-# random weights contribute anything.
+# The shuffled blend is worse than the true one by 41 and 20 percentage points, so the size of the weights alone does not
+# explain its accuracy. Without its random part, it is better on near and worse on far tasks.
+
+# %%
+assert all(better(kind, half, shuffled) and undecided(kind, shuffled, FIXED[0]) for kind in test)
+assert better("near", scaled, half) and better("far", half, scaled)
 
 # %% [markdown]
 # ### More steps
 #
-# The next table allows fixed strategies 20 steps, with learning rates selected again. It uses the first 100 test tasks of each
-# replicate, so it is not comparable with the tables above. We have neither meta-trained through 20 steps nor evaluated learned
-# coefficients with 20.
+# The next table allows fixed strategies 20 steps, with learning rates selected again. We have neither meta-trained through 20
+# steps nor evaluated learned coefficients with 20.
 
 # %%
-TWENTY = ["from scratch, 20 steps", "linear probe, 20 steps", "coefficient 0.5, 20 steps"]
-TWENTY += ["fine-tuning, 20 steps", "nearest class mean, first 100 tasks"]
+TWENTY = ["from scratch", "coefficient 0.5", "fine-tuning", "linear probe"]
+TWENTY += ["normalized linear probe", "linear classifier of pixels"]
+TWENTY = [f"{name}, 20 steps" for name in TWENTY] + [means, pixels]
 mk.report.Table(
     [{"method": name} | {kind: mk.Score.of(results[kind][name]) for kind in test} for name in TWENTY]
 )
 
 # %%
-pairs = [(name, TWENTY[-1]) for name in TWENTY[:-1]]
-compare_all(pairs + [("fine-tuning, 20 steps", other) for other in TWENTY[1:3]])
+tuned = "fine-tuning, 20 steps"
+compare_all([tuned], [name for name in TWENTY if name != tuned])
 
 # %% [markdown]
-# Fine-tuning for 20 steps exceeds the nearest class mean by 2 percentage points on near tasks; on far tasks, its 1 point is at
-# the limit of significance (0.014 ± 0.014). We find no significant difference from the linear probe on near tasks, nor from
-# coefficient 0.5 on far tasks.
+# On near tasks, fine-tuning for 20 steps is better than the nearest class mean by 2 percentage points, but a linear probe is not
+# significantly worse, so training the trunk has no measurable benefit. On far tasks, fine-tuning is better than the linear
+# probe by 2 points, but worse than the linear classifier of pixels by 2. **On far tasks, no method that uses the source reaches
+# this classifier.**
 
 # %%
-for kind, rival in (("near", "linear probe, 20 steps"), ("far", "coefficient 0.5, 20 steps")):
-    difference = mk.Score.of(results[kind]["fine-tuning, 20 steps"] - results[kind][rival])
-    assert abs(difference.mean) < difference.interval
-    assert better(kind, "nearest class mean, first 100 tasks", "from scratch, 20 steps")
-assert better("near", "fine-tuning, 20 steps", "nearest class mean, first 100 tasks")
+assert better("near", tuned, means) and better("far", tuned, means)
+assert undecided("near", tuned, "linear probe, 20 steps")
+assert better("far", tuned, "linear probe, 20 steps")
+on_pixels = "linear classifier of pixels, 20 steps"
+assert all(better("far", on_pixels, name) for name in results["far"] if name != on_pixels)
 
 # %% [markdown]
 # ## A strategy network
@@ -648,8 +657,8 @@ assert better("near", "fine-tuning, 20 steps", "nearest class mean, first 100 ta
 # $$a_l = \sigma\big(\omega_l + n(c_l; \omega)\big). \qquad \text{(Formula 13.5)}$$
 
 # %% [markdown]
-# Here $n$ is a dense network with eight hidden units, shared by all layers, and $c_l$ describes how the outputs of the
-# source's layer $l$ for the support set compare with its outputs for a sample of source data.
+# Here $n$ is a dense network with eight hidden units, shared by all layers, and $c_l$ compares the outputs of the source's
+# layer $l$ for the support set with its outputs for a sample of source data.
 
 # %% [markdown]
 # Let $\mu_t$ and $\mu_s$ be the mean outputs of the layer for the support set and
@@ -688,48 +697,47 @@ def mixed(seed):
 
 # %%
 chosen = selected("strategy network", "both")
+keras.utils.set_random_seed(0)
 rule = StrategyNetwork(source, images[::16], chosen["rate"], STEPS, layers=TRUNK)
 chooser = mk.MetaLearner(network=network(5, seed=0), rule=rule)
-chooser.compile(keras.optimizers.Adam(chosen["outer"]), loss=loss, steps_per_execution=10)
+chooser.compile(adam(chosen["outer"]), loss=loss, steps_per_execution=10)
 chooser.fit(mixed(seed=0), steps_per_epoch=100, verbose=0)
-live_run = {kind: str(test_accuracy(chooser, kind)) for kind in test}
-print(live_run, "stored replicates (near, far):", sep="\n")
-print(np.array([stored[f"test, both: strategy network, replicate {n}"] for n in REPLICATES]))
+row = {"strategy": "network, live run"}
+mk.report.Table([row | {kind: test_accuracy(chooser, kind) for kind in test}])
 
 # %% [markdown]
-# One live run says little: with the same seeds, one and two threads, which round differently, gave 0.691 and 0.774 on near
-# tasks, and 0.693 and 0.613 on far ones. The figure shows the coefficients that the stored network of replicate 0 chooses for 40 test
-# tasks of each distribution. It is one run, with the highest far accuracy of the five (0.676; the others 0.528 to 0.646); the
-# coefficients of the others were not stored.
+# The live run uses a single thread, so it does not depend on the number of cores, but other processors may round differently.
+# The figure shows the coefficients that the stored networks of all ten replicates choose for 20 test tasks of each
+# distribution.
 
 # %%
-plt.figure(figsize=(6.5, 2.8))
-for shift, (kind, marker) in zip((-0.15, 0.15), {"near": "o", "far": "^"}.items(), strict=True):
-    coefficients = np.array(stored["network's coefficients"][kind])
-    places = np.arange(3) + shift + np.linspace(-0.1, 0.1, len(coefficients))[:, None]
-    color = mk.report.PALETTE[0 if kind == "near" else 1]
-    plt.plot(
-        places.ravel(), coefficients.ravel(), marker, markersize=4, color=color, label=f"{kind} tasks"
-    )
-plt.gca().set(xticks=range(3), xticklabels=TRUNK, ylim=(0, 1))
-plt.ylabel("mixing coefficient of the source")
-plt.title("replicate 0")
-plt.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+chosen_by = [stored[f"test, both: strategy network, replicate {n}"]["coefficients"] for n in REPLICATES]
+figure, panels = plt.subplots(2, 5, figsize=(8, 4.2), sharex=True, sharey=True)
+for n, (axes, run) in enumerate(zip(panels.ravel(), chosen_by, strict=True)):
+    for kind, marker, shift, color in zip(
+        test, "o^", (-0.15, 0.15), mk.report.PALETTE[:2], strict=True
+    ):
+        coefficients = np.array(run[kind])
+        places = np.arange(3) + shift + np.linspace(-0.1, 0.1, len(coefficients))[:, None]
+        axes.plot(places.ravel(), coefficients.ravel(), marker, markersize=3, color=color)
+    axes.set(title=f"replicate {n}", xticks=range(3), xticklabels=TRUNK, ylim=(0, 1))
+figure.supylabel("mixing coefficient of the source", fontsize="medium")
+figure.legend([f"{kind} tasks" for kind in test], loc="outside lower center", ncols=2)
 plt.show()
 
 # %% [markdown]
-# In every layer, this network takes more of the source for near tasks. Does looking at the task improve the accuracy, over all
-# five replicates? **Shared coefficients** are a single learned set for the same mixed tasks, and **coefficient 0.5** learns
-# nothing. Each method has a single learning rate, selected for the mean accuracy on both distributions (6 to 10 trials), so the
-# strategy network chooses coefficients at one fixed learning rate. We have not measured fine-tuning in the mixture.
+# In every replicate and layer, the network takes more of the source for each of these near tasks than for any of the far ones.
+# Does this also improve the accuracy? **Shared coefficients** are a single learned set for the same mixed tasks;
+# **coefficient 0.5** and **fine-tuning** learn nothing. Each has a single learning rate, selected for the mean accuracy on both
+# distributions in 6 to 8 trials. The **searched coefficient** is told the distribution of each task, for which it was selected.
 
 
 # %%
 def on_mixture(name):
     """(replicates, 2) accuracies on near and on far tasks"""
-    if name == "nearest class mean":
+    if name in results["near"]:
         return np.stack([results[kind][name] for kind in ("near", "far")], axis=1)
-    return np.array([stored[f"test, both: {name}, replicate {n}"] for n in REPLICATES])
+    return np.array([stored[f"test, both: {name}, replicate {n}"]["accuracy"] for n in REPLICATES])
 
 
 def mixture_row(name, values):
@@ -737,7 +745,8 @@ def mixture_row(name, values):
     return {"strategy": name} | {column: mk.Score.of(found) for column, found in columns.items()}
 
 
-names = ("coefficient 0.5", "shared coefficients", "strategy network", "nearest class mean")
+names = ["coefficient 0.5", "fine-tuning", "shared coefficients", "strategy network"]
+names += ["searched coefficient", means, pixels]
 mk.report.Table([mixture_row(name, on_mixture(name)) for name in names])
 
 # %%
@@ -751,34 +760,32 @@ mk.report.Table(
 )
 
 # %% [markdown]
-# Every interval of the paired differences from shared coefficients and from coefficient 0.5 includes zero, so we cannot claim
-# that the strategy network improves the accuracy. The nearest class mean is 11 points better.
+# On average over both distributions, the strategy network is better than coefficient 0.5, shared coefficients and fine-tuning, by
+# 2.5, 5 and 12 percentage points, as it is on far tasks alone; on near tasks, only than fine-tuning. So here it helps to look at
+# the task. But class means of the source's features and of pixels are better by 9 and 5 points.
 
 # %%
-for name in ("coefficient 0.5", "shared coefficients"):
-    for difference in (*network_gain[name].T, network_gain[name].mean(axis=1)):
-        mean, half_width = mk.report.mean_and_interval(difference)
-        assert abs(mean) < half_width
-mean, half_width = mk.report.mean_and_interval(-network_gain["nearest class mean"].mean(axis=1))
-assert mean - half_width > 0 and round(mean, 2) == 0.11
-assert on_mixture("strategy network")[:, 1].argmax() == 0
-near, far = (np.array(stored["network's coefficients"][kind]) for kind in ("near", "far"))
-assert np.all(near.min(axis=0) > far.max(axis=0))
-
-# %% [markdown]
-# All of this holds for small convolutional networks, one type of source and two task distributions. The nearest class mean of
-# the pixels was not measured.
+for name in ("coefficient 0.5", "fine-tuning", "shared coefficients"):
+    gain = network_gain[name]
+    assert all(exceeds_zero(values) for values in (gain[:, 1], gain.mean(axis=1)))
+    assert exceeds_zero(gain[:, 0]) == (name == "fine-tuning")
+for name, points in ((means, 0.09), (pixels, 0.05)):
+    lost = -network_gain[name].mean(axis=1)
+    assert exceeds_zero(lost) and lost.mean().round(2) == points
+assert all(np.all(np.min(run["near"], axis=0) > np.max(run["far"], axis=0)) for run in chosen_by)
 
 # %% [markdown]
 # ## Summary
 #
+# All results are from small convolutional networks, one type of source and two task distributions.
+#
 # - Mixing coefficients can be learned from many target tasks, by gradients through the adaptation.
 # - The best learning rate depends on the mixing coefficient, so compare coefficients only at their own learning rates.
-# - With three steps, learned coefficients improve on some fixed strategies, but 0.5 x source is better on near tasks (by 0.031
-#   ± 0.006), and the nearest class mean of the source's features is better on both distributions. With 20 steps, fine-tuning
-#   exceeds it by 2 percentage points on near tasks.
-# - On far tasks, we found no significant difference between the source's and untrained features for the nearest class mean.
-# - In the mixture, we found no significant difference between a strategy network, shared coefficients and coefficient 0.5.
+# - With three steps, learned coefficients are better than fine-tuning on near tasks, but not than the best fixed strategies. The
+#   nearest class mean of the source's features is better on both distributions.
+# - On far tasks, class means of pixels are better still, and a linear classifier of pixels is better than fine-tuning with 20
+#   steps. Without these baselines, the source would seem to help there.
+# - In a mixture of both, a strategy network is better than the same coefficients for all tasks, but worse than class means.
 
 # %% [markdown]
 # ## Exercises
@@ -848,8 +855,8 @@ def check_fixed(rule):
 
 
 # %% [markdown]
-# **5. Project: a strategy for every source.** Above, all hyperparameters were selected with one source and
-# used with five others. How much does each strategy gain if its learning rate is selected again for every source? Extend the
+# **5. Project: a strategy for every source.** Above, all hyperparameters were selected with three sources and
+# used with ten others. How much does each strategy gain if its learning rate is selected again for every source? Extend the
 # [script](../benchmarks/chapter_13.py). A good report
 #
 # - predicts before the experiment which strategies will gain most (2 points);
