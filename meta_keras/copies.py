@@ -72,7 +72,8 @@ def restart(model: keras.Model, weights: Sequence[np.ndarray] | None = None) -> 
 
     Compiling takes longer than training a small network, so compile once and restart for every seed.
 
-    weights: as returned by `get_weights`. None keeps the present ones.
+    weights: as returned by `get_weights`. None keeps the present ones, which for a MetaLearner include `batches_seen`:
+        assign 0 to it for the same tasks as before.
 
     The learning rate stays as it is now; a schedule begins at its first step.
 
