@@ -15,14 +15,13 @@ def is_class_label(y: tf.Tensor) -> bool:
 def filled(y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The labels with 0 where they are missing, and (rows,) whether each row has one.
 
-    A row is missing if any of its numbers is.
+    A row is missing if any of its numbers is. Booleans become the classes 0 and 1.
 
     >>> y, present = filled(tf.constant([[0.5, 0.5], [float("nan"), 1.0]]))
     >>> y.numpy().tolist(), present.numpy().tolist()
     ([[0.5, 0.5], [0.0, 1.0]], [True, False])
     """
-    if y.dtype == tf.bool:
-        return y, tf.ones(tf.shape(y)[:1], tf.bool)
+    y = tf.cast(y, tf.int32) if y.dtype == tf.bool else y
     present = y >= 0 if y.dtype.is_integer else ~tf.math.is_nan(y)
     y = tf.where(present, y, tf.zeros_like(y))
     return y, tf.reduce_all(tf.reshape(present, (tf.shape(y)[0], -1)), axis=1)

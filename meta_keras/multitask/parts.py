@@ -29,7 +29,7 @@ class LossByTask:
     def __call__(self, task: str, labels: tf.DType) -> keras.losses.Loss:
         if task in self.given:
             return self.given[task]
-        return default_loss(self.activations[task], tf.int32 if labels.is_integer else tf.float32)
+        return default_loss(self.activations[task], tf.int32 if labels.is_integer or labels == tf.bool else tf.float32)
 
     def regression(self, y: Mapping[str, Any]) -> list[bool]:
         """Which of the tasks are regression tasks: those whose loss is not a cross-entropy."""
