@@ -2,7 +2,7 @@
 
     PYTHONPATH=. .venv/bin/python benchmarks/chapter_04.py          (about 20 minutes on one core)
 
-alphabets: characters of five alphabets (14x14 pixels), a head for each. One alphabet has three training drawings per
+alphabets: characters of five alphabets (14x14 pixels), a head for each. One alphabet has two training drawings per
 character, the other four have ten. Compared on the small alphabet: training on it alone, with and without augmentation,
 sharing a trunk, a trunk trained on the other alphabets only, and class means of pixels. Ten drawings of a character are
 for training, three for validation, seven for the test. The dropout rate is selected for training alone only.
@@ -17,9 +17,10 @@ Compared: images alone, images and captions without and with the difference loss
 space: noisy sine curves with known amplitude and phase, inside and outside of the range of the training parameters.
 One model for all tasks, one model per task, `generalize`, and a network with the parameters as further inputs.
 
-Every learning rate is the best of a grid that is extended while its best value is at an edge. Numbers of steps are the
-best of several snapshots. Selection uses the seeds 100 and 101, tests use the seeds 0 to 4; a seed fixes the split, the
-initialization and the order of the examples. Trunks have neither batch normalization nor other moving averages.
+Learning rates, and the weights of the position and of the difference loss, are better than their neighbors, which are
+larger or smaller by a factor of 3. Numbers of steps are the best of several snapshots. Selection uses the seeds 100 and
+101, tests use the seeds 0 to 4 (alphabets: 0 to 7); a seed fixes the split, the initialization and the order of the
+examples. There is no batch normalization.
 
 Results are kept in data/results/chapter_04.json; a run that is stopped continues where it was.
 """
@@ -41,7 +42,7 @@ import meta_keras as mk
 from meta_keras.multitask import MultiTask, generalize, gradient_cosines, mix_tasks
 
 SELECTION_SEEDS, TEST_SEEDS = (100, 101), tuple(range(5))
-RATES, FACTOR, STEPS_PER_EPOCH = (0.0003, 0.001, 0.003), 3, 50
+FACTOR, STEPS_PER_EPOCH = 3, 50
 
 Data = tuple[np.ndarray, Any]
 
@@ -81,26 +82,27 @@ class Training:
 
 
 def selected(
-    record: Record, key: str, run: Callable[[float, int], dict[str, float]], rates: Sequence[float] = RATES
+    record: Record, key: str, run: Callable[..., dict[str, float]], start: Sequence[float] = (0.001,)
 ) -> dict[str, Any]:
-    """The learning rate and the number of steps with the highest validation score, on average over two seeds."""
+    """The learning rate, the weight of a loss if there is one, and the number of steps with the best validation score.
 
-    def means(rate: float) -> dict[str, float]:
-        found = [
-            record.measure(f"{key}, rate {rate:.2g}, seed {seed}", lambda s=seed: run(rate, s))
-            for seed in SELECTION_SEEDS
-        ]
+    run: a function of the seed and of the hyperparameters, which returns the validation score for each number of steps.
+    start: where the search starts; neighbors have one hyperparameter that is larger or smaller by a factor of 3.
+    """
+
+    @functools.cache
+    def means(point: tuple[float, ...]) -> dict[str, float]:
+        names = (f"{name} {value:.2g}" for name, value in zip(("rate", "weight"), point, strict=False))
+        name = ", ".join((key, *names))
+        found = [record.measure(f"{name}, seed {s}", functools.partial(run, s, *point)) for s in SELECTION_SEEDS]
         return {steps: float(np.mean([one[steps] for one in found])) for steps in found[0]}
 
-    scores = {rate: means(rate) for rate in rates}
-    while True:
-        best = max(scores, key=lambda rate: max(scores[rate].values()))
-        if best not in (min(scores), max(scores)):
-            break
-        further = best / FACTOR if best == min(scores) else best * FACTOR
-        scores[further] = means(further)
-    steps = max(scores[best], key=scores[best].get)
-    return {"rate": best, "steps": int(steps), "score": round(scores[best][steps], 4)}
+    def rounded(point: Sequence[float]) -> tuple[float, ...]:
+        return tuple(float(f"{value:.0e}") for value in point)  # 0.0003 and not 0.000333
+
+    best = rounded(climb(lambda point: max(means(rounded(point)).values()), tuple(start), [FACTOR] * len(start)))
+    steps = max(means(best), key=means(best).get)
+    return {"rate": best[0], "weight": best[-1], "steps": int(steps), "score": round(means(best)[steps], 4)}
 
 
 def accuracy(logits: Any, labels: np.ndarray) -> float:
@@ -110,7 +112,7 @@ def accuracy(logits: Any, labels: np.ndarray) -> float:
 # Alphabets of different sizes
 
 SMALL, OTHERS = "Latin", ("Cyrillic", "Fraktur", "Double-struck", "Script")
-SHOTS, MANY, ROWS, SNAPSHOTS = 3, 10, 16, (150, 300, 600, 1200)
+SHOTS, MANY, ROWS, SNAPSHOTS, ALPHABET_SEEDS = 2, 10, 16, (300, 600, 1200), tuple(range(8))
 
 
 @functools.cache
@@ -133,8 +135,8 @@ def divided(name: str, shots: int, seed: int) -> dict[str, Data]:
 
 def convolutions(dropout: float) -> keras.Model:
     trunk = keras.Sequential([keras.Input((14, 14, 1))])
-    for filters, strides in ((16, 1), (32, 2), (32, 2)):
-        trunk.add(layers.Conv2D(filters, 3, strides=strides, padding="same", activation="relu"))
+    for filters in (16, 32, 32):
+        trunk.add(layers.Conv2D(filters, 3, strides=2, padding="same", activation="relu"))
     for layer in (layers.Flatten(), layers.Dense(64, activation="relu"), layers.Dropout(dropout)):
         trunk.add(layer)
     return trunk
@@ -162,7 +164,7 @@ def batches_of(method: str, seed: int) -> tf.data.Dataset:
     return batches.map(augmented) if method.endswith("augmented") else batches
 
 
-METHODS = ("alone", "alone, augmented", "shared, augmented", "trunk of the others, augmented")
+METHODS = ("alone", "alone, augmented", "shared, augmented")
 
 
 def nearest_means(train: np.ndarray, labels: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -195,13 +197,17 @@ def alphabet_training(kind: str, dropout: float) -> Training:
 def alphabets(record: Record) -> None:
     for method in METHODS:
         alphabets_by(record, method)
-    record.measure("alphabets, test: class means of pixels", lambda: [means_of_pixels(seed) for seed in TEST_SEEDS])
+    record.measure("alphabets, test: class means of pixels", lambda: [means_of_pixels(seed) for seed in ALPHABET_SEEDS])
+
+
+def other_alphabets(record: Record) -> None:
+    alphabets_by(record, "trunk of the others, augmented")
 
 
 def alphabets_by(record: Record, method: str) -> None:
     kind = {"a": "alone", "s": "all", "t": "others"}[method[0]]
 
-    def run(rate: float, seed: int, dropout: float, steps: Sequence[int], part: str) -> dict[str, float]:
+    def run(seed: int, rate: float, dropout: float, steps: Sequence[int], part: str) -> dict[str, float]:
         training = alphabet_training(kind, dropout)
         return training.snapshots(seed, rate, batches_of(method, seed), steps, score_on(part, seed, method))
 
@@ -213,8 +219,8 @@ def alphabets_by(record: Record, method: str) -> None:
     best = max((select(dropout) for dropout in dropouts), key=lambda found: found["score"])
     rate, steps, dropout = (best[name] for name in ("rate", "steps", "dropout"))
     record.measure(f"alphabets, selected: {method}", best.copy)
-    for seed in TEST_SEEDS:
-        test = functools.partial(run, rate, seed, dropout, (steps,), "test")
+    for seed in ALPHABET_SEEDS:
+        test = functools.partial(run, seed, rate, dropout, (steps,), "test")
         record.measure(f"alphabets, test: {method}, seed {seed}", lambda test=test: test()[str(steps)])
 
 
@@ -227,8 +233,7 @@ def means_of_pixels(seed: int) -> float:
 # One image, two tasks
 
 SIDE, LETTERS, WIDTHS = 24, 20, (4, 32)
-CANVAS_STEPS, CANVAS_BATCH = 1200, 64
-POSITION_WEIGHTS = (1.0, 3.0, 10.0)
+CANVAS_STEPS, CANVAS_BATCH = 800, 64
 CANVAS_METHODS = ("class alone", "position alone", "average", "uncertainty", "surgery")
 
 
@@ -310,48 +315,35 @@ def canvas_training(method: str, width: int, weight: float | None) -> Training:
 
 def canvas(record: Record) -> None:
     for width, method in itertools.product(WIDTHS, CANVAS_METHODS):
-        select = functools.partial(canvas_selected, record, method, width)
-        if method == "average":
-            weight, found = extended(select, POSITION_WEIGHTS)
-        else:  # surgery has the loss of the average, and so its weight
-            weight = (
-                record.results[f"canvas, selected: average, width {width}"]["weight"] if method == "surgery" else None
-            )
-            found = select(weight)
-        setting = record.measure(f"canvas, selected: {method}, width {width}", (found | {"weight": weight}).copy)
-        training = None
-        for seed in TEST_SEEDS:
-            key = f"canvas, test: {method}, width {width}, seed {seed}"
-            if key not in record.results:
-                training = training or canvas_training(method, width, weight)
-                record.measure(key, functools.partial(canvas_test, training, method, setting["rate"], seed))
+        canvas_by(record, method, width)
 
 
-def extended(score: Callable[[float], dict[str, Any]], grid: Sequence[float]) -> tuple[float, dict[str, Any]]:
-    """The value with the highest score, from a grid that is extended while the best value is at its edge."""
-    found = {value: score(value) for value in grid}
-    while True:
-        best = max(found, key=lambda value: found[value]["score"])
-        if best not in (min(found), max(found)):
-            return best, found[best]
-        further = best / FACTOR if best == min(found) else best * FACTOR
-        found[further] = score(further)
+def canvas_by(record: Record, method: str, width: int) -> None:
+    @functools.cache
+    def training(weight: float | None) -> Training:
+        return canvas_training(method, width, weight)
 
-
-def canvas_selected(record: Record, method: str, width: int, weight: float | None) -> dict[str, Any]:
-    training = functools.cache(lambda: canvas_training(method, width, weight))  # compiled only if it is needed
-
-    def run(rate: float, seed: int) -> dict[str, float]:
+    def run(seed: int, rate: float, weight: float | None) -> dict[str, float]:
         batches, look = canvas_batches(seed, list(canvas_heads(method))), canvas_scores("validation", seed)
-        scores = training().snapshots(seed, rate, batches, (CANVAS_STEPS,), look)
+        scores = training(weight).snapshots(seed, rate, batches, (CANVAS_STEPS,), look)
         return {steps: round(as_one(one), 4) for steps, one in scores.items()}
 
-    name = f"{method}, width {width}" + ("" if weight is None else f", position times {weight:.2g}")
-    return selected(record, f"canvas, validation: {name}", run)
+    key = f"canvas, validation: {method}, width {width}"
+    if method == "average":
+        found = selected(record, key, run, (0.003, 3.0))
+        weight = found["weight"]
+    else:  # surgery has the loss of the average, and so its weight
+        weight = record.results[f"canvas, selected: average, width {width}"]["weight"] if method == "surgery" else None
+        found = selected(record, key, functools.partial(run, weight=weight), (0.003,))
+    setting = record.measure(f"canvas, selected: {method}, width {width}", (found | {"weight": weight}).copy)
+    for seed in TEST_SEEDS:
+        test = functools.partial(canvas_test, training, method, setting, seed)
+        record.measure(f"canvas, test: {method}, width {width}, seed {seed}", test)
 
 
-def canvas_test(training: Training, method: str, rate: float, seed: int) -> dict[str, Any]:
+def canvas_test(training: Callable[[Any], Training], method: str, setting: Mapping[str, Any], seed: int) -> Any:
     """Test scores, and for two tasks the cosines of their gradients on eight training batches, every 100 steps."""
+    one, rate = training(setting["weight"]), setting["rate"]
     batches, scores = canvas_batches(seed, list(canvas_heads(method))), canvas_scores("test", seed)
     some = list(batches.take(8))
 
@@ -362,11 +354,11 @@ def canvas_test(training: Training, method: str, rate: float, seed: int) -> dict
             "negative": float(np.mean(np.array(cosines) < 0)),
         }
 
-    looks = training.snapshots(seed, rate, batches, range(100, CANVAS_STEPS + 1, 100), look)
+    looks = one.snapshots(seed, rate, batches, range(100, CANVAS_STEPS + 1, 100), look)
     last = looks[str(CANVAS_STEPS)]
-    if len(training.model.heads) < 2:
+    if len(one.model.heads) < 2:
         return {name: value for name, value in last.items() if name in ("class", "pixels")}
-    curves = {name: [one[name] for one in looks.values()] for name in ("cosine", "negative")}
+    curves = {name: [seen[name] for seen in looks.values()] for name in ("cosine", "negative")}
     return last | {f"{name}s": values for name, values in curves.items()}
 
 
@@ -377,8 +369,8 @@ def cosine(model: MultiTask, x: Any, y: Any) -> float:
 
 # Images and captions
 
-PAIR_STEPS, PER_CLASS, PAIR_BATCH = (200, 400, 800, 1600), 5, (16, 48)
-DIFFERENCE_WEIGHTS, MISTAKES = (0.1, 0.3, 1.0, 3.0), 0.3
+PAIR_STEPS, PER_CLASS, PAIR_BATCH = (200, 400, 800), 5, (16, 48)
+MISTAKES = 0.3
 PAIR_METHODS = ("image alone", "without difference", "with difference", "pseudo-labels")
 
 
@@ -468,27 +460,24 @@ def pairs(record: Record) -> None:
 
 
 def pairs_by(record: Record, method: str, trainings: Callable[[float | None], Training]) -> None:
-    def run(rate: float, seed: int, weight: float | None, steps: Sequence[int], part: str) -> dict[str, Any]:
+    def run(seed: int, rate: float, weight: float | None, steps: Sequence[int], part: str) -> dict[str, Any]:
         guesses = None if method != "pseudo-labels" else captions_guessed(record, seed)
         batches = pair_batches(seed, alone=method in ("image alone", "pseudo-labels"), guesses=guesses)
         return trainings(weight).snapshots(seed, rate, batches, steps, pair_scores(part))
 
-    def select(weight: float | None) -> dict[str, Any]:
-        def validate(rate: float, seed: int) -> dict[str, float]:
-            return {steps: one["image"] for steps, one in run(rate, seed, weight, PAIR_STEPS, "validation").items()}
+    def validate(seed: int, rate: float, weight: float | None) -> dict[str, float]:
+        return {steps: one["image"] for steps, one in run(seed, rate, weight, PAIR_STEPS, "validation").items()}
 
-        name = method if not weight else f"{method} of weight {weight:.2g}"
-        return selected(record, f"pairs, validation: {name}", validate)
-
-    weight: float | None = {"without difference": 0.0}.get(method)
+    key, weight = f"pairs, validation: {method}", {"without difference": 0.0}.get(method)
     if method == "with difference":
-        weight, found = extended(select, DIFFERENCE_WEIGHTS)
+        found = selected(record, key, validate, (0.001, 1.0))
+        weight = found["weight"]
     else:
-        found = select(weight)
+        found = selected(record, key, functools.partial(validate, weight=weight))
     rate, steps = found["rate"], found["steps"]
     record.measure(f"pairs, selected: {method}", (found | {"weight": weight}).copy)
     for seed in TEST_SEEDS:
-        test = functools.partial(run, rate, seed, weight, (steps,), "test")
+        test = functools.partial(run, seed, rate, weight, (steps,), "test")
         record.measure(f"pairs, test: {method}, seed {seed}", lambda test=test: test()[str(steps)])
 
 
@@ -604,7 +593,13 @@ def space_by(record: Record, kind: str) -> None:
         record.measure(f"space, test: {kind}, seed {seed}", lambda seed=seed: run(seed, seed + 2000, setting))
 
 
-PARTS = {"space": space, "pairs": pairs, "alphabets": alphabets, "canvas": canvas}
+PARTS = {
+    "alphabets": alphabets,
+    "canvas": canvas,
+    "pairs": pairs,
+    "space": space,
+    "other alphabets": other_alphabets,
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -78,6 +78,13 @@ def test_sines_are_learned_inside_the_range_of_the_parameters():
     assert np.mean((found - y) ** 2) < 0.02 * np.mean(y**2)
 
 
+def test_tasks_that_are_all_alike_are_no_division_by_zero():
+    space = mk.Sinusoids(meta_batch=3, amplitude=(2.0, 2.0), phase=(0.5, 0.5), x_range=(1.0, 1.0))
+    model = generalize(space, identity(), ridge=1e-6, steps=600, learning_rate=0.03)
+    found = model([np.ones((1, 1)), np.array([[2.0, 0.5]])])
+    np.testing.assert_allclose(found, 2 * np.sin(0.5), rtol=0.05)
+
+
 def test_the_features_are_not_trained_and_the_model_can_be_saved(tmp_path):
     network = mk.networks.mlp(4, hidden=(5,))
     before = network.get_weights()

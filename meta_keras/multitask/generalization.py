@@ -55,7 +55,8 @@ def generalize(
     _check_meta_model(meta_model, parameters.shape[1], descriptions.shape[1])
     standard = keras.layers.Normalization()
     standard.adapt(parameters)
-    scale = tf.math.reduce_std(descriptions, axis=0)
+    deviations = tf.math.reduce_std(descriptions, axis=0)
+    scale = tf.where(deviations > 0, deviations, 1)  # 0 if all tasks are alike
     pairs = tf.data.Dataset.from_tensor_slices((standard(parameters), descriptions / scale))
     batches = pairs.shuffle(len(parameters), seed=space.seed).repeat().batch(batch_size)
     meta_model.compile(keras.optimizers.Adam(learning_rate), loss="mse", steps_per_execution=math.gcd(steps, 50))
@@ -99,6 +100,9 @@ def _conditioned(
     features: keras.Model, standard: keras.layers.Layer, meta_model: keras.Model, scale: tf.Tensor
 ) -> keras.Model:
     """The model f(x; xi), with the inputs [x, xi]."""
+    # Under names of their own, since two parts of a saved model must not have the same one.
+    features = keras.Model(features.inputs[0], features.outputs[0], name="features")
+    meta_model = keras.Model(meta_model.inputs[0], meta_model.outputs[0], name="meta_model")
     x = keras.Input(features.input_shape[1:], name="x")
     parameters = keras.Input((standard.mean.shape[-1],), name="parameters")
     scaled = keras.layers.Rescaling(scale.numpy().tolist())(meta_model(standard(parameters)))

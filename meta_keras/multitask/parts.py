@@ -49,6 +49,8 @@ def check_parts(trunk: Any, heads: Any) -> None:
         if not isinstance(head, keras.layers.Layer):
             raise ValueError(f"heads[{task!r}] must be a Keras layer or model; got {checks.shown(head)}.")
         features_for(trunk, task)
+    if len(set(map(id, heads.values()))) < len(heads):
+        raise ValueError("Each task needs a head of its own. Put layers that tasks share into the trunk.")
 
 
 def features_for(trunk: keras.Model, task: str) -> keras.KerasTensor:
