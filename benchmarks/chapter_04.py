@@ -215,7 +215,7 @@ def alphabets_by(record: Record, method: str) -> None:
         validate = functools.partial(run, dropout=dropout, steps=SNAPSHOTS, part="validation")
         return selected(record, f"alphabets, validation: {method}, dropout {dropout}", validate) | {"dropout": dropout}
 
-    dropouts = (0.3,) if kind != "alone" else (0.0, 0.3, 0.5)  # sharing is slower, so it is tuned less
+    dropouts = (0.3,) if kind != "alone" else (0.0, 0.3)  # sharing is slower, so it is tuned less
     best = max((select(dropout) for dropout in dropouts), key=lambda found: found["score"])
     rate, steps, dropout = (best[name] for name in ("rate", "steps", "dropout"))
     record.measure(f"alphabets, selected: {method}", best.copy)
@@ -232,9 +232,12 @@ def means_of_pixels(seed: int) -> float:
 
 # One image, two tasks
 
-SIDE, LETTERS, WIDTHS = 24, 20, (4, 32)
+SIDE, LETTERS = 24, 20
 CANVAS_STEPS, CANVAS_BATCH = 800, 64
-CANVAS_METHODS = ("class alone", "position alone", "average", "uncertainty", "surgery")
+CANVAS_METHODS = {
+    4: ("class alone", "position alone", "average", "surgery", "uncertainty"),
+    32: ("class alone", "position alone", "average", "surgery", "uncertainty"),
+}
 
 
 @functools.cache
@@ -314,8 +317,9 @@ def canvas_training(method: str, width: int, weight: float | None) -> Training:
 
 
 def canvas(record: Record) -> None:
-    for width, method in itertools.product(WIDTHS, CANVAS_METHODS):
-        canvas_by(record, method, width)
+    for width, methods in CANVAS_METHODS.items():
+        for method in methods:
+            canvas_by(record, method, width)
 
 
 def canvas_by(record: Record, method: str, width: int) -> None:

@@ -1000,4 +1000,4 @@ def test_formula_4_7_a_meta_model_predicts_the_weights_of_a_task():
     descriptions = (x * y).sum(axis=1) / ((x * x).sum(axis=1) + 20 * 0.1)
     standard = (parameters - np.mean(parameters, axis=0)) / np.std(parameters, axis=0)
     by_hand = 1.5 * descriptions.std() * meta_model(standard).numpy()
-    np.testing.assert_allclose(model([np.full((8, 1), 1.5), parameters]), by_hand, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(model([np.full((8, 1), 1.5), parameters.numpy()]), by_hand, rtol=1e-3, atol=1e-5)
