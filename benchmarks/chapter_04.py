@@ -4,12 +4,12 @@
 
 alphabets: characters of five alphabets (14x14 pixels), a head for each. One alphabet has two training drawings per
 character, the other four have ten. Compared on the small alphabet: training on it alone, with and without augmentation,
-sharing a trunk, a trunk trained on the other alphabets only, and class means of pixels. Ten drawings of a character are
-for training, three for validation, seven for the test. The dropout rate is selected for training alone only.
+sharing a trunk, and class means of pixels. Ten drawings of a character are for training, three for validation, seven
+for the test. The dropout rate is selected for training alone only.
 
 canvas: a character at a random place of a 24x24 canvas; the tasks are to name it and to locate it. Single tasks and
-shared trunks with three methods, for a narrow and a wide trunk. The loss weight of the position is selected, too.
-During training with the average loss, the cosine of both gradients is recorded.
+shared trunks, for a wide trunk with the average loss and for a narrow one with three methods. The loss weight of the
+position is selected, too. During training of shared trunks, the cosine of both gradients is recorded.
 
 pairs: images of clothing and captions with spelling mistakes. Five pairs per class have labels, all others do not.
 Compared: images alone, images and captions without and with the difference loss, and pseudo-labels from captions.
@@ -102,7 +102,12 @@ def selected(
 
     best = rounded(climb(lambda point: max(means(rounded(point)).values()), tuple(start), [FACTOR] * len(start)))
     steps = max(means(best), key=means(best).get)
-    return {"rate": best[0], "weight": best[-1], "steps": int(steps), "score": round(means(best)[steps], 4)}
+    return {
+        "rate": best[0],
+        "weight": best[1] if best[1:] else None,
+        "steps": int(steps),
+        "score": round(means(best)[steps], 4),
+    }
 
 
 def accuracy(logits: Any, labels: np.ndarray) -> float:
@@ -153,10 +158,8 @@ def augmented(x: tf.Tensor, y: Any) -> tuple[tf.Tensor, Any]:
 
 
 def tasks_of(method: str, seed: int) -> dict[str, Data]:
-    tasks = {} if method.startswith("trunk") else {SMALL: divided(SMALL, SHOTS, seed)["train"]}
-    if not method.startswith("alone"):
-        tasks |= {name: divided(name, MANY, seed)["train"] for name in OTHERS}
-    return tasks
+    others = () if method.startswith("alone") else OTHERS
+    return {name: divided(name, SHOTS if name == SMALL else MANY, seed)["train"] for name in (SMALL, *others)}
 
 
 def batches_of(method: str, seed: int) -> tf.data.Dataset:
@@ -176,20 +179,14 @@ def nearest_means(train: np.ndarray, labels: np.ndarray, x: np.ndarray) -> np.nd
     return -np.linalg.norm(x[:, None] - means[None], axis=2)
 
 
-def score_on(part: str, seed: int, method: str) -> Callable[[MultiTask], float]:
-    (x, y), (train, labels) = (divided(SMALL, SHOTS, seed)[name] for name in (part, "train"))
-
-    def look(model: MultiTask) -> float:
-        if not method.startswith("trunk"):
-            return accuracy(model(x)[SMALL], y)
-        return accuracy(nearest_means(model.trunk(train).numpy(), labels, model.trunk(x).numpy()), y)
-
-    return look
+def score_on(part: str, seed: int) -> Callable[[MultiTask], float]:
+    """The accuracy on the small task."""
+    x, y = divided(SMALL, SHOTS, seed)[part]
+    return lambda model: accuracy(model(x)[SMALL], y)
 
 
 @functools.cache
-def alphabet_training(kind: str, dropout: float) -> Training:
-    names = {"alone": (SMALL,), "others": OTHERS, "all": (SMALL, *OTHERS)}[kind]
+def alphabet_training(names: Sequence[str], dropout: float) -> Training:
     units = {name: int(alphabet(name)[1].max()) + 1 for name in names}
     return Training(lambda: MultiTask(convolutions(dropout), {name: layers.Dense(n) for name, n in units.items()}))
 
@@ -200,22 +197,18 @@ def alphabets(record: Record) -> None:
     record.measure("alphabets, test: class means of pixels", lambda: [means_of_pixels(seed) for seed in ALPHABET_SEEDS])
 
 
-def other_alphabets(record: Record) -> None:
-    alphabets_by(record, "trunk of the others, augmented")
-
-
 def alphabets_by(record: Record, method: str) -> None:
-    kind = {"a": "alone", "s": "all", "t": "others"}[method[0]]
+    alone = method.startswith("alone")
 
     def run(seed: int, rate: float, dropout: float, steps: Sequence[int], part: str) -> dict[str, float]:
-        training = alphabet_training(kind, dropout)
-        return training.snapshots(seed, rate, batches_of(method, seed), steps, score_on(part, seed, method))
+        training = alphabet_training((SMALL,) if alone else (SMALL, *OTHERS), dropout)
+        return training.snapshots(seed, rate, batches_of(method, seed), steps, score_on(part, seed))
 
     def select(dropout: float) -> dict[str, Any]:
         validate = functools.partial(run, dropout=dropout, steps=SNAPSHOTS, part="validation")
         return selected(record, f"alphabets, validation: {method}, dropout {dropout}", validate) | {"dropout": dropout}
 
-    dropouts = (0.3,) if kind != "alone" else (0.0, 0.3)  # sharing is slower, so it is tuned less
+    dropouts = (0.0, 0.3) if alone else (0.3,)  # sharing is slower, so it is tuned less
     best = max((select(dropout) for dropout in dropouts), key=lambda found: found["score"])
     rate, steps, dropout = (best[name] for name in ("rate", "steps", "dropout"))
     record.measure(f"alphabets, selected: {method}", best.copy)
@@ -234,10 +227,12 @@ def means_of_pixels(seed: int) -> float:
 
 SIDE, LETTERS = 24, 20
 CANVAS_STEPS, CANVAS_BATCH = 800, 64
-CANVAS_METHODS = {
-    4: ("class alone", "position alone", "average", "surgery", "uncertainty"),
-    32: ("class alone", "position alone", "average", "surgery", "uncertainty"),
-}
+ALONE = ("class alone", "position alone")
+CANVAS_METHODS = (  # width of the trunk, and methods
+    (4, (*ALONE, "average")),
+    (32, (*ALONE, "average")),
+    (4, ("surgery", "uncertainty")),
+)
 
 
 @functools.cache
@@ -317,7 +312,7 @@ def canvas_training(method: str, width: int, weight: float | None) -> Training:
 
 
 def canvas(record: Record) -> None:
-    for width, methods in CANVAS_METHODS.items():
+    for width, methods in CANVAS_METHODS:
         for method in methods:
             canvas_by(record, method, width)
 
@@ -602,7 +597,6 @@ PARTS = {
     "canvas": canvas,
     "pairs": pairs,
     "space": space,
-    "other alphabets": other_alphabets,
 }
 
 if __name__ == "__main__":

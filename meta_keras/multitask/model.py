@@ -43,6 +43,7 @@ class MultiTask(keras.Model):
     contributes to no loss and no metric. The loss of a task is the mean over its labeled rows, and 0 in a batch that
     has no label of the task. `mix_tasks` makes batches for tasks that have examples of their own.
 
+    >>> import numpy as np
     >>> trunk = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, activation="relu")])
     >>> model = MultiTask(trunk, {"kind": keras.layers.Dense(3), "size": keras.layers.Dense(1)})
     >>> model.compile("adam", metrics={"kind": ["accuracy"]})
