@@ -312,7 +312,12 @@ plt.show()
 # RESULT-COSINES
 
 # %%
-# ASSERT-CANVAS
+harm = canvas_tests("average", 4)[0] - canvas_tests("alone", 4)[0]
+mean, half_width = mk.report.mean_and_interval(harm)
+assert mean + half_width < 0 and round(mean, 2) == -0.19
+mean, half_width = mk.report.mean_and_interval(curves["average"].mean(axis=1))
+print(f"cosine with 4 units, averaged over training: {mean:.2f} ± {half_width:.2f}")
+assert mean + half_width < 0
 
 # %% [markdown]
 # ## Tasks of different sizes
@@ -586,7 +591,9 @@ for weight in ("0.3", "1", "3"):
     print(f"weight {weight:<4}", stored[key])
 
 # %%
-# ASSERT-PAIRS
+for name in ("image alone", "without difference"):
+    mean, half_width = mk.report.mean_and_interval(image["with difference"] - image[name])
+    assert mean > half_width
 
 # %% [markdown]
 # > **In the articles.** D4 ([section 4.2](README.md#from-the-documents-to-the-chapters)) presents the difference loss as an
