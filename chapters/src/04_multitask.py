@@ -291,7 +291,7 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # With 4 units, the shared trunk with the average loss is significantly worse than training alone on *both* tasks: its
-# accuracy is lower by 0.19 ± 0.13, and its error larger by 0.22 ± 0.16 pixels. This is **negative transfer** (负迁移). In one of the five
+# accuracy is lower by 0.19 ± 0.13, and its error larger by 0.22 ± 0.17 pixels. This is **negative transfer** (负迁移). In one of the five
 # seeds, both the shared network and the one for the position alone end with constant answers (an accuracy of 0.05 and an
 # error of 2.3 pixels), which widens the intervals.
 
