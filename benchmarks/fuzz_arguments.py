@@ -232,7 +232,7 @@ SPECIAL: dict[str, Factories] = {
     "multitask.MultiTask.task_gradients": {"x": inputs, "y": labels_of_tasks},
     "multitask.describe_tasks": {"x": lambda: inputs()[None], "y": lambda: inputs()[None]},
     "multitask.generalize": {"steps": lambda: 1},
-    "multitask.mix_tasks": {"data": lambda: {"kind": (inputs(), labels()), "size": (inputs(), inputs())}},
+    "multitask.mix_tasks": {"data": lambda: {"kind": (inputs(), labels()), "color": (inputs(), labels())}},
     "multitask.uncertainty_loss": {"log_variances": lambda: tf.zeros(2)},
     "transfer.Distiller.distil": as_tensors(),
     "transfer.Distiller.fit": FIT,

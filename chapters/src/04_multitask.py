@@ -787,13 +787,14 @@ def check_best_log_variance(best_log_variance):
 
 # %%
 def check_operate(operate):
-    assert np.allclose(operate(np.array([1.0, 0.0]), np.array([-1.0, 1.0])), [0.25, 0.75])
+    found = operate(np.array([1.0, 0.0]), np.array([-1.0, 1.0]))
+    assert np.allclose(found, [0.25, 0.75]), "project each one onto the original other one"
     assert np.allclose(operate(np.array([1.0, 0.0]), np.array([1.0, 1.0])), [1.0, 0.5]), (
         "these do not conflict"
     )
     for g, h in np.random.default_rng(0).normal(size=(20, 2, 5)):
-        wanted = np.mean(multitask.project_conflicts(np.stack([g, h])), axis=0)
-        assert np.allclose(operate(g, h), wanted), "project each one onto the original other one"
+        wanted = np.mean(mk.multitask.project_conflicts(np.stack([g, h])), axis=0)
+        assert np.allclose(operate(g, h), wanted), "only negative products are a conflict"
     print("Correct.")
 
 
