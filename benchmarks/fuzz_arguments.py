@@ -113,6 +113,15 @@ def as_tensors() -> Factories:
     return {"x": lambda: tf.constant(inputs()), "y": lambda: tf.constant(labels())}
 
 
+def labels_of_tasks() -> dict[str, np.ndarray]:
+    return {"kind": labels(), "size": inputs()}
+
+
+def multitask() -> mk.multitask.MultiTask:
+    heads = {"kind": keras.layers.Dense(2), "size": keras.layers.Dense(1)}
+    return compiled(mk.multitask.MultiTask(network(), heads))
+
+
 def pairs() -> tf.data.Dataset:
     return mk.transfer.pair_domains(inputs(), labels(), inputs(), batch_size=2)
 
@@ -129,14 +138,19 @@ ARGUMENTS: Factories = {
     "descriptions": lambda: np.eye(2),
     "encoder": network,
     "episode": episode_of_images,
+    "features": network,
+    "first": logits,
+    "gradients": logits,
     "examples": inputs,
     "function": lambda: lambda x: x,
+    "heads": lambda: {"kind": keras.layers.Dense(2)},
     "images": lambda: np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1),
     "labels": labels,
     "layer": lambda: "hidden",
     "learner": lambda: guess,
     "learning_rate": lambda: 0.1,
     "loss": lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    "losses": lambda: [1.0, 2.0],
     "meta_batch": lambda: 2,
     "model": network,
     "name": lambda: "train",
@@ -148,14 +162,17 @@ ARGUMENTS: Factories = {
     "penalty": lambda: 1.0,
     "pool": pool,
     "queries": lambda: 1,
+    "regression": lambda: [True, False],
     "right": lambda: tf.constant(labels()),
     "rows": lambda: [{"learner": "a", "accuracy": 0.5}],
     "scores": lambda: np.eye(2),
+    "second": logits,
     "seed": lambda: 0,
     "seen": lambda: [0],
     "seen_accuracy": lambda: 0.5,
     "shots": lambda: 1,
     "source": network,
+    "space": sinusoids,
     "source_x": inputs,
     "source_y": labels,
     "student": network,
@@ -167,6 +184,7 @@ ARGUMENTS: Factories = {
     "tasks": tasks,
     "teacher": network,
     "temperature": lambda: 2.0,
+    "trunk": network,
     "units": lambda: 2,
     "unseen_accuracy": lambda: 0.5,
     "values": lambda: [0.1, 0.2],
@@ -211,6 +229,11 @@ SPECIAL: dict[str, Factories] = {
     "report.measured": {"name": lambda: "chapter_10"},
     "maml_loop": {"iterations": lambda: 1},
     "restart": {"model": lambda: compiled(network(), loss="mse"), "weights": lambda: network().get_weights()},
+    "multitask.MultiTask.task_gradients": {"x": inputs, "y": labels_of_tasks},
+    "multitask.describe_tasks": {"x": lambda: inputs()[None], "y": lambda: inputs()[None]},
+    "multitask.generalize": {"steps": lambda: 1},
+    "multitask.mix_tasks": {"data": lambda: {"kind": (inputs(), labels()), "color": (inputs(), labels())}},
+    "multitask.uncertainty_loss": {"log_variances": lambda: tf.zeros(2)},
     "transfer.Distiller.distil": as_tensors(),
     "transfer.Distiller.fit": FIT,
     "transfer.DomainAdaptation.fit": FIT | {"x": pairs, "y": lambda: None, "steps_per_epoch": lambda: 1},
@@ -232,6 +255,7 @@ RECEIVERS: Factories = {
     "Tasks": sinusoids,
     "functional.PureModel": lambda: mk.functional.PureModel(network()),
     "UnrolledTraining": unrolled,
+    "multitask.MultiTask": multitask,
     "transfer.Distiller": lambda: compiled(mk.transfer.Distiller(network(), network())),
     "transfer.DomainAdaptation": lambda: compiled(mk.transfer.DomainAdaptation(network(), layer="hidden")),
     "transfer.Strategy": lambda: prepared(mk.transfer.Strategy(network(), 0.1)),

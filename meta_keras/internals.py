@@ -68,6 +68,11 @@ def input_structure(model: keras.Model) -> Any:
     return getattr(model, "_inputs_struct", model.inputs[0])
 
 
+def output_structure(model: keras.Model) -> Any:
+    """The outputs of a functional model as it returns them: one tensor, a list, or a dictionary."""
+    return getattr(model, "_outputs_struct", model.outputs[0])
+
+
 def variant_tensor(dataset: tf.data.Dataset) -> tf.Tensor:
     """What a subclass of `tf.data.Dataset` passes to its base class."""
     return dataset._variant_tensor

@@ -649,3 +649,66 @@ def test_an_update_rule_reads_gradients_and_fits_any_network():
             last_bias.append(copy.get_weights()[-1] - model.get_weights()[-1])
     np.testing.assert_allclose(last_bias[0], -last_bias[2], rtol=1e-3)
     assert np.abs(last_bias).max() > 0, "the same x with other answers, and therefore another update"
+
+
+def test_one_function_cannot_give_two_answers_for_the_same_image():
+    x = np.random.default_rng(0).normal(size=(64, 3)).astype("float32")
+    y = {"first": x[:, :1], "second": -x[:, :1]}
+    shared = mk.networks.mlp(1, input_shape=(3,), hidden=(16,))  # as printed: f(x; theta) for every task
+    shared.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
+    both = np.concatenate([x, x]), np.concatenate([y["first"], y["second"]])
+    shared.fit(*both, epochs=30, batch_size=16, verbose=0)
+    assert shared.evaluate(*both, verbose=0) > 0.9 * np.mean(x[:, 0] ** 2), "as bad as the constant 0"
+    model = mk.multitask.MultiTask(
+        mk.networks.mlp(8, input_shape=(3,), hidden=(16,)), {task: keras.layers.Dense(1) for task in y}
+    )
+    model.compile(keras.optimizers.Adam(0.01), jit_compile=False)
+    model.fit(x, y, epochs=60, batch_size=16, verbose=0)
+    assert model.evaluate(x, y, verbose=0, return_dict=True)["loss"] < 0.1 * np.mean(x[:, 0] ** 2)
+
+
+def test_the_average_loss_does_not_measure_adaptation():
+    curvatures, minima, left = np.array([1.0, 4.0]), np.array([0.0, 3.0]), np.array([0.8, 0.2])  # for a step of 0.1
+    theta = np.linspace(-1, 4, 50_001)[:, None]
+    before = [float(mk.multitask.average_loss(list(row))) for row in (curvatures * (theta[::10] - minima) ** 2)]
+    after = np.mean(curvatures * (left * (theta[::10] - minima)) ** 2, axis=1)
+    of_average, of_adaptation = theta[::10][np.argmin(before), 0], theta[::10][np.argmin(after), 0]
+    assert of_average == pytest.approx(2.4, abs=0.01) and of_adaptation == pytest.approx(0.6, abs=0.01)
+    assert after[np.argmin(before)] > 2 * after.min()
+
+
+def test_the_difference_loss_alone_is_minimal_for_a_constant():
+    rng = np.random.default_rng(0)
+    constant = np.tile([[0.25, 0.75]], (50, 1))
+    assert float(mk.multitask.difference_loss(constant, constant)) == 0.0
+    image, text = rng.normal(size=(2, 50, 4)).astype("float32")
+    inputs = keras.Input((4,)), keras.Input((4,))
+    answers = keras.layers.Dense(2, activation="softmax")
+    model = keras.Model(inputs, mk.multitask.Difference()([answers(one) for one in inputs]))
+    before = [np.std(out) for out in model.predict([image, text], verbose=0)]
+    model.compile(keras.optimizers.Adam(0.05), jit_compile=False)
+    model.fit([image, text], epochs=60, verbose=0)  # as printed: no labels in the loss
+    after = [np.std(out, axis=0).mean() for out in model.predict([image, text], verbose=0)]
+    assert max(after) < 0.2 * min(before), "all inputs get the same answer"
+
+
+def test_perfect_answers_differ_unless_the_pairs_have_the_same_label():
+    labels = np.array([0, 1, 2, 0])
+    perfect = np.eye(3)[labels]
+    assert float(mk.multitask.difference_loss(perfect, perfect)) == 0.0
+    assert float(mk.multitask.difference_loss(perfect, perfect[::-1])) == pytest.approx(1.0), "two of four pairs differ"
+    with pytest.raises(ValueError, match="must have one shape"):
+        mk.multitask.difference_loss(perfect, np.ones((4, 2)))  # a class and a position cannot be compared
+
+
+def test_a_meta_model_generalizes_within_the_range_of_its_tasks():
+    x = keras.Input((1,))
+    waves = keras.Model(x, keras.layers.Concatenate()([keras.ops.sin(x), keras.ops.cos(x)]))
+    model = mk.multitask.generalize(mk.Sinusoids(meta_batch=200, amplitude=(1, 2), phase=(0, 1)), waves, steps=600)
+    errors = []
+    for amplitude, phase in (((1, 2), (0, 1)), ((4, 5), (2, 3))):
+        space = mk.Sinusoids(meta_batch=100, seed=1, amplitude=amplitude, phase=phase)
+        parameters, tasks = space.draw_with_parameters(tf.constant([1, 0], tf.int64))
+        rows = [np.reshape(part, (-1, 1)) for part in (tasks.query_x, tasks.query_y)]
+        errors.append(np.mean((model([rows[0], np.repeat(parameters, 10, axis=0)]) - rows[1]) ** 2) / np.var(rows[1]))
+    assert errors[0] < 0.05 and errors[1] > 4 * errors[0]

@@ -944,3 +944,60 @@ def test_formula_13_6_a_task_is_compared_with_the_source():
     seen = rule.compare(tf.constant(support, "float32"), tf.constant(labels))
     by_hand = compared(*(source(x.astype("float32")).numpy() for x in (support, sample)), labels)
     np.testing.assert_allclose(seen, [by_hand], rtol=1e-4)
+
+
+# Chapter 04
+
+GRADIENTS = np.array([[1.0, 0.0], [-1.0, 1.0]])
+
+
+def test_formula_4_1_each_task_has_a_head_on_one_trunk():
+    trunk, heads = mk.networks.mlp(3, input_shape=(2,), hidden=(4,)), {k: keras.layers.Dense(k + 1) for k in range(2)}
+    model = mk.multitask.MultiTask(trunk, {f"task {k}": head for k, head in heads.items()})
+    kernel, bias, last_kernel, last_bias = trunk.get_weights()
+    features = np.maximum(QUERY_X @ kernel + bias, 0) @ last_kernel + last_bias
+    for k, head in heads.items():
+        by_hand = features @ head.get_weights()[0] + head.get_weights()[1]
+        np.testing.assert_allclose(model(QUERY_X)[f"task {k}"], by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_formula_4_2_the_average_loss_is_the_mean_over_tasks():
+    assert float(mk.multitask.average_loss([2.0, 0.5, 5.0])) == pytest.approx(7.5 / 3)
+
+
+def test_formula_4_3_uncertainty_weighting():
+    s = np.array([0.4, -1.2])
+    by_hand = np.exp(-0.4) * 3.0 + 0.2 + np.exp(1.2) * 0.05 / 2 - 0.6
+    found = mk.multitask.uncertainty_loss([3.0, 0.05], tf.constant(s), regression=[False, True])
+    assert float(found) == pytest.approx(by_hand, rel=1e-6)
+    best = [np.log(2 * 3.0), np.log(0.05)]
+    lowest = mk.multitask.uncertainty_loss([3.0, 0.05], tf.constant(best), regression=[False, True])
+    assert float(lowest) == pytest.approx(1 + np.log(6) / 2 + np.log(0.05) / 2, rel=1e-5)
+
+
+def test_formula_4_4_the_cosine_of_two_gradients():
+    assert mk.multitask.gradient_cosines(GRADIENTS).numpy()[0, 1] == pytest.approx(-1 / np.sqrt(2))
+
+
+def test_formula_4_5_the_conflicting_part_of_a_gradient_is_removed():
+    projected = mk.multitask.project_conflicts(GRADIENTS).numpy()
+    np.testing.assert_allclose(projected, [[0.5, 0.5], [0.0, 1.0]])
+    np.testing.assert_allclose(np.sum(projected * GRADIENTS[::-1], axis=1), 0, atol=1e-12)
+
+
+def test_formula_4_6_the_difference_loss_is_the_mean_distance_of_paired_outputs():
+    first, second = np.array([[0.9, 0.1], [0.5, 0.5]]), np.array([[0.5, 0.5], [0.4, 0.6]])
+    assert float(mk.multitask.difference_loss(first, second)) == pytest.approx((0.8 + 0.2) / 2)
+
+
+def test_formula_4_7_a_meta_model_predicts_the_weights_of_a_task():
+    identity = keras.Sequential([keras.Input((1,)), keras.layers.Identity()])
+    meta_model = mk.networks.mlp(1, input_shape=(2,), hidden=(3,))
+    space = mk.Sinusoids(meta_batch=8, seed=2)
+    model = mk.multitask.generalize(space, identity, meta_model=meta_model, ridge=0.1, steps=2)
+    parameters, tasks = space.draw_with_parameters(tf.constant([2, 0], tf.int64))
+    x, y = (np.concatenate(part, axis=1)[..., 0] for part in ((tasks[0], tasks[2]), (tasks[1], tasks[3])))
+    descriptions = (x * y).sum(axis=1) / ((x * x).sum(axis=1) + 20 * 0.1)
+    standard = (parameters - np.mean(parameters, axis=0)) / np.std(parameters, axis=0)
+    by_hand = 1.5 * descriptions.std() * meta_model(standard).numpy()
+    np.testing.assert_allclose(model([np.full((8, 1), 1.5), parameters.numpy()]), by_hand, rtol=1e-3, atol=1e-5)

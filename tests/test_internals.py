@@ -72,6 +72,16 @@ def test_inputs_are_as_the_model_takes_them(kind):
     assert len(keras.tree.flatten(found)) == len(keras.tree.flatten(given))
 
 
+def test_the_outputs_of_a_model_have_its_structure():
+    given = keras.Input((2,))
+    pair = {"a": layers.Dense(1)(given), "b": layers.Dense(3)(given)}
+    assert {name: one.shape for name, one in internals.output_structure(keras.Model(given, pair)).items()} == {
+        "a": (None, 1),
+        "b": (None, 3),
+    }
+    assert internals.output_structure(keras.Sequential([given, layers.Dense(4)])).shape == (None, 4)
+
+
 def test_a_dataset_can_be_built_on_the_tensor_of_another():
     tasks = Sinusoids(shots=2, meta_batch=1)
     assert internals.variant_tensor(tasks).dtype == tf.variant

@@ -76,6 +76,7 @@ LAYERS = {
     },
     "report": {"checks", "embedded", "inputs", "learner", "tasks", "report"},
     "classical": {"checks", "inputs", "outputs", "tasks"},
+    "multitask": {"checks", "inputs", "internals", "multitask", "networks", "outputs", "tasks"},
     "transfer": {
         *("checks", "copies", "functional", "inputs", "internals", "networks", "outputs", "rules", "tasks", "transfer"),
     },

@@ -51,9 +51,14 @@ class Curves(Tasks):
         raise NotImplementedError(f"{type(self).__name__} must implement curve(x, parameters).")
 
     def draw(self, seed: tf.Tensor) -> Episode:
+        return self.draw_with_parameters(seed)[1]
+
+    def draw_with_parameters(self, seed: tf.Tensor) -> tuple[tf.Tensor, Episode]:
+        """The parameters of each task, which an episode does not contain, and the episode."""
         for_parameters, for_x, for_noise = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
         x = tf.random.stateless_uniform((self.meta_batch, self.shots + self.queries), for_x, *map(float, self.x_range))
-        y = self.curve(x, self.parameters(for_parameters))
+        parameters = self.parameters(for_parameters)
+        y = self.curve(x, parameters)
         if y.shape != x.shape:
             raise ValueError(
                 f"{type(self).__name__}.curve must return one value per input, of shape {tuple(x.shape)}; it returned "
@@ -61,7 +66,7 @@ class Curves(Tasks):
             )
         y += self.noise * tf.random.stateless_normal(tf.shape(x), for_noise)
         x, y = x[..., None], y[..., None]
-        return Episode(x[:, : self.shots], y[:, : self.shots], x[:, self.shots :], y[:, self.shots :])
+        return parameters, Episode(x[:, : self.shots], y[:, : self.shots], x[:, self.shots :], y[:, self.shots :])
 
 
 class Sinusoids(Curves):

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.outputs import default_loss, final_activation
+from meta_keras.tasks.shuffling import shuffled_rows
 from meta_keras.transfer.classifier import Classifier
 from meta_keras.transfer.distillation_losses import in_single
 from meta_keras.transfer.domain_losses import GradientReversal, coral_loss
@@ -147,19 +148,11 @@ def pair_domains(
     source_x, source_y, target_x = (tf.constant(array) for array in (source_x, source_y, target_x))
 
     def pair(step: tf.Tensor) -> Any:
-        of_source = _shuffled_rows(step, len(source_x), batch_size, [seed, 0])
-        of_target = _shuffled_rows(step, len(target_x), batch_size, [seed, 1])
+        of_source = shuffled_rows(step, len(source_x), batch_size, [seed, 0])
+        of_target = shuffled_rows(step, len(target_x), batch_size, [seed, 1])
         return (tf.gather(source_x, of_source), tf.gather(target_x, of_target)), tf.gather(source_y, of_source)
 
     return tf.data.Dataset.counter().map(pair).prefetch(2)
-
-
-def _shuffled_rows(step: tf.Tensor, count: int, batch_size: int, seed: list[int]) -> tf.Tensor:
-    """The rows of batch `step`, if `count` rows are iterated over again and again, each time in a new order."""
-    places = step * batch_size + tf.range(batch_size, dtype=tf.int64)
-    passes = places // count
-    seeds = tf.stack([*(tf.fill([batch_size], tf.constant(part, tf.int64)) for part in seed), passes], axis=1)
-    return tf.raw_ops.RandomIndexShuffle(index=places % count, seed=seeds, max_index=tf.constant(count - 1, tf.int64))
 
 
 def _is_schedule(weight: Any) -> bool:

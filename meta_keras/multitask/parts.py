@@ -1,0 +1,119 @@
+"""What `MultiTask` is given for its tasks: trunk and heads, losses, metrics, weights and labels, each checked."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from meta_keras import checks
+from meta_keras.internals import output_structure
+from meta_keras.outputs import as_loss, default_loss, final_activation
+
+Heads = Mapping[str, keras.layers.Layer]
+
+
+class LossByTask:
+    """The loss of each task: the one that was given, or the one that fits its head and the type of its labels."""
+
+    def __init__(self, trunk: keras.Model, heads: Heads, given: Any) -> None:
+        _check_tasks("loss", given, heads)
+        whole = {task: keras.Model(trunk.inputs, head(features_for(trunk, task))) for task, head in heads.items()}
+        self.activations = {task: final_activation(network) for task, network in whole.items()}
+        self.given = {
+            task: as_loss(loss, self.activations[task], "float32")
+            for task, loss in (given or {}).items()
+            if loss is not None
+        }
+
+    def __call__(self, task: str, labels: tf.DType) -> keras.losses.Loss:
+        if task in self.given:
+            return self.given[task]
+        return default_loss(self.activations[task], tf.int32 if labels.is_integer or labels == tf.bool else tf.float32)
+
+    def regression(self, y: Mapping[str, Any]) -> list[bool]:
+        """Which of the tasks are regression tasks: those whose loss is not a cross-entropy."""
+        return ["crossentropy" not in self(task, tf.as_dtype(y[task].dtype)).name for task in self.activations]
+
+
+def check_parts(trunk: Any, heads: Any) -> None:
+    """Raise an error unless there are a functional trunk and heads that fit its outputs."""
+    checks.fittable_model(trunk=trunk)
+    if not getattr(trunk, "inputs", None):
+        raise ValueError(f"trunk must be a Sequential or functional model; {trunk.name!r} has no known inputs.")
+    checks.mapping(heads=heads)
+    if not heads:
+        raise ValueError("heads must have at least one task, such as {'class': keras.layers.Dense(10)}; got {}.")
+    for task, head in heads.items():
+        checks.text(task=task)
+        if not isinstance(head, keras.layers.Layer):
+            raise ValueError(f"heads[{task!r}] must be a Keras layer or model; got {checks.shown(head)}.")
+        features_for(trunk, task)
+    if len(set(map(id, heads.values()))) < len(heads):
+        raise ValueError("Each task needs a head of its own. Put layers that tasks share into the trunk.")
+
+
+def features_for(trunk: keras.Model, task: str) -> keras.KerasTensor:
+    """The outputs of the trunk that the head of a task takes."""
+    features = output_structure(trunk)
+    if isinstance(features, Mapping):
+        if task not in features:
+            raise ValueError(f"The trunk has outputs for {list(features)}, and none for the task {task!r}.")
+        return features[task]
+    if isinstance(features, list | tuple):
+        raise ValueError(
+            f"The trunk has {len(features)} outputs; it must have one, or a dictionary with one for each task."
+        )
+    return features
+
+
+def training_for(head: keras.layers.Layer, training: bool | None) -> dict[str, Any]:
+    """The keyword `training` for heads that take it."""
+    return {"training": training} if isinstance(head, keras.Model) else {}
+
+
+def metrics_by_task(heads: Heads, given: Any) -> dict[str, list[Any]] | None:
+    """A list of metrics for each task, as Keras takes them; None if there are none."""
+    _check_tasks("metrics", given, heads)
+    if not given:
+        return None
+    return {task: listed if isinstance(listed := given.get(task) or [], list) else [listed] for task in heads}
+
+
+def weights_by_task(heads: Heads, given: Any) -> list[float]:
+    """The weight of the loss of each task."""
+    _check_tasks("loss_weights", given, heads)
+    weights = {task: (given or {}).get(task, 1.0) for task in heads}
+    for task, weight in weights.items():
+        checks.nonnegative(**{f"loss_weights[{task!r}]": weight})
+    return [float(weight) for weight in weights.values()]
+
+
+def of_task(sample_weight: Any, task: str) -> Any:
+    """The sample weights of a task, which may be given for all tasks at once."""
+    return sample_weight.get(task) if isinstance(sample_weight, Mapping) else sample_weight
+
+
+def check_labels(heads: Heads, y: Any, rows: int | None = None) -> None:
+    """Raise a ValueError unless there are labels for exactly these tasks, and for this number of rows."""
+    if isinstance(y, Mapping) and set(y) == set(heads):
+        for task, labels in y.items():
+            if rows is not None and len(labels) != rows:
+                raise ValueError(
+                    f"Task {task!r} must have one label per example; got {len(labels)} for {rows} examples."
+                )
+        return
+    given = list(y) if isinstance(y, Mapping) else checks.shown(y)
+    raise ValueError(
+        f"y must be a dictionary with labels for the tasks {list(heads)}; got {given}. Mark missing labels with -1 for "
+        "classes, and with NaN for other targets."
+    )
+
+
+def _check_tasks(name: str, given: Any, heads: Heads) -> None:
+    """Raise a ValueError unless this is None or a dictionary whose keys are tasks."""
+    if given is None:
+        return
+    if not isinstance(given, Mapping) or not set(given) <= set(heads):
+        got = list(given) if isinstance(given, Mapping) else checks.shown(given)
+        raise ValueError(f"{name} must be a dictionary with some of the tasks {list(heads)} as its keys; got {got}.")

@@ -1,0 +1,302 @@
+"""`MultiTask`: Keras' methods, missing labels, and the three methods of combining tasks."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import meta_keras as mk
+from meta_keras.multitask import MultiTask, average_loss, gradient_cosines, project_conflicts
+
+X = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
+KIND = np.array([0, 1, 2, -1, 1, 0, -1, 2, 2, 1, 0, -1])
+SIZE = np.where(np.arange(12)[:, None] % 4 == 1, np.nan, X[:, 1:3]).astype("float32")
+Y = {"kind": KIND, "size": SIZE}
+METHODS = ("average", "uncertainty", "surgery")
+
+
+def made(method="average", *, dropout=0.0, regularizer=None, eager=False, optimizer=None, **compiled):
+    keras.utils.set_random_seed(1)
+    trunk = keras.Sequential([keras.Input((4,)), layers.Dense(6, activation="tanh", kernel_regularizer=regularizer)])
+    if dropout:
+        trunk.add(layers.Dropout(dropout))
+    model = MultiTask(trunk, {"kind": layers.Dense(3), "size": layers.Dense(2)}, method=method)
+    optimizer = optimizer or keras.optimizers.SGD(0.1)
+    model.compile(optimizer, run_eagerly=eager, jit_compile=False, **compiled)
+    return model
+
+
+def losses_by_hand(model, x, y):
+    """Cross-entropy and mean squared error over the labeled rows."""
+    outputs = {task: answers.numpy().astype(float) for task, answers in model(x).items()}
+    with_kind, with_size = y["kind"] >= 0, ~np.isnan(y["size"]).any(axis=1)
+    logits = outputs["kind"][with_kind]
+    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    kind = -logs[np.arange(len(logs)), y["kind"][with_kind]].mean() if with_kind.any() else 0.0
+    size = ((outputs["size"] - y["size"])[with_size] ** 2).mean() if with_size.any() else 0.0
+    return kind, size
+
+
+def test_the_outputs_are_those_of_the_heads_on_one_trunk():
+    model = made()
+    features = model.trunk(X)
+    outputs = model.predict(X, verbose=0)
+    assert list(outputs) == ["kind", "size"]
+    for task, head in model.heads.items():
+        np.testing.assert_allclose(outputs[task], head(features), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_losses_are_means_over_labeled_rows(method):
+    model = made(method)
+    kind, size = losses_by_hand(model, X, Y)
+    found = model.evaluate(X, Y, batch_size=12, verbose=0, return_dict=True)
+    wanted = kind + size / 2 if method == "uncertainty" else (kind + size) / 2
+    assert found == pytest.approx({"kind_loss": kind, "size_loss": size, "loss": wanted}, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_stands_where_a_label_is_missing_has_no_influence(method):
+    """A row without any label, and the numbers beside a NaN, change nothing."""
+    unlabeled = np.array([-1, -7]), np.array([[np.nan, 100.0], [-50.0, np.nan]])
+    one, other = made(method), made(method)
+    one.fit(X, Y, batch_size=14, epochs=2, shuffle=False, verbose=0)
+    more = {task: np.concatenate([y, extra]) for (task, y), extra in zip(Y.items(), unlabeled, strict=True)}
+    other.fit(np.concatenate([X, 9 * X[:2]]), more, batch_size=14, epochs=2, shuffle=False, verbose=0)
+    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_without_any_label_of_a_task_trains_the_other_alone(method):
+    model = made(method)
+    head, variance = model.heads["size"].get_weights(), getattr(model, "log_variances", None)
+    before = model.trunk.get_weights()
+    nothing = np.full_like(SIZE, np.nan)
+    logs = model.fit(X, {"kind": KIND, "size": nothing}, batch_size=12, verbose=0).history
+    assert logs["size_loss"] == [0.0] and logs["kind_loss"][0] > 0
+    for a, b in zip(head, model.heads["size"].get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(before[0], model.trunk.get_weights()[0])
+    assert variance is None or (float(variance[1]) == 0.0 and float(variance[0]) != 0.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_any_label_at_all_nothing_is_trained(method):
+    model = made(method)
+    before = model.get_weights()
+    logs = model.fit(X, {"kind": np.full(12, -1), "size": np.full((12, 2), np.nan)}, verbose=0).history
+    assert logs["loss"] == [0.0]
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_logs_of_several_batches_weight_each_by_its_labels():
+    model = made(metrics={"kind": ["accuracy"], "size": ["mae"]})
+    kind, size = losses_by_hand(model, X, Y)
+    found = model.evaluate(X, Y, batch_size=5, verbose=0, return_dict=True)
+    outputs = model.predict(X, verbose=0)
+    labeled = KIND >= 0
+    accuracy = (outputs["kind"].argmax(axis=1) == KIND)[labeled].mean()
+    assert found["kind_loss"] == pytest.approx(kind, rel=1e-5) and found["size_loss"] == pytest.approx(size, rel=1e-5)
+    assert found["kind_accuracy"] == pytest.approx(accuracy)
+    assert found["size_mae"] == pytest.approx(np.nanmean(np.abs(outputs["size"] - SIZE)), rel=1e-5)
+
+
+def test_sample_weights_multiply_losses_and_metrics():
+    model = made(metrics={"kind": ["accuracy"]})
+    weights = {"kind": np.arange(12.0), "size": np.ones(12)}
+    found = model.evaluate(X, Y, sample_weight=weights, batch_size=12, verbose=0, return_dict=True)
+    logits = model.predict(X, verbose=0)["kind"]
+    rows = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)(np.maximum(KIND, 0), logits)
+    labeled = KIND >= 0
+    assert found["kind_loss"] == pytest.approx(
+        np.sum((rows.numpy() * weights["kind"])[labeled]) / labeled.sum(), rel=1e-5
+    )
+    correct = (logits.argmax(axis=1) == KIND)[labeled]
+    assert found["kind_accuracy"] == pytest.approx(np.average(correct, weights=weights["kind"][labeled]), rel=1e-5)
+
+
+def test_loss_weights_multiply_the_loss_of_a_task_in_the_average_only():
+    found = made(loss_weights={"size": 10.0}).evaluate(X, Y, batch_size=12, verbose=0, return_dict=True)
+    assert found["loss"] == pytest.approx((found["kind_loss"] + 10 * found["size_loss"]) / 2, rel=1e-5)
+
+
+def step_by_hand(model, x, y):
+    """The gradients of one step of surgery, with a tape for each task."""
+    found = []
+    for place in range(2):
+        with tf.GradientTape() as tape:
+            losses, _ = model._task_losses(y, model(x, training=True))
+        parts = tape.gradient(losses[place], model.trunk.trainable_variables)
+        found.append(np.concatenate([np.ravel(part) for part in parts]))
+    return np.array(found)
+
+
+def test_surgery_trains_the_trunk_by_the_mean_of_projected_gradients():
+    keras.config.set_floatx("float64")
+    x, y = -X.astype(float), {"kind": KIND, "size": 20 * SIZE.astype(float)}
+    model, plain = made("surgery", eager=True), made("average", eager=True)
+    gradients = step_by_hand(model, x, y)
+    assert gradient_cosines(gradients)[0, 1] < -0.01
+    before, head = model.trunk.get_weights(), model.heads["kind"].get_weights()
+    model.train_on_batch(x, y), plain.train_on_batch(x, y)
+    moved = np.concatenate([np.ravel(a - b) for a, b in zip(before, model.trunk.get_weights(), strict=True)])
+    np.testing.assert_allclose(moved, 0.1 * project_conflicts(gradients).numpy().mean(axis=0), rtol=1e-5, atol=1e-7)
+    for own, other, start in zip(
+        model.heads["kind"].get_weights(), plain.heads["kind"].get_weights(), head, strict=True
+    ):
+        np.testing.assert_allclose(own, other)
+        assert not np.allclose(own, start)
+
+
+def test_without_conflicts_surgery_is_the_average():
+    same = {"kind": KIND, "again": KIND}
+    found = []
+    for method in ("average", "surgery"):
+        keras.utils.set_random_seed(1)
+        trunk = keras.Sequential([keras.Input((4,)), layers.Dense(6, kernel_regularizer="l2")])
+        model = MultiTask(trunk, {"kind": layers.Dense(3), "again": layers.Dense(3)}, method=method)
+        model.heads["again"].set_weights(model.heads["kind"].get_weights())
+        model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+        model.fit(X, same, epochs=3, batch_size=12, verbose=0)
+        found.append(model.trunk.get_weights())
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_losses_of_layers_are_added_and_their_gradients_are_not_projected(method):
+    nothing = {"kind": np.full(12, -1), "size": np.full((12, 2), np.nan)}
+    model = made(method, regularizer=keras.regularizers.L2(0.5))
+    kernel = model.trunk.layers[0].kernel.numpy()
+    logs = model.fit(X, nothing, batch_size=12, verbose=0).history
+    assert logs["loss"][0] == pytest.approx(0.5 * np.sum(kernel**2), rel=1e-5)
+    np.testing.assert_allclose(model.trunk.layers[0].kernel, kernel * (1 - 0.1), rtol=1e-5)
+
+
+def test_task_gradients_are_those_of_the_trunk():
+    model = made()
+    found = model.task_gradients(X, Y)
+    np.testing.assert_allclose(found, step_by_hand(model, X, Y), rtol=1e-4, atol=1e-6)
+    assert found.shape == (2, model.trunk.count_params())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_lowers_the_loss_of_every_task(method):
+    model = made(method, optimizer=keras.optimizers.Adam(0.03))
+    logs = model.fit(X, Y, epochs=60, batch_size=12, verbose=0).history
+    assert logs["kind_loss"][-1] < 0.5 * logs["kind_loss"][0] and logs["size_loss"][-1] < 0.5 * logs["size_loss"][0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_saved_model_answers_and_trains_as_before(method, tmp_path):
+    compiled = {"metrics": {"kind": ["accuracy"]}, "loss": {"size": keras.losses.MeanAbsoluteError()}}
+    compiled |= {} if method == "uncertainty" else {"loss_weights": {"size": 3.0}}
+    model = made(method, optimizer=keras.optimizers.Adam(0.01), **compiled)
+    model.fit(X, Y, batch_size=12, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.method == method and list(loaded.heads) == ["kind", "size"]
+    for each in (model, loaded):
+        each.fit(X, Y, batch_size=12, verbose=0)
+    one, other = (each.evaluate(X, Y, verbose=0, return_dict=True) for each in (model, loaded))
+    assert one == pytest.approx(other, rel=1e-5) and "kind_accuracy" in one
+    for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_callbacks_and_validation_data():
+    stop = keras.callbacks.EarlyStopping("val_kind_loss", mode="min", min_delta=100.0)
+    model = made()
+    logs = model.fit(X, Y, epochs=9, validation_data=(X, Y), callbacks=[stop], verbose=0).history
+    assert len(logs["val_size_loss"]) == 2, "after the first epoch without an improvement by 100"
+
+
+def test_dropout_is_active_in_training_only():
+    model = made(dropout=0.5)
+    np.testing.assert_array_equal(model(X)["kind"], model(X, training=False)["kind"])
+    assert not np.allclose(model(X, training=True)["kind"], model(X)["kind"])
+    head = keras.Sequential([keras.Input((6,)), layers.Dropout(0.5), layers.Dense(2)])
+    nested = MultiTask(made().trunk, {"kind": head})
+    assert not np.allclose(nested(X, training=True)["kind"], nested(X)["kind"])
+
+
+def test_a_trunk_may_have_outputs_for_each_task():
+    image, text = keras.Input((4,), name="image"), keras.Input((3,), name="text")
+    shared = layers.Dense(5)
+    features = {"image": shared(layers.Dense(2)(image)), "text": shared(layers.Dense(2)(text))}
+    trunk = keras.Model({"image": image, "text": text}, features)
+    model = MultiTask(trunk, {"image": layers.Dense(2), "text": layers.Dense(2)})
+    model.compile(jit_compile=False)
+    x = {"image": X, "text": X[:, :3]}
+    model.fit(x, {"image": KIND > 0, "text": np.minimum(KIND, 1)}, verbose=0)
+    outputs, own = model.predict(x, verbose=0), trunk(x)
+    for task, head in model.heads.items():
+        np.testing.assert_allclose(outputs[task], head(own[task]), rtol=1e-5, atol=1e-6)
+
+
+def test_probabilities_get_the_loss_of_probabilities():
+    heads = {"kind": layers.Dense(3, activation="softmax"), "logits": layers.Dense(3)}
+    model = MultiTask(made().trunk, heads)
+    model.compile(loss={"kind": "sparse_categorical_crossentropy"}, jit_compile=False)
+    found = model.evaluate(X, {"kind": np.maximum(KIND, 0), "logits": np.maximum(KIND, 0)}, verbose=0, return_dict=True)
+    outputs, rows = model.predict(X, verbose=0), np.arange(12)
+    wanted = -np.log(outputs["kind"][rows, np.maximum(KIND, 0)]).mean()
+    assert found["kind_loss"] == pytest.approx(wanted, rel=1e-4)
+    logs = outputs["logits"] - np.log(np.exp(outputs["logits"]).sum(axis=1, keepdims=True))
+    assert found["logits_loss"] == pytest.approx(-logs[rows, np.maximum(KIND, 0)].mean(), rel=1e-4)
+
+
+def test_half_precision_trains():
+    keras.config.set_dtype_policy("mixed_float16")
+    for method in METHODS:
+        model = made(method, optimizer=keras.optimizers.Adam(0.01))
+        logs = model.fit(X, Y, epochs=30, batch_size=12, verbose=0).history
+        assert np.isfinite(logs["loss"]).all() and logs["loss"][-1] < logs["loss"][0]
+
+
+def test_steps_per_execution_and_xla():
+    model = MultiTask(made().trunk, {"kind": layers.Dense(3), "size": layers.Dense(2)}, method="surgery")
+    model.compile("sgd", steps_per_execution=3, jit_compile=True)
+    data = mk.multitask.mix_tasks({"kind": (X, np.maximum(KIND, 0)), "size": (X, X[:, :2])}, rows=4)
+    logs = model.fit(data, steps_per_epoch=6, shuffle=False, verbose=0).history
+    assert np.isfinite(logs["loss"]).all()
+
+
+def heads():
+    return {"kind": layers.Dense(3)}
+
+
+def trunk():
+    return keras.Sequential([keras.Input((4,)), layers.Dense(6)])
+
+
+@pytest.mark.parametrize(
+    ("function", "complaint"),
+    [
+        (lambda: MultiTask(trunk(), {}), "at least one task"),
+        (lambda: MultiTask(trunk(), dict.fromkeys("ab", layers.Dense(3))), "a head of its own"),
+        (lambda: MultiTask(trunk(), {"kind": 3}), r"heads\['kind'\] must be a Keras layer"),
+        (lambda: MultiTask(trunk(), heads(), method="sum"), "one of 'average', 'uncertainty', 'surgery'"),
+        (lambda: MultiTask(keras.Sequential([layers.Dense(2)]), heads()), "has no weights yet"),
+        (lambda: made(loss={"color": "mse"}), r"loss must be a dictionary with some of the tasks \['kind', 'size'\]"),
+        (lambda: made(metrics=["accuracy"]), "metrics must be a dictionary"),
+        (lambda: made(loss_weights={"kind": -1.0}), r"loss_weights\['kind'\] must be"),
+        (lambda: made("uncertainty", loss_weights={"kind": 2.0}), "learns the weights"),
+        (lambda: made().fit(X, {"kind": KIND}, verbose=0), "Mark missing labels with -1"),
+        (lambda: made().evaluate(X, KIND, verbose=0), "labels for the tasks"),
+        (lambda: MultiTask(trunk(), heads()).task_gradients(X, {"kind": KIND}), "call compile first"),
+    ],
+)
+def test_errors_say_what_is_wrong(function, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        function()
+
+
+def test_the_average_loss_is_that_of_the_library():
+    model = made()
+    losses, counts = model._task_losses(Y, model(X))
+    assert [float(count) for count in counts] == [9.0, 9.0]
+    assert float(model.compute_loss(X, Y, model(X))) == pytest.approx(float(average_loss(losses)), rel=1e-6)
