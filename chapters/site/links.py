@@ -1,0 +1,68 @@
+"""Links in the text of a chapter: to formulas, to the glossary at the first use of a term, to names of the library."""
+
+import re
+
+import book
+import docstrings
+from nbformat import NotebookNode
+
+# What must stay as it is: code, mathematics, links, images, addresses, roles, HTML, tables of contents and headings.
+KEPT = r"""```.*?```|~~~.*?~~~|\$\$.*?\$\$|\$(?:\\.|[^$\\])+\$|!?\[(?:[^\[\]]|\[[^\[\]]*\])*\]\([^)]*\)|\{[\w:+.-]+\}`[^`]*`"""
+PIECES = re.compile(rf"({KEPT}|`+[^`]+`+|<[^<>]+>|https?://\S+|^\#+ .*$)", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"`[^`]+`")
+
+
+def link_chapter(notebook: NotebookNode, number: str) -> NotebookNode:
+    """Add links to the Markdown cells of a chapter, in place. Its first cell only gets links to names and formulas."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    terms = {term: False for term in book.terms()}
+    stated: set[str] = set()
+    for place, cell in enumerate(cells):
+        linked = link_text(cell.source, terms if place else {})
+        cell.source = _with_formulas(linked, number, stated)
+    return notebook
+
+
+def link_text(markdown: str, used: dict[book.Term, bool]) -> str:
+    """The same Markdown with links. Of the terms, those that are not `used` yet are linked once, and marked."""
+    return "".join(
+        docstrings.name(piece[1:-1]) if CODE.fullmatch(piece)
+        else piece if PIECES.fullmatch(piece)
+        else _prose(piece, used)
+        for piece in PIECES.split(markdown)
+    )  # fmt: skip
+
+
+def _prose(text: str, used: dict[book.Term, bool]) -> str:
+    """A piece of plain text. Longer terms come first, because they may contain shorter ones."""
+    open_terms = {name.lower(): term for term, done in used.items() if not done for name in term.names}
+    names = sorted(map(re.escape, open_terms), key=len, reverse=True)
+    pattern = rf"(?<![\w-])({'|'.join(names)})(s?)(?![\w-])".replace(r"\ ", r"\s+") if names else "(?!)"
+
+    def link(match: re.Match[str]) -> str:
+        term = open_terms[" ".join(match[1].lower().split())]
+        if used[term]:
+            return match[0]
+        used[term] = True
+        return f"{{term}}`{' '.join(match[0].split())} <{term.names[0]}>`"
+
+    return docstrings.link_formulas(re.sub(pattern, link, text, flags=re.IGNORECASE))
+
+
+def _with_formulas(markdown: str, number: str, stated: set[str]) -> str:
+    """Numbers of formulas as links below them, and an anchor where the chapter states a formula for the first time."""
+    anchors = []
+
+    def display(match: re.Match[str]) -> str:
+        for formula in book.MENTIONED.findall(match[1]):
+            if book.home_of(formula) == number and formula not in stated:
+                stated.add(formula)
+                anchors.append(f"({book.anchor('stated', formula)})=\n")
+        tag = book.TAG.search(match[1])
+        if tag is None:
+            return match[0]
+        link = f"[Formula {tag[1]}](#{book.anchor('formula', tag[1])})"
+        return f"$${book.TAG.sub('', match[1])}$$\n\n{{.formula-number}}\n({link})\n"
+
+    linked = book.DISPLAY.sub(display, markdown)
+    return "".join(anchors) + linked
