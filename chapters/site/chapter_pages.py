@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 import book_map
+import links
 import press
 from badges import badges
 from nbformat import NotebookNode

@@ -7,7 +7,7 @@ import mathjax
 MATHJAX = Path(mathjax.__file__).parent / "static" / "mathjax" / "es5" / "tex-svg.js"
 
 project = html_title = "Meta-learning in Keras"
-extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.mathjax", "links"]
+extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.mathjax"]
 exclude_patterns = ["_extra"]
 templates_path = ["templates"]
 smartquotes = False
