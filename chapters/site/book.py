@@ -14,6 +14,9 @@ MENTIONED = re.compile(r"Formulas? (\d+\.\d+)")
 DISPLAY = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 TAG = re.compile(r"\s*(?:\\qquad|\\quad)?\s*\\text\{\(Formula (\d+\.\d+)\)\}\s*$")
 
+# A sentence with fewer words is quoted with the one before it.
+SHORT = 10
+
 
 class Term(NamedTuple):
     """A term of the glossary, from all rows that list it."""
@@ -97,13 +100,20 @@ def terms() -> tuple[Term, ...]:
     """The glossary, with one entry for each term."""
     found: dict[str, Term] = {}
     for row in rows("Glossary"):
-        name, _, note = row["term"].partition(" (")
-        names = tuple(part.strip() for part in re.split(r"[,;] ", name))
-        term = Term(names, note.rstrip(")"), row["中文"], row["symbol"], row["name in code"], row["chapter"])
+        term = Term(*_names(row["term"]), row["中文"], row["symbol"], row["name in code"], row["chapter"])
+        names = term.names
         if names[0] in found:
             term = _merged(found[names[0]], term)
         found[names[0]] = term
     return tuple(sorted(found.values(), key=lambda term: term.names[0].lower()))
+
+
+def _names(cell: str) -> tuple[tuple[str, ...], str]:
+    """The names in a cell, and what it says about them: in parentheses, or after "in D1"."""
+    notes = re.findall(r"\(([^()]*)\)|, (in D\d .*)", cell)
+    bare = re.sub(r" \([^()]*\)|, in D\d .*", "", cell)
+    names = (bare,) if " and " in bare else re.split(r"[,;] ", bare)
+    return tuple(names), "; ".join("".join(note) for note in notes)
 
 
 def _merged(first: Term, second: Term) -> Term:
@@ -114,27 +124,45 @@ def _merged(first: Term, second: Term) -> Term:
     return Term(names, both(first.note, second.note, "; "), *map(both, first[2:], second[2:]))
 
 
+class Introduction(NamedTuple):
+    """Where a term is introduced: the chapter, the place of the Markdown cell in it, and the sentence."""
+
+    number: str
+    cell: int
+    sentence: str
+
+
 @functools.cache
-def introduction(term: Term) -> tuple[str, str] | None:
-    """The chapter that introduces a term, and the sentence in which it does so."""
-    wanted = [re.escape(word) for word in re.split(r", (?:also |in D\d )?", term.chinese) if word]
-    bold = [rf"\*\*{re.escape(name)}s?\*\*" for name in term.names]
-    for pattern in ("|".join(rf"(?<![\w\u4e00-\u9fff]){word}(?![\u4e00-\u9fff])" for word in wanted), "|".join(bold)):
-        for number in dict.fromkeys((*re.findall(r"\d\d", term.chapters), *titles())):
-            for sentence in _sentences(number) if number in titles() else ():
-                if re.search(pattern, sentence, re.IGNORECASE):
-                    return number, sentence
+def introduction(term: Term) -> Introduction | None:
+    """The sentence that introduces a term: with its Chinese name, else with its English one in bold or at all."""
+    chinese = [re.escape(word) for word in re.split(r", (?:also |in D\d )?", term.chinese) if word]
+    english = [re.escape(name) for name in term.names]
+    wanted = (
+        "|".join(rf"(?<![\w\u4e00-\u9fff]){word}(?![\u4e00-\u9fff])" for word in chinese),
+        "|".join(rf"\*\*{name}s?\*\*" for name in english),
+        "|".join(rf"(?<![\w-]){name}s?(?![\w-])" for name in english),
+    )
+    numbers = [number for number in dict.fromkeys((*re.findall(r"\d\d", term.chapters), *titles())) if number in titles()]
+    for pattern in filter(None, wanted):
+        for number in numbers:
+            for found in _sentences(number):
+                if re.search(pattern, found.sentence, re.IGNORECASE):
+                    return found
     return None
 
 
 @functools.cache
-def _sentences(number: str) -> tuple[str, ...]:
+def _sentences(number: str) -> tuple[Introduction, ...]:
     """The sentences of a chapter's paragraphs and list items, without tables, headings and displays."""
     found = []
-    for cell in prose(number):
+    for place, cell in enumerate(prose(number)):
         text = DISPLAY.sub("\n\n", re.sub(r"^(#.*|\|.*|!\[.*)$", "", cell, flags=re.MULTILINE))
         text = re.sub(r"^> ?", "", text, flags=re.MULTILINE)
-        for block in re.split(r"\n\s*\n|\n\s*(?:[-*]|\d+\.) ", "\n" + text):
+        for block in re.split(r"\n\s*\n|\n\s*(?:[-*]|\d+\.) ", "\n" + text) if place else ():
             flat = re.sub(r"^(?:[-*]|\d+\.) ", "", " ".join(block.split()))
-            found += re.split(r"(?<=[.!?])\s+(?=[A-Z*$`])", flat)
+            before = ""
+            for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z*$`])", flat):
+                whole = f"{before} {sentence}" if before and len(sentence.split()) < SHORT else sentence
+                found.append(Introduction(number, place, re.sub(r"[:;]$|(?<=\w)$", " ...", whole)))
+                before = sentence
     return tuple(found)

@@ -8,7 +8,7 @@ from nbformat import NotebookNode
 
 # What must stay as it is: code, mathematics, links, images, addresses, roles, HTML, tables of contents and headings.
 KEPT = r"""```.*?```|~~~.*?~~~|\$\$.*?\$\$|\$(?:\\.|[^$\\])+\$|!?\[(?:[^\[\]]|\[[^\[\]]*\])*\]\([^)]*\)|\{[\w:+.-]+\}`[^`]*`"""
-PIECES = re.compile(rf"({KEPT}|`+[^`]+`+|<[^<>]+>|https?://\S+|^\#+ .*$)", re.DOTALL | re.MULTILINE)
+PIECES = re.compile(rf"({KEPT}|`+[^`]+`+|<[^<>]+>|https?://\S+|^\#+ [^\n]*$)", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`[^`]+`")
 
 
@@ -17,9 +17,13 @@ def link_chapter(notebook: NotebookNode, number: str) -> NotebookNode:
     cells = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
     terms = {term: False for term in book.terms()}
     stated: set[str] = set()
+    introduced: dict[int, list[str]] = {}
+    for term in terms:
+        if (found := book.introduction(term)) is not None and found.number == number:
+            introduced.setdefault(found.cell, []).append(book.anchor("introduced", term.names[0]))
     for place, cell in enumerate(cells):
-        linked = link_text(cell.source, terms if place else {})
-        cell.source = _with_formulas(linked, number, stated)
+        linked = _with_formulas(link_text(cell.source, terms if place else {}), number, stated)
+        cell.source = "".join(f"({anchor})=\n" for anchor in introduced.get(place, [])) + linked
     return notebook
 
 

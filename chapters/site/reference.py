@@ -57,7 +57,7 @@ def module_page(page: str) -> str:
     parts = [f"# {TITLES[page]}"]
     if page in library.modules():
         module = library.modules()[page]
-        parts += [f"```{{py:module}} meta_keras.{page}\n```", docstrings.markdown(module, examples=False)]
+        parts += [f"```{{py:module}} meta_keras.{page}\n```\n\n```{{py:currentmodule}} None\n```", docstrings.markdown(module, examples=False)]
     groups: dict[str, list[Entry]] = {}
     for entry in entries_of(page):
         groups.setdefault(getattr(entry.found, "__module__", "") or _home(entry).__name__, []).append(entry)

@@ -12,6 +12,13 @@ import press
 import tables
 
 STORED = (press.ROOT / "data" / "results", press.ROOT / "benchmarks" / "results")
+LINK = re.compile(r"\[([^\[\]]+)\]\(([^()\s]+)\)")
+GUIDES = ("notation", "formulas", "glossary", "errata")
+# Images on this page, by their paths in the project and on the site, and their alternative texts.
+IMAGES = {
+    "benchmarks/results/speed_scaling.png": "Four plots with straight lines through dots: milliseconds per step increase "
+    "linearly with the number of tasks and with the number of inner steps, for sine curves and for conv4 with pooling."
+}
 LONG = 12  # longer lists of numbers, such as learning curves, are abbreviated
 # What a record says about itself, and not a result.
 ABOUT = ("script", "commit", "commits", "machine", "versions", "tensorflow", "device", "seed", "unit", "runs", "seconds")
@@ -53,7 +60,7 @@ def records() -> list[Record]:
 
 def overview() -> str:
     """The results of README.md, then all records."""
-    results = site_links(book.section(book.README, "## Results"))
+    results = re.sub("^### ", "## ", site_links(book.section(book.README, "## Results")), flags=re.MULTILINE)
     lines = [[_about(record), f"{{doc}}`{record.name} </results/{record.name}>`", _commands(record)] for record in records()]
     return (
         f"# Results\n\n{results}\n\n## All measurements\n\nEvery number in a chapter is either printed by the chapter "
@@ -64,21 +71,22 @@ def overview() -> str:
 
 
 def site_links(text: str) -> str:
-    """The text of README.md with links to the pages of the site; images of the project are shown."""
+    """The text of README.md with links to the pages of the site. An image that it links to is shown below the link."""
+    blocks = []
+    for block in text.split("\n\n"):
+        blocks.append(LINK.sub(_site_link, block))
+        blocks += [f"![{alt}](/{path})" for path, alt in IMAGES.items() if f"({path})" in block]
+    return "\n\n".join(blocks)
 
-    def link(match: re.Match[str]) -> str:
-        label, target = match[1], match[2]
-        path, _, heading = target.partition("#")
-        if target.startswith(("#", "http")):
-            return match[0]
-        if path.endswith(".ipynb"):
-            return book.chapter_link(Path(path).stem[:2], label)
-        if path.endswith(".png"):
-            return f"shown below\n\n![{label} of time per step]({data_uri(press.ROOT / path)})\n\n"
-        pages = {"errata": "guide/errata", "notation": "guide/notation", "glossary": "guide/glossary"}
-        return f"{{doc}}`{label} </{pages.get(heading, 'guide/articles')}>`"
 
-    return re.sub(r"\[([^\[\]]+)\]\(([^()\s]+)\)", link, text)
+def _site_link(match: re.Match[str]) -> str:
+    label, target = match[1], match[2]
+    path, _, heading = target.partition("#")
+    if path.endswith(".ipynb"):
+        return book.chapter_link(Path(path).stem[:2], label)
+    if path == "chapters/README.md":
+        return f"{{doc}}`{label} </guide/{heading if heading in GUIDES else 'articles'}>`"
+    return f"{label} below" if path in IMAGES else match[0]
 
 
 def record_page(record: Record) -> str:

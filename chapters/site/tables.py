@@ -115,8 +115,8 @@ def _entry(term: book.Term) -> str:
     facts = [term.symbol, linked(term.code), f"chapter {_chapters(term.chapters)}" if term.chapters else ""]
     lines[0] += "".join(f" · {fact}" for fact in facts if fact)
     if (found := book.introduction(term)) is not None:
-        number, sentence = found
-        lines.append(f"Chapter {book.chapter_link(number)}: {_quoted(sentence)}")
+        place = f"{{ref}}`Chapter {found.number} <{book.anchor('introduced', term.names[0])}>`"
+        lines.append(f"{place}: {_quoted(found.sentence)}")
     body = "\n\n".join(f"  {line}" for line in lines)
     return "\n".join(term.names) + f"\n{body}"
 
@@ -140,11 +140,9 @@ def errata() -> str:
         if row["document section"][:2] != article:
             article = row["document section"][:2]
             parts.append(f"## {article}")
-        where = row["document section"]
-        parts.append(
-            f"**{where}.** {row['statement']}\n\n: **Correction** (chapter {_covering(where)}; "
-            f"`{row['test'].strip('`').partition('::')[2]}`). {linked(row['correction'])}"
-        )
+        where, test = row["document section"], row["test"].strip("`").partition("::")[2]
+        parts.append(f"**{where}** ({_covering(where)}). {row['statement']}")
+        parts.append(f"*Correction.* {linked(row['correction'])} *Test:* `{test}`")
     return "\n\n".join(parts) + "\n"
 
 
@@ -158,7 +156,7 @@ def _covering(where: str) -> str:
             near = [r["chapter"] for r in rows if r["document section"][:2] == article and section in _sections(r)]
             found |= dict.fromkeys(number for cell in near for number in re.findall(r"\d\d", cell))
             section = "" if near else section.rpartition(".")[0]
-    return book.chapter_links(found) or "not covered"
+    return f"chapter {book.chapter_links(sorted(found))}" if found else "in no chapter"
 
 
 def _sections(row: dict[str, str]) -> list[str]:
