@@ -20,6 +20,7 @@ import chapter_pages  # noqa: E402
 import front  # noqa: E402
 import nbformat  # noqa: E402
 import press  # noqa: E402
+import results  # noqa: E402
 from project_links import Files  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 from sphinx.util.docutils import docutils_namespace  # noqa: E402
@@ -106,6 +107,8 @@ def _contents(language: str, chapters: Path) -> Iterator[tuple[str, bytes]]:
         yield f"chapters/{stored.name}", nbformat.writes(page).encode()
     for image in chapters.glob("*.png"):
         yield f"chapters/{image.name}", image.read_bytes()
+    for image in results.IMAGES:
+        yield image, (press.ROOT / image).read_bytes()
     pages = generated_pages()
     for name, text in {**pages, **files.pages(), "index": front.page(language, list(pages))}.items():
         yield f"{name}.md", text.encode()

@@ -31,9 +31,9 @@ PICTURES = ("show_episode", "imshow", "contourf", "pcolormesh")
 def page(notebook: NotebookNode, name: str, files: Files) -> NotebookNode:
     """Change an executed notebook to the page of the chapter `name`, such as 10_maml."""
     notebook.cells = [cell for cell in notebook.cells if not press.is_setup(cell)]
-    kinds = {
-        f"{cell.metadata['picture']}.png": kind(cell.source) for cell in notebook.cells if "picture" in cell.metadata
-    }
+    links.link_chapter(notebook, name[:2])
+    pictures = [cell for cell in notebook.cells if "picture" in cell.metadata]
+    kinds = {f"{cell.metadata['picture']}.png": kind(cell.source) for cell in pictures}
     section = ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
