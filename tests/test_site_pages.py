@@ -127,6 +127,12 @@ def test_a_docstring_becomes_markdown():
     assert "\n- **`labels`**: (rows,) the class of each row." in pool
 
 
+def test_what_an_example_shows_becomes_comments():
+    session = ">>> for n in range(2):\n...     print(n)\n0\n1\n>>> n.x\nTraceback (most recent call last):\n...\nE: no"
+    code = "for n in range(2):\n    print(n)\n\n# 0\n# 1\nn.x\n# Traceback (most recent call last):\n# ...\n# E: no"
+    assert docstrings.example(session, mk.load) == code
+
+
 def test_special_characters_of_a_docstring_stay_what_they_are():
     assert docstrings.inline("a * b_c [d] <e> `f*g` $") == r"a \* b\_c \[d\] \<e> `f*g` \$"
 
@@ -226,7 +232,10 @@ def test_all_results_of_the_readme_are_shown():
     shown = results.overview()
     for row in re.findall(r"^\|.*\|$", book.section(book.README, "## Results"), re.MULTILINE):
         assert row in shown
-    assert all((ROOT / image).is_file() and f"](/{image})" in shown for image in results.IMAGES)
+    for image, (alternative, caption) in results.IMAGES.items():
+        assert (ROOT / image).is_file() and image in book.README.read_text("utf-8")
+        assert f"```{{figure}} /{image}\n:alt: {alternative}\n" in shown and f"\n\n{caption}\n```" in shown
+    assert "{doc}`gpu.json </results/gpu>`" in shown
 
 
 @pytest.mark.parametrize("record", results.records(), ids=lambda record: record.name)

@@ -55,7 +55,7 @@ def _summary(entry: Entry) -> str:
 
 
 def module_page(page: str) -> str:
-    """The entries of a page, grouped by the files that define them."""
+    """The entries of a page, grouped by the files that define them, those that most chapters use first."""
     parts = [f"# {TITLES[page]}"]
     if page in library.modules():
         module = library.modules()[page]
@@ -64,13 +64,17 @@ def module_page(page: str) -> str:
     groups: dict[str, list[Entry]] = {}
     for entry in entries_of(page):
         groups.setdefault(getattr(entry.found, "__module__", "") or _home(entry).__name__, []).append(entry)
-    for file, group in sorted(groups.items()):
+    for file, group in sorted(groups.items(), key=lambda pair: (-max(map(_uses, pair[1])), pair[0])):
         module = sys.modules[file]
         if len(groups) > 1:
             parts.append(f"## {file.rpartition('.')[2].replace('_', ' ').capitalize()}")
             parts.append(docstrings.markdown(module, examples=False))
         parts += [entry_text(entry) for entry in group]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _uses(entry: Entry) -> int:
+    return len(library.users()[entry.name])
 
 
 def entry_text(entry: Entry) -> str:
@@ -104,7 +108,7 @@ def _chapters(entry: Entry) -> str:
     """The chapters whose code uses this name."""
     numbers = library.users()[entry.name]
     links = [f"{book.chapter_link(number)} ({book.titles()[number].partition(':')[0]})" for number in numbers]
-    return f"**Used in chapters** {', '.join(links)}." if links else ""
+    return f"**Used in** chapter {', '.join(links)}." if links else ""
 
 
 def _home(entry: Entry) -> ModuleType:

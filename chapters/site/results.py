@@ -13,11 +13,15 @@ import tables
 from project_links import Files, rewritten
 
 STORED = (press.ROOT / "data" / "results", press.ROOT / "benchmarks" / "results")
-# Images on this page, by their paths in the project and on the site, and their alternative texts.
+# Images on this page, by their paths in the project and on the site, with their alternative texts and captions.
 IMAGES = {
-    "benchmarks/results/speed_scaling.png": "Four plots of dots on straight lines: the milliseconds per step increase "
-    "linearly with the number of tasks and with the number of inner steps, for sine curves and for conv4 with pooling."
+    "benchmarks/results/speed_scaling.png": (
+        "Four plots of dots near straight lines: the time per step increases with the meta-batch and the inner steps",
+        "Milliseconds per step for n tasks in a meta-batch (left) and n inner steps (right), with the straight line of "
+        "the best fit. Workload S: sine curves. Workload C: conv4 with pooling.",
+    )
 }
+RECORD = re.compile(r"`(?:data|benchmarks)/results/(\w+)\.json`")
 LONG = 12  # longer lists of numbers, such as learning curves, are abbreviated
 # What a record says about itself, and not a result.
 ABOUT = ("script", "commit", "commits", "machine", "versions", "tensorflow", "device", "unit", "seed", "runs")
@@ -76,8 +80,13 @@ def site_text(text: str) -> str:
         shown = [path for path in IMAGES if f"]({path})" in block]
         for path in shown:
             block = re.sub(rf"\[([^\[\]]+)\]\({re.escape(path)}\)", r"\1 below", block)
-        blocks += [block, *(f"![{IMAGES[path]}](/{path})" for path in shown)]
+        blocks += [RECORD.sub(r"{doc}`\1.json </results/\1>`", block), *map(_figure, shown)]
     return rewritten("\n\n".join(blocks), press.ROOT, "results", Files())
+
+
+def _figure(path: str) -> str:
+    alternative, caption = IMAGES[path]
+    return f"```{{figure}} /{path}\n:alt: {alternative}\n:class: plot\n\n{caption}\n```"
 
 
 def record_page(record: Record) -> str:
