@@ -43,7 +43,7 @@ def linked_chapter(number):
 def without_links(text):
     """Text as it was before it was linked, on one line."""
     text = re.sub(r"^\([\w-]+\)=\n", "", text, flags=re.MULTILINE)
-    text = re.sub(r"\n\n\{\.formula-link\}\n\(\[Formula [\d.]+\]\(#[\w-]+\).*\)\n", "", text)
+    text = re.sub(r"\n\n\{\.formula-number\}\n\(\[Formula [\d.]+\]\(#[\w-]+\).*\)\n", "", text)
     text = re.sub(r"\{term\}`([^`<]+) <[^`>]+>`", r"\1", text)
     text = re.sub(r"\{py:obj\}`([^`<]+) <[^`>]+>`", r"`\1`", text)
     text = re.sub(r"\[(Formulas? [\d.]+)\]\(#formula-[\d-]+\)", r"\1", text)

@@ -33,7 +33,12 @@ class Term(NamedTuple):
 @functools.cache
 def titles() -> dict[str, str]:
     """The titles of the chapters, by their numbers."""
-    return {source.stem[:2]: press.title(press.load(source)) for source in press.sources()}
+    return {source.stem[:2]: heading(source.stem[:2]) for source in press.sources()}
+
+
+def heading(number: str) -> str:
+    """The first-level heading of a chapter."""
+    return prose(number)[0].partition("\n")[0].lstrip("# ")
 
 
 def page_of(number: str) -> str:

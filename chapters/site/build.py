@@ -120,6 +120,9 @@ def generated_pages() -> Mapping[str, str]:
     for name in GENERATED:
         if (HERE / f"{name}.py").exists():
             pages |= importlib.import_module(name).pages()
+    for above in {front.parent(document, pages) for document in pages} - {""}:
+        below = [f"/{document}" for document in pages if front.parent(document, pages) == above]
+        pages[above] += f"\n\n{front.toctree(below)}\n"
     return pages
 
 

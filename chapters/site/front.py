@@ -1,5 +1,6 @@
 """The first page, and with it the order of all pages."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import book_map
@@ -29,20 +30,26 @@ def headline() -> dict[str, str]:
 
 def contents(documents: list[str]) -> list[str]:
     """The tables of contents: the chapters by parts, then the generated pages by groups."""
-    written = [chapter for chapter in outline.chapters().values() if chapter.name]
     groups: dict[str, list[str]] = {}
-    for chapter in written:
-        groups.setdefault(outline.part_of(chapter.number).title, []).append(
-            f"{chapter.number} {chapter.title} <chapters/{chapter.name}>"
-        )
+    for chapter in outline.chapters().values():
+        if chapter.name:
+            entry = f"{chapter.number} {chapter.title} <chapters/{chapter.name}>"
+            groups.setdefault(outline.part_of(chapter.number).title, []).append(entry)
     for document in documents:
-        folder = document.partition("/")[0]
-        if f"{folder}/index" in documents and document != f"{folder}/index":
-            continue  # the index of a folder lists its pages
-        groups.setdefault(GROUPS.get(folder, folder.capitalize()), []).append(document)
-    return [_toctree(caption, pages) for caption, pages in groups.items()]
+        if not parent(document, documents):
+            folder = document.partition("/")[0]
+            groups.setdefault(GROUPS.get(folder, folder.capitalize()), []).append(document)
+    return [toctree(pages, caption) for caption, pages in groups.items()]
 
 
-def _toctree(caption: str, pages: list[str]) -> str:
-    lines = "\n".join(pages)
-    return f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{lines}\n```"
+def parent(document: str, documents: Iterable[str]) -> str:
+    """The document that is above another one: for `a/b` it is `a/index` or `a`, if there is one, or nothing."""
+    folder = document.rpartition("/")[0]
+    above = (f"{folder}/index", folder)
+    return next((name for name in above if folder and name in documents and name != document), "")
+
+
+def toctree(pages: list[str], caption: str = "") -> str:
+    """A table of contents that only the sidebar shows."""
+    lines = "\n".join([":hidden:", *([f":caption: {caption}"] if caption else []), "", *pages])
+    return f"```{{toctree}}\n{lines}\n```"

@@ -83,7 +83,7 @@ def _with_formulas(markdown: str, number: str, stated: set[str]) -> str:
             return match[0]
         case = re.sub(r"\}\s*(.*?)\s*\\text\{", r"$\1$", tag[2])
         link = f"[Formula {tag[1]}](#{book.anchor('formula', tag[1])})"
-        return f"$${book.TAG.sub('', match[1])}$$\n\n{{.formula-link}}\n({link}{case})\n"
+        return f"$${book.TAG.sub('', match[1])}$$\n\n{{.formula-number}}\n({link}{case})\n"
 
     linked = book.DISPLAY.sub(display, markdown)
     return "".join(anchors) + linked

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import book
 import checks
 import press
 
@@ -54,13 +55,9 @@ def chapters() -> dict[str, Chapter]:
 
 
 def _existing(name: str, known: set[str]) -> Chapter:
-    first = press.load(press.SOURCES / f"{name}.py").cells[0].source
-    return Chapter(name[:2], _short_titles().get(name[:2], heading(first)), name, needs(first, known - {name[:2]}))
-
-
-def heading(text: str) -> str:
-    """A chapter's heading up to its colon."""
-    return text.partition("\n")[0].lstrip("# ").partition(":")[0]
+    number = name[:2]
+    title = _short_titles().get(number, book.heading(number).partition(":")[0])
+    return Chapter(number, title, name, needs(book.prose(number)[0], known - {number}))
 
 
 @functools.cache
@@ -86,7 +83,7 @@ def part_of(number: str) -> Part:
     return next(part for part in PARTS if part.first <= number <= part.last)
 
 
-def arrows(book: Mapping[str, Chapter]) -> list[tuple[str, str]]:
+def arrows(chapters: Mapping[str, Chapter]) -> list[tuple[str, str]]:
     """Pairs (prerequisite, chapter), without those that follow from others.
 
     >>> one, two, three = (Chapter(n, "", "", needs) for n, needs in (("1", ()), ("2", ("1",)), ("3", ("1", "2"))))
