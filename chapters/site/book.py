@@ -12,7 +12,8 @@ import press
 README, GUIDE = press.ROOT / "README.md", checks.GUIDE
 MENTIONED = re.compile(r"Formulas? (\d+\.\d+)")
 DISPLAY = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
-TAG = re.compile(r"\s*(?:\\qquad|\\quad)?\s*\\text\{\(Formula (\d+\.\d+)\)\}\s*$")
+# The number of a formula at the end of a display, and possibly for which case it is: "(Formula 10.3 for K steps)".
+TAG = re.compile(r"\s*(?:\\qquad|\\quad)?\s*\\text\{\(Formula (\d+\.\d+)([^$]*)\)\}\s*$")
 
 # A sentence with fewer words is quoted with the one before it.
 SHORT = 10
@@ -142,9 +143,9 @@ def introduction(term: Term) -> Introduction | None:
         "|".join(rf"\*\*{name}s?\*\*" for name in english),
         "|".join(rf"(?<![\w-]){name}s?(?![\w-])" for name in english),
     )
-    numbers = [number for number in dict.fromkeys((*re.findall(r"\d\d", term.chapters), *titles())) if number in titles()]
+    listed = [number for number in re.findall(r"\d\d", term.chapters) if number in titles()]
     for pattern in filter(None, wanted):
-        for number in numbers:
+        for number in dict.fromkeys((*listed, *titles())):
             for found in _sentences(number):
                 if re.search(pattern, found.sentence, re.IGNORECASE):
                     return found

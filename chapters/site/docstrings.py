@@ -14,7 +14,7 @@ import library
 
 CODE = re.compile(r"(`[^`]+`)")
 SPECIAL = re.compile(r"([\\*_<\[\]$~{|^])")
-PROMPTS, IMPORTS = (">>> ", "... "), ("import ", "from ")
+IMPORTS = ("import ", "from ")
 
 
 def markdown(found: Any, parameters: Sequence[str] = (), *, examples: bool = True) -> str:
@@ -78,9 +78,9 @@ def _text(paragraph: str, parameters: Sequence[str]) -> str:
 
 def example(session: str, found: Any) -> str:
     """A doctest as a program that can be pasted anywhere: imports first, and what it shows as comments."""
-    lines = []
+    lines, is_code = [], False
     for line in session.splitlines():
-        is_code = line.startswith(PROMPTS) or line in (">>>", "...")
+        is_code = line.startswith(">>>") or (is_code and line.startswith("..."))
         lines.append(line[4:] if is_code else f"# {line}")
     code = "\n".join(line for line in lines if not line.startswith(IMPORTS))
     code = re.sub(r"\n( +\S.*)\n(?=[^ \n])", r"\n\1\n\n", code)  # a blank line after a definition

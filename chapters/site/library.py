@@ -9,8 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import meta_keras
 import press
+
+import meta_keras
 
 # What is defined in none of these modules is on the page of the learners.
 LEARNERS = "learners"

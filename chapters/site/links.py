@@ -6,9 +6,20 @@ import book
 import docstrings
 from nbformat import NotebookNode
 
-# What must stay as it is: code, mathematics, links, images, addresses, roles, HTML, tables of contents and headings.
-KEPT = r"""```.*?```|~~~.*?~~~|\$\$.*?\$\$|\$(?:\\.|[^$\\])+\$|!?\[(?:[^\[\]]|\[[^\[\]]*\])*\]\([^)]*\)|\{[\w:+.-]+\}`[^`]*`"""
-PIECES = re.compile(rf"({KEPT}|`+[^`]+`+|<[^<>]+>|https?://\S+|^\#+ [^\n]*$)", re.DOTALL | re.MULTILINE)
+# What must stay as it is: code, mathematics, links, images, addresses, roles, HTML, and headings.
+KEPT = (
+    r"```.*?```",
+    r"~~~.*?~~~",
+    r"\$\$.*?\$\$",
+    r"\$(?:\\.|[^$\\])+\$",
+    r"!?\[(?:[^\[\]]|\[[^\[\]]*\])*\]\([^)]*\)",
+    r"\{[\w:+.-]+\}`[^`]*`",
+    r"`+[^`]+`+",
+    r"<[^<>]+>",
+    r"https?://\S+",
+    r"^#+ [^\n]*$",
+)
+PIECES = re.compile(f"({'|'.join(KEPT)})", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`[^`]+`")
 
 
@@ -39,18 +50,23 @@ def link_text(markdown: str, used: dict[book.Term, bool]) -> str:
 
 def _prose(text: str, used: dict[book.Term, bool]) -> str:
     """A piece of plain text. Longer terms come first, because they may contain shorter ones."""
-    open_terms = {name.lower(): term for term, done in used.items() if not done for name in term.names}
-    names = sorted(map(re.escape, open_terms), key=len, reverse=True)
-    pattern = rf"(?<![\w-])({'|'.join(names)})(s?)(?![\w-])".replace(r"\ ", r"\s+") if names else "(?!)"
+    open_terms = {_words(name): term for term, done in used.items() if not done for name in term.names}
+    names = [r"[\s-]+".join(map(re.escape, name.split())) for name in sorted(open_terms, key=len, reverse=True)]
+    pattern = rf"(?<![\w-])({'|'.join(names)})(s?)(?![\w-])" if names else "(?!)"
 
     def link(match: re.Match[str]) -> str:
-        term = open_terms[" ".join(match[1].lower().split())]
+        term = open_terms[_words(match[1])]
         if used[term]:
             return match[0]
         used[term] = True
         return f"{{term}}`{' '.join(match[0].split())} <{term.names[0]}>`"
 
     return docstrings.link_formulas(re.sub(pattern, link, text, flags=re.IGNORECASE))
+
+
+def _words(name: str) -> str:
+    """A term in small letters, without the hyphens and line breaks that its words may be joined by."""
+    return " ".join(re.split(r"[\s-]+", name.lower()))
 
 
 def _with_formulas(markdown: str, number: str, stated: set[str]) -> str:
@@ -65,8 +81,9 @@ def _with_formulas(markdown: str, number: str, stated: set[str]) -> str:
         tag = book.TAG.search(match[1])
         if tag is None:
             return match[0]
+        case = re.sub(r"\}\s*(.*?)\s*\\text\{", r"$\1$", tag[2])
         link = f"[Formula {tag[1]}](#{book.anchor('formula', tag[1])})"
-        return f"$${book.TAG.sub('', match[1])}$$\n\n{{.formula-number}}\n({link})\n"
+        return f"$${book.TAG.sub('', match[1])}$$\n\n{{.formula-number}}\n({link}{case})\n"
 
     linked = book.DISPLAY.sub(display, markdown)
     return "".join(anchors) + linked

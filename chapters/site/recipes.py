@@ -1,4 +1,4 @@
-"""Answers to "How do I ...?", from recipes.md. Every program in it is complete, and tests/test_site_pages.py runs it."""
+"""Answers to "How do I ...?", from recipes.md. Its programs are complete, and tests/test_site_pages.py runs them."""
 
 import re
 from pathlib import Path
@@ -15,5 +15,5 @@ def pages() -> dict[str, str]:
 
 def programs() -> dict[str, str]:
     """The program of each recipe, by its question."""
-    found = re.findall(r"^## (.+?)\n.*?```python\n(.*?)```", SOURCE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    return dict(found)
+    recipe = re.compile(r"^## (.+?)\n.*?```python\n(.*?)```", re.DOTALL | re.MULTILINE)
+    return dict(recipe.findall(SOURCE.read_text(encoding="utf-8")))

@@ -9,8 +9,10 @@ from typing import Any
 import book
 import docstrings
 import library
-import meta_keras
+import tables
 from library import Entry
+
+import meta_keras
 
 TITLES = {
     library.LEARNERS: "Learners",
@@ -43,31 +45,36 @@ def overview(names: Iterable[str]) -> str:
         f"{book.chapter_link('01', 'chapter 01')} or the {{doc}}`recipes </recipes>`.",
     ]
     for name in names:
-        lines = [f"| {_short(entry)} | {docstrings.summary(entry.found) or _comment(entry)} |" for entry in entries_of(name)]
-        parts.append(f"## {{doc}}`{TITLES[name]} </reference/{name}>`\n\n| name | |\n|---|---|\n" + "\n".join(lines))
+        rows = [[docstrings.name(f"mk.{entry.name}"), _summary(entry)] for entry in entries_of(name)]
+        parts.append(f"## {{doc}}`{TITLES[name]} </reference/{name}>`\n\n{tables.table(['name', 'what it is'], rows)}")
     return "\n\n".join(parts) + "\n"
 
 
-def _short(entry: Entry) -> str:
-    return docstrings.name(f"mk.{entry.name}")
+def _summary(entry: Entry) -> str:
+    return docstrings.summary(entry.found) if callable(entry.found) else _comment(entry)
 
 
 def module_page(page: str) -> str:
-    """The entries of a page, grouped by the files that define them."""
+    """The entries of a page, grouped by the files that define them, those that most chapters use first."""
     parts = [f"# {TITLES[page]}"]
     if page in library.modules():
         module = library.modules()[page]
-        parts += [f"```{{py:module}} meta_keras.{page}\n```\n\n```{{py:currentmodule}} None\n```", docstrings.markdown(module, examples=False)]
+        parts.append(f"```{{py:module}} meta_keras.{page}\n```\n\n```{{py:currentmodule}} None\n```")
+        parts.append(docstrings.markdown(module, examples=False))
     groups: dict[str, list[Entry]] = {}
     for entry in entries_of(page):
         groups.setdefault(getattr(entry.found, "__module__", "") or _home(entry).__name__, []).append(entry)
-    for file, group in sorted(groups.items()):
+    for file, group in sorted(groups.items(), key=lambda pair: (-max(map(_uses, pair[1])), pair[0])):
         module = sys.modules[file]
         if len(groups) > 1:
             parts.append(f"## {file.rpartition('.')[2].replace('_', ' ').capitalize()}")
             parts.append(docstrings.markdown(module, examples=False))
         parts += [entry_text(entry) for entry in group]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _uses(entry: Entry) -> int:
+    return len(library.users()[entry.name])
 
 
 def entry_text(entry: Entry) -> str:
@@ -88,7 +95,8 @@ def member_text(entry: Entry, name: str, value: Any) -> str:
         return directive(5, "property", place, docstrings.markdown(value))
     arguments, names = docstrings.signature(value)
     option = {classmethod: ":classmethod:\n\n", staticmethod: ":staticmethod:\n\n"}.get(type(value), "")
-    return directive(5, "method", place + arguments, option + docstrings.markdown(getattr(value, "__func__", value), names))
+    text = docstrings.markdown(getattr(value, "__func__", value), names)
+    return directive(5, "method", place + arguments, option + text)
 
 
 def directive(ticks: int, kind: str, signature: str, body: str) -> str:
@@ -100,7 +108,7 @@ def _chapters(entry: Entry) -> str:
     """The chapters whose code uses this name."""
     numbers = library.users()[entry.name]
     links = [f"{book.chapter_link(number)} ({book.titles()[number].partition(':')[0]})" for number in numbers]
-    return f"**Used in chapters** {', '.join(links)}." if links else ""
+    return f"**Used in** chapter {', '.join(links)}." if links else ""
 
 
 def _home(entry: Entry) -> ModuleType:

@@ -10,18 +10,21 @@ import book
 import docstrings
 import press
 import tables
+from project_links import Files, rewritten
 
 STORED = (press.ROOT / "data" / "results", press.ROOT / "benchmarks" / "results")
-LINK = re.compile(r"\[([^\[\]]+)\]\(([^()\s]+)\)")
-GUIDES = ("notation", "formulas", "glossary", "errata")
-# Images on this page, by their paths in the project and on the site, and their alternative texts.
+# Images on this page, by their paths in the project and on the site, with their alternative texts and captions.
 IMAGES = {
-    "benchmarks/results/speed_scaling.png": "Four plots with straight lines through dots: milliseconds per step increase "
-    "linearly with the number of tasks and with the number of inner steps, for sine curves and for conv4 with pooling."
+    "benchmarks/results/speed_scaling.png": (
+        "Four plots of dots near straight lines: the time per step increases with the meta-batch and the inner steps",
+        "Milliseconds per step for n tasks in a meta-batch (left) and n inner steps (right), with the straight line of "
+        "the best fit. Workload S: sine curves. Workload C: conv4 with pooling.",
+    )
 }
+RECORD = re.compile(r"`(?:data|benchmarks)/results/(\w+)\.json`")
 LONG = 12  # longer lists of numbers, such as learning curves, are abbreviated
 # What a record says about itself, and not a result.
-ABOUT = ("script", "commit", "commits", "machine", "versions", "tensorflow", "device", "seed", "unit", "runs", "seconds")
+ABOUT = ("script", "commit", "commits", "machine", "versions", "tensorflow", "device", "unit", "seed", "runs")
 
 
 class Record(NamedTuple):
@@ -60,8 +63,8 @@ def records() -> list[Record]:
 
 def overview() -> str:
     """The results of README.md, then all records."""
-    results = re.sub("^### ", "## ", site_links(book.section(book.README, "## Results")), flags=re.MULTILINE)
-    lines = [[_about(record), f"{{doc}}`{record.name} </results/{record.name}>`", _commands(record)] for record in records()]
+    results = re.sub("^### ", "## ", site_text(book.section(book.README, "## Results")), flags=re.MULTILINE)
+    lines = [[_about(one), f"{{doc}}`{one.name} </results/{one.name}>`", _commands(one)] for one in records()]
     return (
         f"# Results\n\n{results}\n\n## All measurements\n\nEvery number in a chapter is either printed by the chapter "
         "itself, and `python3 run.py verify` repeats it, or it is read from a record of stored measurements. These are "
@@ -70,38 +73,33 @@ def overview() -> str:
     )
 
 
-def site_links(text: str) -> str:
+def site_text(text: str) -> str:
     """The text of README.md with links to the pages of the site. An image that it links to is shown below the link."""
     blocks = []
     for block in text.split("\n\n"):
-        blocks.append(LINK.sub(_site_link, block))
-        blocks += [f"![{alt}](/{path})" for path, alt in IMAGES.items() if f"({path})" in block]
-    return "\n\n".join(blocks)
+        shown = [path for path in IMAGES if f"]({path})" in block]
+        for path in shown:
+            block = re.sub(rf"\[([^\[\]]+)\]\({re.escape(path)}\)", r"\1 below", block)
+        blocks += [RECORD.sub(r"{doc}`\1.json </results/\1>`", block), *map(_figure, shown)]
+    return rewritten("\n\n".join(blocks), press.ROOT, "results", Files())
 
 
-def _site_link(match: re.Match[str]) -> str:
-    label, target = match[1], match[2]
-    path, _, heading = target.partition("#")
-    if path.endswith(".ipynb"):
-        return book.chapter_link(Path(path).stem[:2], label)
-    if path == "chapters/README.md":
-        return f"{{doc}}`{label} </guide/{heading if heading in GUIDES else 'articles'}>`"
-    return f"{label} below" if path in IMAGES else match[0]
+def _figure(path: str) -> str:
+    alternative, caption = IMAGES[path]
+    return f"```{{figure}} /{path}\n:alt: {alternative}\n:class: plot\n\n{caption}\n```"
 
 
 def record_page(record: Record) -> str:
     """One record: how it was measured, and its numbers."""
-    chapter = f"It is read by {book.chapter_link(record.chapter, f'chapter {record.chapter}')}." if record.chapter else ""
-    content = record.content
-    measured = {key: content[key] for key in ABOUT[1:] if key in content}
-    facts = [f"{key} {compact(value)}" for key, value in measured.items()]
+    chapter = f"Read by {book.chapter_link(record.chapter, f'chapter {record.chapter}')}." if record.chapter else ""
+    facts = [f"{key} {compact(record.content[key])}" for key in ABOUT[1:] if key in record.content]
+    file = f"Record: `{record.path.relative_to(press.ROOT)}` ({_plain('; '.join(facts))})."
     lines = [[_plain(key), _plain(compact(value))] for key, value in flat(record.results)]
-    return (
-        f"---\nnosearch: true\n---\n\n# Measurements: {record.name.replace('_', ' ')}\n\n{_about(record)} {chapter}\n\n"
-        f"```bash\n{_command_block(record)}\n```\n\nRecord: `{record.path.relative_to(press.ROOT)}` ({_plain('; '.join(facts))})."
-        f"\n\nLists of more than {LONG} numbers are abbreviated; the record has all of them.\n\n"
-        f"{tables.table(['key', 'value'], lines)}\n"
-    )
+    about = f"# Measurements: {record.name.replace('_', ' ')}\n\n{_about(record)} {chapter}"
+    note = f"Lists of more than {LONG} numbers are abbreviated; the record has all of them."
+    numbers = tables.table(["key", "value"], lines)
+    command = f"```bash\n{_command_block(record)}\n```"
+    return "\n\n".join(["---\nnosearch: true\n---", about, command, file, note, numbers]) + "\n"
 
 
 def flat(content: Any, key: str = "") -> list[tuple[str, Any]]:
@@ -151,14 +149,11 @@ def _about(record: Record) -> str:
 
 def _command_block(record: Record) -> str:
     """The commands in the script's docstring."""
-    return "\n".join(line.strip() for line in _docstring(record).split("\n") if _is_command(line)).strip()
-
-
-def _is_command(line: str) -> bool:
-    return re.match(r"    .*(python|pip)", line) is not None
+    lines = [line.strip() for line in _docstring(record).split("\n") if re.match(r"    .*(python|pip)", line)]
+    return "\n".join(re.sub(r"\s{2,}\((.*)\)$", r"  # \1", line) for line in lines)
 
 
 def _commands(record: Record) -> str:
-    """The command that measures everything again: the last one without options that only some need."""
-    commands = [re.sub(r"\s{2,}\(.*", "", line) for line in _command_block(record).splitlines()]
+    """The first command that runs the script."""
+    commands = [line.partition("  # ")[0] for line in _command_block(record).splitlines()]
     return f"`{next(command for command in commands if record.script.name in command)}`"

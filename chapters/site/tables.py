@@ -6,8 +6,6 @@ import book
 import docstrings
 import library
 
-TEST = "tests/test_formulas.py"
-
 
 def pages() -> dict[str, str]:
     """The pages of the guide."""
@@ -36,16 +34,15 @@ def articles() -> str:
     first, *rest = book.section(book.GUIDE, "## From the documents to the chapters").split("\n\n")
     documents = next(block for block in rest if block.startswith("| document |"))
     covered = [
-        [row["document section"], _chapters(row["chapter"]), linked(row["name in code"]), row["test"]]
+        [row["document section"], _chapters(row["chapter"]), linked(row["name in code"])]
         for row in book.rows("From the documents to the chapters")
         if "document section" in row
     ]
     introduction = first.replace("; `documents.json` lists the headings of their sections", "")
-    columns = ["section", "chapter", "names in code", "tests"]
     return (
         f"# From the articles to the chapters\n\n{introduction}\n\n{documents}\n\n"
         "The {doc}`errata </guide/errata>` list errors in the articles and their corrections.\n\n"
-        f"## Sections\n\n{table(columns, covered)}\n"
+        f"## Sections\n\n{table(['section', 'chapter', 'names in code'], covered)}\n"
     )
 
 
@@ -64,14 +61,15 @@ def formulas() -> str:
     parts = [
         "# Formulas",
         "A formula has the same number in its chapter, in its test and, where this library rather than Keras computes "
-        f"it, in the {{doc}}`reference </reference/index>`. For example, `test_formula_1_5` in `{TEST}` tests Formula 1.5.",
+        "it, in the {doc}`reference </reference/index>`. For example, `test_formula_1_5` in `tests/test_formulas.py` "
+        "tests Formula 1.5.",
     ]
     chapter = ""
     for row in book.rows("Formulas"):
         number = row["formula"]
         if book.home_of(number) != chapter:
             chapter = book.home_of(number)
-            parts.append(f"## Chapter {book.chapter_link(chapter, f'{chapter}: {book.titles().get(chapter, chapter)}')}")
+            parts.append(f"## {book.chapter_link(chapter, f'{chapter} {book.titles().get(chapter, chapter)}')}")
         parts.append(_formula(number, row["meaning"]))
     return "\n\n".join(parts) + "\n"
 
@@ -83,7 +81,7 @@ def _formula(number: str, meaning: str) -> str:
     facts = [f"Stated in {where}" if where else "", f"tested by `test_formula_{number.replace('.', '_')}`"]
     facts.append(f"computed by {', '.join(map(docstrings.name, names))}" if names else "")
     others = [n for n in book.titles() if n != book.home_of(number) and number in _mentioned(n)]
-    facts.append(f"used in {'chapter' if len(others) == 1 else 'chapters'} {book.chapter_links(others)}" if others else "")
+    facts.append(f"used in chapter {book.chapter_links(others)}" if others else "")
     heading = f"({book.anchor('formula', number)})=\n### Formula {number}"
     sentence = meaning[0].upper() + meaning[1:]
     return f"{heading}\n\n{sentence}.\n\n{displays}\n\n{'; '.join(filter(None, facts))}."
@@ -133,8 +131,10 @@ def _quoted(sentence: str) -> str:
 
 def errata() -> str:
     """Errors in the articles, each with the correction and its test."""
-    parts = ["# Errata", book.section(book.GUIDE, "## Errata").split("\n\n")[0].replace("This table lists", "This page lists")]
-    parts[1] = parts[1].replace("documents", "articles").replace("Each row", "Each entry")
+    first = book.section(book.GUIDE, "## Errata").split("\n\n")[0]
+    for word, other in (("table", "page"), ("documents", "articles"), ("row", "entry")):
+        first = first.replace(word, other)
+    parts = ["# Errata", first]
     article = ""
     for row in book.rows("Errata"):
         if row["document section"][:2] != article:
