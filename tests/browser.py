@@ -115,6 +115,23 @@ class Browser:
             details = text if kind == "keyDown" else {}
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **details)
 
+    def complaints(self) -> list[str]:
+        """Errors and warnings in the console since the page was opened."""
+        self.run("0")  # events that are on their way arrive before the answer
+        logged = [e["params"]["entry"] for e in self.events if e["method"] == "Log.entryAdded"]
+        called = [e["params"] for e in self.events if e["method"] == "Runtime.consoleAPICalled"]
+        thrown = [e["params"]["exceptionDetails"] for e in self.events if e["method"] == "Runtime.exceptionThrown"]
+        return [
+            *(f"{entry['text']} {entry.get('url', '')}" for entry in logged if entry["level"] in ("error", "warning")),
+            *(str(call["args"]) for call in called if call["type"] in ("error", "warning", "assert")),
+            *(f"{details['text']} {details.get('url', '')}" for details in thrown),
+        ]
+
+    def requests(self) -> list[str]:
+        """The addresses that the page has asked for since it was opened."""
+        sent = [event["params"] for event in self.events if event["method"] == "Network.requestWillBeSent"]
+        return [parameters["request"]["url"] for parameters in sent]
+
     def screenshot(self, file: Path, whole: bool = False) -> None:
         """Save what the page shows, or the whole page, as PNG."""
         file.write_bytes(b64decode(self.send("Page.captureScreenshot", captureBeyondViewport=whole)["data"]))

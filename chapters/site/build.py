@@ -9,6 +9,7 @@ at the root of the site, and every other edition of the chapters (see press.py) 
 import contextlib
 import importlib
 import io
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -110,16 +111,20 @@ def _contents(language: str, chapters: Path) -> Iterator[tuple[str, bytes]]:
     for image in results.IMAGES:
         yield image, (press.ROOT / image).read_bytes()
     pages = generated_pages()
+    # Their images have paths from the root of the project, which is also the root of the source folder.
+    for image in {target for text in pages.values() for target in chapter_pages.IMAGE.findall(text)}:
+        yield image.lstrip("/"), (press.ROOT / image.lstrip("/")).read_bytes()
     for name, text in {**pages, **files.pages(), "index": front.page(language, list(pages))}.items():
         yield f"{name}.md", text.encode()
 
 
 def generated_pages() -> Mapping[str, str]:
-    """The pages that are written by modules and not by hand."""
+    """The pages that are written by modules and not by hand; no line ends within `0.9 ± 0.1`."""
     pages: dict[str, str] = {}
     for name in GENERATED:
         if (HERE / f"{name}.py").exists():
             pages |= importlib.import_module(name).pages()
+    pages = {document: re.sub(r"(\d) ± (\d)", "\\1\u00a0±\u00a0\\2", text) for document, text in pages.items()}
     for above in {front.parent(document, pages) for document in pages} - {""}:
         below = [f"/{document}" for document in pages if front.parent(document, pages) == above]
         pages[above] += f"\n\n{front.toctree(below)}\n"

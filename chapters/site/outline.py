@@ -92,16 +92,17 @@ def arrows(chapters: Mapping[str, Chapter]) -> list[tuple[str, str]]:
     """
     return [
         (need, number)
-        for number, chapter in book.items()
+        for number, chapter in chapters.items()
         for need in chapter.needs
-        if not any(need in _all_needs(book, other) for other in chapter.needs)
+        if not any(need in _all_needs(chapters, other) for other in chapter.needs)
     ]
 
 
-def _all_needs(book: Mapping[str, Chapter], number: str) -> set[str]:
+def _all_needs(chapters: Mapping[str, Chapter], number: str) -> set[str]:
+    """The chapters that one needs directly or through others; a circle of needs has an end."""
     found: set[str] = set()
-    waiting: Sequence[str] = book[number].needs
+    waiting: Sequence[str] = chapters[number].needs
     while waiting:
         found |= set(waiting)
-        waiting = [need for one in waiting for need in book[one].needs if need not in found]
+        waiting = [need for one in waiting for need in chapters[one].needs if need not in found]
     return found
