@@ -234,7 +234,7 @@ def test_all_results_of_the_readme_are_shown():
         assert row in shown
     for image, (alternative, caption) in results.IMAGES.items():
         assert (ROOT / image).is_file() and image in book.README.read_text("utf-8")
-        assert f"```{{figure}} /{image}\n:alt: {alternative}\n" in shown and f"\n\n{caption}\n```" in shown
+        assert f"![{alternative}](/{image}){{.plot}}\n\n*{caption}*\n" in shown
     assert "{doc}`gpu.json </results/gpu>`" in shown
 
 

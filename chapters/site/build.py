@@ -21,7 +21,6 @@ import chapter_pages  # noqa: E402
 import front  # noqa: E402
 import nbformat  # noqa: E402
 import press  # noqa: E402
-import results  # noqa: E402
 from project_links import Files  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 from sphinx.util.docutils import docutils_namespace  # noqa: E402
@@ -108,8 +107,6 @@ def _contents(language: str, chapters: Path) -> Iterator[tuple[str, bytes]]:
         yield f"chapters/{stored.name}", nbformat.writes(page).encode()
     for image in chapters.glob("*.png"):
         yield f"chapters/{image.name}", image.read_bytes()
-    for image in results.IMAGES:
-        yield image, (press.ROOT / image).read_bytes()
     pages = generated_pages()
     # Their images have paths from the root of the project, which is also the root of the source folder.
     for image in {target for text in pages.values() for target in chapter_pages.IMAGE.findall(text)}:
