@@ -2,16 +2,19 @@
 in dark, with the keyboard and on paper. Without Chromium, the tests that need it are skipped.
 """
 
-import fcntl
+import doctest
 import functools
 import json
+import os
 import re
 import threading
+import time
 import urllib.request
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urljoin
 
+import book
 import book_map
 import browser
 import build
@@ -23,6 +26,8 @@ import project_links
 import pytest
 import serve
 
+import run
+
 ROOT = press.ROOT
 HTML = build.BUILD / "html"
 with_chromium = pytest.mark.skipif(browser.find() is None, reason=browser.MISSING)
@@ -30,13 +35,17 @@ with_chromium = pytest.mark.skipif(browser.find() is None, reason=browser.MISSIN
 
 def once(factory, name, make):
     """The result of `make`, which only one of the processes that run the tests computes."""
-    folder = factory.getbasetemp().parent
-    with (folder / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        stored = folder / f"{name}.json"
+    folder = factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    handle, stored = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT), folder / f"{name}.json"
+    try:
+        while not run.try_lock(handle):
+            time.sleep(0.2)
         if not stored.exists():
             stored.write_text(json.dumps(make()), encoding="utf-8")
         return json.loads(stored.read_text(encoding="utf-8"))
+    finally:
+        os.close(handle)
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +163,12 @@ def test_formulas_are_linked_between_the_chapter_the_list_and_the_reference(page
 # The parts of a page
 
 
+@pytest.mark.parametrize("module", [outline, project_links, chapter_pages], ids=lambda module: module.__name__)
+def test_the_examples_in_docstrings(module):
+    found = doctest.testmod(module)
+    assert found.failed == 0 and found.attempted > 0
+
+
 def test_the_map_shows_planned_chapters_until_they_exist(monkeypatch):
     chapters = outline.chapters()
     assert {source.stem[:2] for source in press.sources()} == {n for n, chapter in chapters.items() if chapter.name}
@@ -198,7 +213,10 @@ def test_links_in_code_stay():
 
 def test_figures_are_described_by_the_code_that_draws_them():
     code = 'axes[0].scatter(x, y, label="MAML")\naxes[0].set(xlabel="steps", ylabel=f"loss {n}", title="sines")'
-    assert chapter_pages.alternative(code, "S") == "Scatter plot in the section “S”. x axis: steps; MAML; sines."
+    assert (
+        chapter_pages.alternative(code, "S")
+        == "Scatter plot in the section “S”. Horizontal axis: steps. Labels: sines, MAML."
+    )
     assert chapter_pages.kind(code) == "plot" and chapter_pages.kind("axis.imshow(image)") == "picture"
 
 
@@ -230,16 +248,27 @@ def two_languages(tmp_path, monkeypatch):
     shorter.write_text(CHINESE + "\n# %%".join([english, *cells[1:4]]) + "\n", encoding="utf-8")
     monkeypatch.setattr(press, "SOURCES", shorter.parent)
     monkeypatch.setattr(build, "GENERATED", ())
+    forget()
     for language, edition in press.editions(press.load(shorter)).items():
         stored = press.stored_at(shorter, language, tmp_path)
         stored.parent.mkdir(exist_ok=True)
         press.nbformat.write(edition, stored)
     build.build(tmp_path / "build", tmp_path)
-    return {lang: Page(tmp_path / "build" / "html" / lang / "chapters" / f"{whole.stem}.html") for lang in ("", "zh")}
+    html = tmp_path / "build" / "html"
+    yield [Page(folder / "chapters" / f"{whole.stem}.html") for folder in (html, html / "zh")]
+    forget()
+
+
+def forget():
+    """Let the modules of the site read the chapters again."""
+    for module in (book, outline):
+        for function in vars(module).values():
+            if hasattr(function, "cache_clear"):
+                function.cache_clear()
 
 
 def test_a_chapter_in_two_languages_has_two_pages_that_lead_to_each_other(two_languages):
-    english, chinese = two_languages.values()
+    english, chinese = two_languages
     assert "元梯度" in chinese.text and "After this chapter" not in chinese.text
     assert "元梯度" not in english.text and "After this chapter" in english.text
     assert 'lang="zh-CN"' in chinese.text and 'lang="en"' in english.text

@@ -109,7 +109,7 @@ def _contents(language: str, chapters: Path) -> Iterator[tuple[str, bytes]]:
         yield f"chapters/{image.name}", image.read_bytes()
     pages = generated_pages()
     # Their images have paths from the root of the project, which is also the root of the source folder.
-    for image in {target for text in pages.values() for target in chapter_pages.IMAGE.findall(text)}:
+    for image in {target for text in pages.values() for _, target in chapter_pages.IMAGE.findall(text)}:
         yield image.lstrip("/"), (press.ROOT / image.lstrip("/")).read_bytes()
     for name, text in {**pages, **files.pages(), "index": front.page(language, list(pages))}.items():
         yield f"{name}.md", text.encode()

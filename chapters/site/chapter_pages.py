@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import book_map
 import links
@@ -12,9 +12,11 @@ from nbformat import NotebookNode
 from project_links import Files, rewritten
 
 LONGEST_OUTPUT = 12
-IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
-TEXTS = {"title": "", "xlabel": "x axis: ", "ylabel": "y axis: ", "label": "", "set_xlabel": "x axis: "}
-TEXTS |= {"set_ylabel": "y axis: ", "set_title": "", "suptitle": "", "supxlabel": "x axis: ", "supylabel": "y axis: "}
+IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
+# The arguments and methods of matplotlib that name something in a figure.
+ROLES = dict.fromkeys(("xlabel", "set_xlabel", "supxlabel"), "Horizontal axis")
+ROLES |= dict.fromkeys(("ylabel", "set_ylabel", "supylabel"), "Vertical axis")
+ROLES |= dict.fromkeys(("title", "set_title", "suptitle", "label"), "Labels")
 KINDS = {
     "show_episode": "Images of a task",
     "imshow": "Images",
@@ -34,15 +36,16 @@ def page(notebook: NotebookNode, name: str, files: Files) -> NotebookNode:
     links.link_chapter(notebook, name[:2])
     pictures = [cell for cell in notebook.cells if "picture" in cell.metadata]
     kinds = {f"{cell.metadata['picture']}.png": kind(cell.source) for cell in pictures}
+    opening = {target: text for text, target in IMAGE.findall(notebook.cells[0].source)}
     section = ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             section = (re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE) or [section])[-1]
             text = rewritten(cell.source, press.CHAPTERS, f"chapters/{name}", files)
-            cell.source = IMAGE.sub(lambda match: f"{match[0]}{{.{kinds.get(match[1], 'plot')}}}", text)
+            cell.source = IMAGE.sub(lambda match: f"{match[0]}{{.{kinds.get(match[2], 'plot')}}}", text)
         else:
             _collapse(cell)
-            _describe(cell, section)
+            _describe(cell, opening, section)
             _highlight(cell)
     first = notebook.cells[0]
     heading, _, rest = first.source.partition("\n")
@@ -63,10 +66,14 @@ def _collapse(cell: NotebookNode) -> None:
         cell.metadata.setdefault("tags", []).append("hide-output")
 
 
-def _describe(cell: NotebookNode, section: str) -> None:
-    """Give the figure of a cell an alternative text, and say whether dark mode may invert it."""
+def _describe(cell: NotebookNode, opening: Mapping[str, str], section: str) -> None:
+    """Give the figure of a cell an alternative text, and say whether dark mode may invert it.
+
+    opening: the alternative texts of the images at the beginning of the chapter, which a cell further below draws.
+    """
     if any("image/png" in output.get("data", {}) for output in cell.outputs):
-        text = cell.metadata.get("alt") or alternative(cell.source, section)
+        drawn = opening.get(f"{cell.metadata.get('picture')}.png")
+        text = cell.metadata.get("alt") or drawn or alternative(cell.source, section)
         cell.metadata["mystnb"] = {"image": {"alt": text, "classes": kind(cell.source)}}
 
 
@@ -86,15 +93,18 @@ def kind(code: str) -> str:
 def alternative(code: str, section: str) -> str:
     """What a figure shows, in words, from the code that draws it.
 
-    >>> alternative('plt.plot(x, y, label="MAML")\\nplt.gca().set(xlabel="steps", ylabel="loss")', "Training")
-    'Line plot in the section “Training”. x axis: steps; y axis: loss; MAML.'
+    >>> alternative('plt.plot(x, y, label="MAML")\nplt.gca().set(xlabel="steps", ylabel="$L_Q$")', "Training")
+    'Line plot in the section “Training”. Horizontal axis: steps. Vertical axis: L_Q. Labels: MAML.'
     """
     calls = list(_calls(code))
     names = {name for name, _ in calls}
     what = next((what for name, what in KINDS.items() if name in names), "Line plot")
-    texts = dict.fromkeys(TEXTS[name] + text for _, pairs in calls for name, text in pairs if name in TEXTS and text)
-    ordered = sorted(texts, key=lambda text: (not text.startswith("x axis"), not text.startswith("y axis")))
-    return f"{what} in the section “{section}”. " + (f"{'; '.join(ordered)}." if ordered else "")
+    found: dict[str, dict[str, None]] = {role: {} for role in ("Horizontal axis", "Vertical axis", "Labels")}
+    for name, text in (pair for _, pairs in calls for pair in pairs):
+        if name in ROLES and text:
+            found[ROLES[name]][re.sub(r"[$\\{}]", "", text)] = None
+    parts = [f"{role}: {', '.join(texts)}." for role, texts in found.items() if texts]
+    return " ".join([f"{what} in the section “{section}”.", *parts])
 
 
 def _calls(code: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:

@@ -25,11 +25,8 @@ def page(language: str, documents: list[str]) -> str:
 def headline() -> dict[str, str]:
     """The first score in the README's table of results, what it covers, and its command."""
     row = next(row for _, row in checks.tables(press.ROOT / "README.md") if "accuracy, or error" in row)
-    return {
-        "accuracy": row["accuracy, or error"].replace(" ", "\u00a0"),
-        "command": row["command"],
-        "tasks": "600 such tasks",
-    }
+    accuracy = row["accuracy, or error"].replace(" ", "\u00a0")
+    return {"accuracy": accuracy, "command": row["command"], "tasks": "600 such tasks"}
 
 
 def contents(documents: list[str]) -> list[str]:

@@ -50,6 +50,9 @@ function openBeforePrinting() {
   for (const details of document.querySelectorAll("article details")) details.open = true;
 }
 
+// A page that is opened as a file may not read others, so the search cannot quote them.
+if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+
 prepareFigures();
 letKeyboardScroll();
 addEventListener("resize", letKeyboardScroll);
