@@ -169,6 +169,7 @@ def test_only_plain_text_is_linked():
     prototype = next(term for term in book.terms() if term.names == ("prototype",))
     assert links.link_text(kept, {prototype: False}) == kept
     text = links.link_text("protoprototype, **Prototypes**, and a prototype by Formula 1.5", {prototype: False})
+    assert links.link_text("`tasks`, `mk.tasks`", {}) == "`tasks`, {py:obj}`mk.tasks <meta_keras.tasks>`"
     assert text == "protoprototype, **{term}`Prototypes <prototype>`**, and a prototype by [Formula 1.5](#formula-1-5)"
 
 
