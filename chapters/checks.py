@@ -119,7 +119,8 @@ def words(prose: list[NotebookNode]) -> int:
 
 def pages_with_links() -> list[Path]:
     """Every page of prose in the project."""
-    pages = [ROOT / "README.md", GUIDE, ROOT / "data" / "README.md", *sorted(CHAPTERS.glob("**/[0-9]*.ipynb"))]
+    notebooks = [*CHAPTERS.glob("[0-9]*.ipynb"), *CHAPTERS.glob("*/[0-9]*.ipynb")]  # without the copies in site/_build
+    pages = [ROOT / "README.md", GUIDE, ROOT / "data" / "README.md", *sorted(notebooks)]
     return [page for page in pages if page.exists()]
 
 

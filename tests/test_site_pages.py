@@ -57,7 +57,7 @@ def test_every_public_name_has_one_entry_on_its_page():
     offered = {id(getattr(mk, name)) for name in mk.__all__ if not isinstance(getattr(mk, name), ModuleType)}
     for module in library.modules().values():
         offered |= {id(getattr(module, name)) for name in module.__all__}
-    assert {id(entry.found) for entry in library.entries().values()} == offered
+    assert sorted(id(entry.found) for entry in library.entries().values()) == sorted(offered)
     text = "\n".join(reference.pages().values())
     for entry in library.entries().values():
         assert len(re.findall(rf"\{{py:\w+\}} {re.escape(entry.anchor)}(?=[(\n])", text)) == 1, entry.name
@@ -169,6 +169,7 @@ def test_only_plain_text_is_linked():
     prototype = next(term for term in book.terms() if term.names == ("prototype",))
     assert links.link_text(kept, {prototype: False}) == kept
     text = links.link_text("protoprototype, **Prototypes**, and a prototype by Formula 1.5", {prototype: False})
+    assert links.link_text("`tasks`, `mk.tasks`", {}) == "`tasks`, {py:obj}`mk.tasks <meta_keras.tasks>`"
     assert text == "protoprototype, **{term}`Prototypes <prototype>`**, and a prototype by [Formula 1.5](#formula-1-5)"
 
 
@@ -234,7 +235,7 @@ def test_all_results_of_the_readme_are_shown():
         assert row in shown
     for image, (alternative, caption) in results.IMAGES.items():
         assert (ROOT / image).is_file() and image in book.README.read_text("utf-8")
-        assert f"```{{figure}} /{image}\n:alt: {alternative}\n" in shown and f"\n\n{caption}\n```" in shown
+        assert f"![{alternative}](/{image}){{.plot}}\n\n*{caption}*\n" in shown
     assert "{doc}`gpu.json </results/gpu>`" in shown
 
 

@@ -46,8 +46,8 @@ def inline(text: str) -> str:
 
 def name(code: str) -> str:
     """Code as a link to its entry in the reference, or as plain code."""
-    anchor = library.resolve(code)
-    return f"{{py:obj}}`{code} <{anchor}>`" if anchor and not set(code) & set("<`\n") else f"`{code}`"
+    anchor, line = library.resolve(code), " ".join(code.split())
+    return f"{{py:obj}}`{line} <{anchor}>`" if anchor and not set(line) & set("<`") else f"`{code}`"
 
 
 def link_formulas(text: str) -> str:

@@ -130,16 +130,16 @@ def users() -> dict[str, list[str]]:
 def _used(source: Path) -> Iterator[str]:
     """The public names in the code of a chapter."""
     tree = ast.parse(source.read_text(encoding="utf-8"))
-    imported = {}
+    imported = {"mk": "", "meta_keras": ""}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("meta_keras"):
-            path = node.module.removeprefix("meta_keras").removeprefix(".")
-            imported |= {a.asname or a.name: f"{path}.{a.name}".removeprefix(".") for a in node.names}
+            inner = node.module.partition(".")[2]
+            imported |= {one.asname or one.name: f"{inner}.{one.name}".lstrip(".") for one in node.names}
     for node in ast.walk(tree):
         if isinstance(node, ast.Name | ast.Attribute):
             first, *rest = ast.unparse(node).split(".")
-            path = ".".join([imported[first], *rest]) if first in imported else ".".join(rest)
-            known = _aliases().get(path) if first in imported or first in ("mk", "meta_keras") else None
-            known = known or (_aliases().get(path.rpartition(".")[2]) if first in imported and not rest else None)
-            if known is not None:
-                yield known.name
+            path = ".".join(filter(None, [imported.get(first), *rest])) if first in imported else ""
+            # A module of a package may be named, too: from meta_keras.rules.prototypes import Prototypes.
+            entry = _aliases().get(path) or (None if rest else _aliases().get(path.rpartition(".")[2]))
+            if entry is not None:
+                yield entry.name

@@ -4,6 +4,7 @@ import re
 
 import book
 import docstrings
+import library
 from nbformat import NotebookNode
 
 # What must stay as it is: code, mathematics, links, images, addresses, roles, HTML, and headings.
@@ -40,12 +41,14 @@ def link_chapter(notebook: NotebookNode, number: str) -> NotebookNode:
 
 def link_text(markdown: str, used: dict[book.Term, bool]) -> str:
     """The same Markdown with links. Of the terms, those that are not `used` yet are linked once, and marked."""
-    return "".join(
-        docstrings.name(piece[1:-1]) if CODE.fullmatch(piece)
-        else piece if PIECES.fullmatch(piece)
-        else _prose(piece, used)
-        for piece in PIECES.split(markdown)
-    )  # fmt: skip
+    return "".join(_kept(piece) if PIECES.fullmatch(piece) else _prose(piece, used) for piece in PIECES.split(markdown))
+
+
+def _kept(piece: str) -> str:
+    """Code that names something of the library as a link, and everything else as it is."""
+    # A module without `mk.` may also be a variable, such as `tasks`.
+    is_name = CODE.fullmatch(piece) and piece[1:-1] not in library.modules()
+    return docstrings.name(piece[1:-1]) if is_name else piece
 
 
 def _prose(text: str, used: dict[book.Term, bool]) -> str:

@@ -86,7 +86,7 @@ def site_text(text: str) -> str:
 
 def _figure(path: str) -> str:
     alternative, caption = IMAGES[path]
-    return f"```{{figure}} /{path}\n:alt: {alternative}\n:class: plot\n\n{caption}\n```"
+    return f"![{alternative}](/{path}){{.plot}}\n\n*{caption}*"
 
 
 def record_page(record: Record) -> str:

@@ -79,7 +79,7 @@ def _formula(number: str, meaning: str) -> str:
     where = f"{{ref}}`chapter {book.home_of(number)} <{book.anchor('stated', number)}>`" if displays else ""
     names = [entry.name for entry in library.entries().values() if number in _documented(entry.found)]
     facts = [f"Stated in {where}" if where else "", f"tested by `test_formula_{number.replace('.', '_')}`"]
-    facts.append(f"computed by {', '.join(map(docstrings.name, names))}" if names else "")
+    facts.append(f"in the library: {', '.join(map(docstrings.name, names))}" if names else "")
     others = [n for n in book.titles() if n != book.home_of(number) and number in _mentioned(n)]
     facts.append(f"used in chapter {book.chapter_links(others)}" if others else "")
     heading = f"({book.anchor('formula', number)})=\n### Formula {number}\n\n```{{index}} single: {number}\n```"
