@@ -30,6 +30,8 @@ import run
 
 ROOT = press.ROOT
 HTML = build.BUILD / "html"
+# The package myst-parser calls what a later version of Sphinx will not have.
+pytestmark = pytest.mark.filterwarnings("ignore:'myst_parser")
 with_chromium = pytest.mark.skipif(browser.find() is None, reason=browser.MISSING)
 
 
@@ -382,6 +384,7 @@ def test_the_search_finds_terms_and_formulas(chromium, served, protocol, query, 
 def test_figures_enlarge_with_the_keyboard_alone(chromium, pages):
     name = next(name for name, page in pages.items() if name.startswith("chapters/") and page.images)
     chromium.open(pages[name].file.as_uri())
+    assert chromium.run("document.querySelector('article img').tabIndex") == 0
     chromium.run("document.querySelector('article img').focus()")
     chromium.key("Enter", 13)
     assert chromium.run("document.querySelector('dialog[open] img').alt.length") > 0
@@ -395,12 +398,17 @@ def test_the_keyboard_reaches_the_content_first_and_then_the_search_and_the_map(
     chromium.resize(1280)
     chromium.open(pages["index.html"].file.as_uri())
     reached = []
-    for _ in range(60):
+    for _ in range(100):
         chromium.key("Tab", 9)
-        reached.append(chromium.run("document.activeElement.getAttribute('href') || document.activeElement.className"))
-    assert reached[0] == "#furo-main-content"
-    assert "sidebar-search" in " ".join(reached)
-    assert sum(link.startswith("chapters/") for link in reached) > len(press.sources()), "the sidebar and the map"
+        reached.append(chromium.run("[document.activeElement.getAttribute('href'), document.activeElement.className]"))
+        if reached.count(reached[0]) > 1:
+            break
+    assert reached[0][0] == "#furo-main-content"
+    assert any("sidebar-search" in str(kind) for _, kind in reached)
+    in_map = [
+        link for link, kind in reached if not isinstance(kind, str)
+    ]  # in drawings it is no text
+    assert in_map == [f"chapters/{source.stem}.html" for source in press.sources()]
 
 
 @with_chromium

@@ -15,10 +15,7 @@ function enlarge(image) {
   dialog.addEventListener("keydown", (event) => {
     if (["Enter", " ", "Escape"].includes(event.key)) dialog.close();
   });
-  dialog.addEventListener("close", () => {
-    dialog.remove();
-    image.focus();
-  });
+  dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();
 }
