@@ -15,7 +15,7 @@ NAMES = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chro
 MISSING = "Chromium is not installed (on Debian: apt install chromium), so the pages are not opened"
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe")
 OPTIONS += ("--no-first-run", "--disable-background-networking", "--disable-component-update", "--hide-scrollbars")
-SECONDS = 60
+SECONDS = 20
 
 
 def find() -> str | None:

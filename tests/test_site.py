@@ -66,8 +66,13 @@ class Page(HTMLParser):
     def __init__(self, file):
         super().__init__()
         self.file, self.ids, self.links, self.files, self.images = file, set(), [], [], []
-        self.text = file.read_text(encoding="utf-8")
-        self.feed(self.text)
+        self.html = file.read_text(encoding="utf-8")
+        self.feed(self.html)
+
+    @property
+    def text(self):
+        """The text without tags."""
+        return re.sub(r"<[^>]+>", "", self.html)
 
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
@@ -134,7 +139,7 @@ def test_the_first_page_leads_to_what_newcomers_ask_for(pages):
     front = pages["index.html"]
     assert "python3 run.py\n" in front.text and "python3 run.py serve" in front.text
     support = next(link for link in front.links if link.startswith("guide/glossary.html#term-support"))
-    assert "支持集" in pages["guide/glossary.html"].text.split(f'id="{support.partition("#")[2]}"')[1][:300]
+    assert "支持集" in pages["guide/glossary.html"].html.split(f'id="{support.partition("#")[2]}"')[1][:300]
     assert "recipes.html#how-do-i-use-my-own-images" in front.links
     maml = next(source.stem for source in press.sources() if source.stem.endswith("_maml"))
     assert front.links.count(f"chapters/{maml}.html") > 1
@@ -147,7 +152,7 @@ def test_chapters_follow_one_another_and_show_the_map(pages):
     for before, name, after in zip(["", *names], names, [*names[1:], ""], strict=False):
         page = pages[f"chapters/{name}.html"]
         assert {f"{other}.html" for other in (before, after) if other} <= set(page.links)
-        assert page.text.count('aria-current="page"') == 2, "the current chapter in the wide and in the narrow map"
+        assert page.html.count('aria-current="page"') == 2, "the current chapter in the wide and in the narrow map"
         assert (HTML / "notebooks" / f"{name}.ipynb").read_bytes() == (press.CHAPTERS / f"{name}.ipynb").read_bytes()
 
 
@@ -271,16 +276,16 @@ def test_a_chapter_in_two_languages_has_two_pages_that_lead_to_each_other(two_la
     english, chinese = two_languages
     assert "元梯度" in chinese.text and "After this chapter" not in chinese.text
     assert "元梯度" not in english.text and "After this chapter" in english.text
-    assert 'lang="zh-CN"' in chinese.text and 'lang="en"' in english.text
+    assert 'lang="zh-CN"' in chinese.html and 'lang="en"' in english.html
     assert "theta" in chinese.text, "cells without a language are in both editions"
     for page, other in ((english, chinese), (chinese, english)):
         switch = [(page.file.parent / link).resolve() for link in page.links]
         assert other.file in switch, "the language switch leads to the same page"
-    assert "language-switch" in english.text
+    assert "language-switch" in english.html
 
 
 def test_one_language_needs_no_switch(pages):
-    assert "language-switch" not in pages["index.html"].text or build.editions(press.CHAPTERS) != ["en"]
+    assert "language-switch" not in pages["index.html"].html or build.editions(press.CHAPTERS) != ["en"]
 
 
 # Serving
@@ -398,6 +403,20 @@ def test_the_keyboard_reaches_the_content_first_and_then_the_search_and_the_map(
 
 
 @with_chromium
+def test_on_a_narrow_screen_the_keyboard_opens_the_navigation(chromium, pages):
+    chromium.resize(390)
+    chromium.open(pages["index.html"].file.as_uri())
+    left = "document.querySelector('.sidebar-drawer').getBoundingClientRect().left"
+    assert chromium.run(left) < 0
+    for _ in range(5):
+        chromium.key("Tab", 9)
+        if chromium.run("document.activeElement.htmlFor === '__navigation'"):
+            break
+    chromium.key("Enter", 13)
+    chromium.wait(f"{left} === 0")
+
+
+@with_chromium
 def test_on_paper_there_is_only_the_text_in_light_colors(chromium, pages):
     chromium.open(next(page for name, page in pages.items() if name.endswith("_maml.html")).file.as_uri())
     chromium.run("document.body.dataset.theme = 'dark'")
@@ -411,7 +430,7 @@ def test_on_paper_there_is_only_the_text_in_light_colors(chromium, pages):
 
 @with_chromium
 def test_long_outputs_are_closed_until_they_are_opened(chromium, pages):
-    name = next(name for name, page in pages.items() if "<details" in page.text and name.startswith("chapters/"))
+    name = next(name for name, page in pages.items() if "<details" in page.html and name.startswith("chapters/"))
     chromium.open(pages[name].file.as_uri())
     chromium.run("document.querySelector('article details summary').focus()")
     assert not chromium.run("document.querySelector('article details').open")

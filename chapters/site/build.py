@@ -21,8 +21,10 @@ import chapter_pages  # noqa: E402
 import front  # noqa: E402
 import nbformat  # noqa: E402
 import press  # noqa: E402
+import results  # noqa: E402
 from project_links import Files  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
+from sphinx.util.console import nocolor  # noqa: E402
 from sphinx.util.docutils import docutils_namespace  # noqa: E402
 
 BUILD = HERE / "_build"
@@ -58,12 +60,13 @@ def run_sphinx(source: Path, target: Path, language: str, languages: list[str]) 
         "html_extra_path": [str(source / "_extra")],
     }
     warnings = io.StringIO()
+    nocolor()
     with docutils_namespace():
         doctrees = target / "doctrees" / language
         sphinx = Sphinx(
             str(source), str(HERE), str(html), str(doctrees), "html", settings, status=None, warning=warnings
         )
-        sphinx.build()
+        sphinx.build(force_all=True)  # otherwise the index of the search loses entries of pages that did not change
     return warnings.getvalue().splitlines()
 
 
@@ -108,9 +111,8 @@ def _contents(language: str, chapters: Path) -> Iterator[tuple[str, bytes]]:
     for image in chapters.glob("*.png"):
         yield f"chapters/{image.name}", image.read_bytes()
     pages = generated_pages()
-    # Their images have paths from the root of the project, which is also the root of the source folder.
-    for image in {target for text in pages.values() for _, target in chapter_pages.IMAGE.findall(text)}:
-        yield image.lstrip("/"), (press.ROOT / image.lstrip("/")).read_bytes()
+    for image in results.IMAGES:
+        yield image, (press.ROOT / image).read_bytes()
     for name, text in {**pages, **files.pages(), "index": front.page(language, list(pages))}.items():
         yield f"{name}.md", text.encode()
 

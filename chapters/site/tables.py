@@ -82,7 +82,7 @@ def _formula(number: str, meaning: str) -> str:
     facts.append(f"in the library: {', '.join(map(docstrings.name, names))}" if names else "")
     others = [n for n in book.titles() if n != book.home_of(number) and number in _mentioned(n)]
     facts.append(f"used in chapter {book.chapter_links(others)}" if others else "")
-    heading = f"({book.anchor('formula', number)})=\n### Formula {number}"
+    heading = f"({book.anchor('formula', number)})=\n### Formula {number}\n\n```{{index}} single: {number}\n```"
     sentence = meaning[0].upper() + meaning[1:]
     return f"{heading}\n\n{sentence}.\n\n{displays}\n\n{'; '.join(filter(None, facts))}."
 

@@ -1,4 +1,4 @@
-// Figures that enlarge, and regions that scroll sideways and can be reached with the keyboard.
+// Figures that enlarge, and everything that scrolls or opens within reach of the keyboard.
 "use strict";
 
 function enlarge(image) {
@@ -13,7 +13,7 @@ function enlarge(image) {
   dialog.append(copy);
   dialog.addEventListener("click", () => dialog.close());
   dialog.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" || event.key === " ") dialog.close();
+    if (["Enter", " ", "Escape"].includes(event.key)) dialog.close();
   });
   dialog.addEventListener("close", () => {
     dialog.remove();
@@ -40,6 +40,23 @@ function prepareFigures() {
   }
 }
 
+// On narrow screens the theme hides its sidebars behind labels, which the keyboard cannot reach.
+function letKeyboardOpenSidebars() {
+  for (const label of document.querySelectorAll('label[for="__navigation"], label[for="__toc"]')) {
+    const box = document.getElementById(label.htmlFor);
+    if (label.classList.contains("overlay")) continue;
+    label.tabIndex = 0;
+    label.setAttribute("role", "button");
+    label.setAttribute("aria-label", box.getAttribute("aria-label"));
+    label.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" || event.key === " ") {
+        event.preventDefault();
+        box.checked = !box.checked;
+      }
+    });
+  }
+}
+
 function letKeyboardScroll() {
   for (const region of document.querySelectorAll("article pre, .table-wrapper, article div.math")) {
     if (region.scrollWidth > region.clientWidth) region.tabIndex = 0;
@@ -54,6 +71,7 @@ function openBeforePrinting() {
 if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
 prepareFigures();
+letKeyboardOpenSidebars();
 letKeyboardScroll();
 addEventListener("resize", letKeyboardScroll);
 addEventListener("beforeprint", openBeforePrinting);
