@@ -1,5 +1,6 @@
 """A minimal client of headless Chromium: it speaks the DevTools protocol through two pipes, so it needs no package."""
 
+import contextlib
 import json
 import os
 import select
@@ -49,6 +50,11 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._session = None
+        with contextlib.suppress(RuntimeError, TimeoutError, OSError):
+            self.send("Browser.close")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
         self._process.kill()
         self._process.wait()
         os.close(self._to)

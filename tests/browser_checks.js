@@ -27,18 +27,20 @@ function problems() {
   );
   return {
     formulas: [...tex, ...undrawn.map(short), ...wrong.map(short)],
-    sideways: document.documentElement.scrollWidth > innerWidth ? widest() : [],
+    sideways: [...(document.documentElement.scrollWidth > innerWidth ? ["the page scrolls sideways"] : []), ...cut()],
     names: nameless.filter((part) => visible(part) && !name(part)).map(short),
     scrolling: regions.filter((part) => part.tabIndex < 0 && !part.querySelector("a, button, [tabindex]")).map(short),
-    headings: document.querySelectorAll("h1").length === 1 ? [] : [`${document.querySelectorAll("h1").length} h1`],
+    headings: document.querySelectorAll("h1").length === 1 || location.pathname.endsWith("/search.html") ? [] : [`${document.querySelectorAll("h1").length} h1`],
   };
 }
 
-function widest() {
-  return [...document.querySelectorAll("article *")]
-    .filter((part) => part.getBoundingClientRect().right > innerWidth + 1)
-    .slice(0, 5)
-    .map(short);
+// Elements that extend beyond the right edge of the screen without a region of their own that scrolls.
+function cut() {
+  const beyond = (part) => part.getBoundingClientRect().right > innerWidth + 1;
+  const scrolls = (part) => /auto|scroll|hidden/.test(getComputedStyle(part).overflowX);
+  const within = (part) => part.tagName !== "ARTICLE" && (scrolls(part) || within(part.parentElement));
+  const found = [...document.querySelectorAll("article *")].filter((part) => beyond(part) && visible(part));
+  return found.filter((part) => !within(part) && !part.closest("svg, mjx-assistive-mml")).slice(0, 5).map(short);
 }
 
 function channels(color) {

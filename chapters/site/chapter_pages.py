@@ -91,7 +91,7 @@ def kind(code: str) -> str:
 
 
 def alternative(code: str, section: str) -> str:
-    """What a figure shows, in words, from the code that draws it.
+    r"""What a figure shows, in words, from the code that draws it.
 
     >>> alternative('plt.plot(x, y, label="MAML")\nplt.gca().set(xlabel="steps", ylabel="$L_Q$")', "Training")
     'Line plot in the section “Training”. Horizontal axis: steps. Vertical axis: L_Q. Labels: MAML.'

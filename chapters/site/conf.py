@@ -34,6 +34,7 @@ html_static_path = ["static", str(MATHJAX)]
 html_css_files = ["book.css"]
 html_js_files = [("book.js", {"defer": "defer"})]
 html_favicon = "static/icon.svg"
+html_use_index = html_domain_indices = False
 html_copy_source = False
 html_show_sphinx = False
 html_sidebars = {

@@ -51,7 +51,8 @@ def chapters() -> dict[str, Chapter]:
     names = {source.stem[:2]: source.stem for source in press.sources()}
     known = set(names) | set(PLANNED)
     found = {number: _existing(name, known) for number, name in names.items()}
-    return dict(sorted((PLANNED | found).items()))
+    planned = {number: plan._replace(needs=tuple(sorted(known & set(plan.needs)))) for number, plan in PLANNED.items()}
+    return dict(sorted((planned | found).items()))
 
 
 def _existing(name: str, known: set[str]) -> Chapter:

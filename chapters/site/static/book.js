@@ -15,10 +15,7 @@ function enlarge(image) {
   dialog.addEventListener("keydown", (event) => {
     if (["Enter", " ", "Escape"].includes(event.key)) dialog.close();
   });
-  dialog.addEventListener("close", () => {
-    dialog.remove();
-    image.focus();
-  });
+  dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();
 }
@@ -58,7 +55,11 @@ function letKeyboardOpenSidebars() {
 }
 
 function letKeyboardScroll() {
-  for (const region of document.querySelectorAll("article pre, .table-wrapper, article div.math")) {
+  for (const math of document.querySelectorAll("article span.math")) {
+    const formula = math.querySelector("mjx-container");
+    math.classList.toggle("long", formula?.getBoundingClientRect().width > math.parentElement.clientWidth);
+  }
+  for (const region of document.querySelectorAll("article pre, .table-wrapper, article .math")) {
     if (region.scrollWidth > region.clientWidth) region.tabIndex = 0;
   }
 }
@@ -73,5 +74,6 @@ if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = f
 prepareFigures();
 letKeyboardOpenSidebars();
 letKeyboardScroll();
+addEventListener("load", () => globalThis.MathJax?.startup?.promise?.then(letKeyboardScroll));
 addEventListener("resize", letKeyboardScroll);
 addEventListener("beforeprint", openBeforePrinting);
