@@ -405,9 +405,7 @@ def test_the_keyboard_reaches_the_content_first_and_then_the_search_and_the_map(
             break
     assert reached[0][0] == "#furo-main-content"
     assert any("sidebar-search" in str(kind) for _, kind in reached)
-    in_map = [
-        link for link, kind in reached if not isinstance(kind, str)
-    ]  # in drawings it is no text
+    in_map = [link for link, kind in reached if not isinstance(kind, str)]  # in drawings it is no text
     assert in_map == [f"chapters/{source.stem}.html" for source in press.sources()]
 
 

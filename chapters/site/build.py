@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,6 +39,7 @@ def build(target: Path = BUILD, chapters: Path = press.CHAPTERS) -> list[str]:
     """Build the site in `target` from the notebooks in the folder `chapters`, and return Sphinx' warnings."""
     warnings = []
     languages = editions(chapters)
+    shutil.rmtree(target / "html", ignore_errors=True)  # no page stays that the book no longer has
     for language in languages:
         source = target / "source" / language
         write_sources(source, language, chapters)
