@@ -26,6 +26,7 @@ import meta_keras as mk
 ROOT = Path(__file__).resolve().parents[1]
 NUMBERS = list(book.titles())
 PROGRAMS = recipes.programs()
+load = functools.cache(mk.load)
 
 
 @pytest.fixture(scope="module")
@@ -313,12 +314,13 @@ def folder(tmp_path, monkeypatch):
     fit, evaluate, conv4, compiled = keras.Model.fit, mk.evaluate, mk.networks.conv4, mk.MetaLearner.compile
 
     def short(self, *data, steps_per_epoch=None, epochs=1, verbose=0, **options):
-        steps = None if steps_per_epoch is None else 2
+        steps = None if steps_per_epoch is None else 1
         return fit(self, *data, steps_per_epoch=steps, epochs=min(epochs, 2), verbose=0, **options)
 
     monkeypatch.setattr(keras.Model, "fit", short)
     monkeypatch.setattr(mk.MetaLearner, "compile", functools.partialmethod(compiled, run_eagerly=True))  # no tracing
     monkeypatch.setattr(mk, "evaluate", lambda *task, episodes: evaluate(*task, episodes=4))
+    monkeypatch.setattr(mk, "load", load)
     monkeypatch.setattr(mk.networks, "conv4", lambda *units, **options: conv4(*units, filters=4, **options))
     return tmp_path
 
