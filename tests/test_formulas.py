@@ -439,7 +439,7 @@ def test_formula_9_4_a_logarithmic_rate_has_the_hypergradient_times_the_rate():
     np.testing.assert_allclose(found, rates * plain, rtol=1e-4)
 
 
-def test_formula_9_5_hypergradient_descent_is_a_step_along_the_hypergradient_of_the_next_loss():
+def test_formula_9_6_hypergradient_descent_is_a_step_along_the_hypergradient_of_the_next_loss():
     theta, rate = LINEAR_START, 0.05
     before = linear_slope(theta, *LINEAR_SUPPORT)
     x, y = LINEAR_SUPPORT[0], np.ravel(LINEAR_SUPPORT[1])
@@ -452,7 +452,7 @@ def test_formula_9_5_hypergradient_descent_is_a_step_along_the_hypergradient_of_
     assert agreement == pytest.approx(-difference, rel=1e-6)
 
 
-def test_formula_9_6_is_the_mean_square_of_a_weight_with_noisy_gradients():
+def test_formula_9_5_is_the_mean_square_of_a_weight_with_noisy_gradients():
     generator, curvature, noise, square = np.random.default_rng(0), 0.7, 1.5, 4.0
     theta = np.full(200_000, 2.0)
     for rate in (0.5, 0.3, 0.8):

@@ -5,8 +5,9 @@
 # and explain soft labels, the temperature and the factor $T^2$. You can split a network at a layer, train a linear probe
 # on a backbone, and test whether parts of two networks fit together.
 #
-# **Prerequisites.** Softmax, cross-entropy, Adam and validation (chapter [02](02_classical_learning.ipynb)), and the 95 %
-# intervals of chapter [01](01_learning_to_learn.ipynb#How-sure-are-we?).
+# **Prerequisites.** Softmax, cross-entropy, Adam and validation (chapter [02](02_classical_learning.ipynb)), the 95 %
+# intervals of chapter [01](01_learning_to_learn.ipynb#How-sure-are-we?), freezing and fine-tuning (chapter
+# [03](03_transfer.ipynb)).
 #
 # **Time.** About 75 minutes to read, or one lecture of 90 minutes; about one minute to run on two CPU cores.
 #
@@ -40,10 +41,10 @@ stored = mk.report.measured("chapter_05")  # long measurements, made by benchmar
 # layers can serve other tasks, and its parts can be combined with those of others.
 
 # %% [markdown]
-# To study several tasks at once, we rotate each image of a subset of Fashion-MNIST by 0, 90, 180 and 270 degrees. One task
-# is to recognize the *class*, the other the *orientation*. Because every image occurs in every orientation, neither label
-# contains information about the other. For speed, images are reduced to 14 x 14 pixels. The subset has 200 training images
-# per class, of which every fourth is in the validation set, and 50 test images per class.
+# To study several tasks at once, we rotate each image of a subset of Fashion-MNIST by 0, 90, 180 and 270 degrees. One
+# task is to recognize the *class*, the other the *orientation*. Because every image occurs in every orientation,
+# neither label contains information about the other. For speed, images are reduced to 14 x 14 pixels. The subset has
+# 200 training images per class, of which every fourth is in the validation set, and 50 test images per class.
 
 
 # %%
@@ -93,9 +94,10 @@ print("teacher:", x_teacher.shape, " student:", x_few.shape, " test:", x_test.sh
 # %% [markdown]
 # ## Teacher and student
 #
-# **Distillation** (模型蒸馏, also 知识蒸馏) transfers what a large model, the **teacher** (教师模型), has learned to a small
-# model, the **student** (学生模型). Our teacher is a dense **backbone** (主干) with two hidden layers of 256 units and
-# dropout, followed by one output layer, or **head** (头部), per task. `join_models` connects them.
+# **Distillation** (模型蒸馏, also 知识蒸馏) transfers what a large model, the **teacher** (教师模型), has learned to a small model,
+# the **student** (学生模型). Our teacher is a dense **backbone** (主干) with two hidden layers of 256 units and dropout
+# (randomly zeroed units in training), followed by one output layer, or **head** (头部), per task. `join_models` connects
+# them.
 
 
 # %%
@@ -275,9 +277,9 @@ Code(inspect.getsource(Distiller.distil), language="python")
 # - **true labels**: ordinary training;
 # - **label smoothing** (Szegedy et al., 2016): the one-hot label gets the weight $1 - \varepsilon$, and the uniform
 #   distribution over all classes the weight $\varepsilon$. Up to a constant, this equals distillation at $T = 1$ with
-#   $\lambda = \varepsilon$ and a teacher whose probabilities are uniform. If soft labels act only as a regularizer, label
+#   $\lambda = \varepsilon$ and a teacher whose probabilities are uniform. If soft labels only reduce overfitting, label
 #   smoothing should be as good (Yuan et al., 2020, discuss this view);
-# - **pseudo-labels** (伪标签; Lee, 2013): the class that the teacher predicts is used as a hard label.
+# - **pseudo-labels** (伪标签; Lee, 2013, used the network's own predictions): the teacher's most likely class is the hard label.
 
 # %%
 smoothing = stored["one task: label smoothing, 20 per class, selected"]["setting"]["smoothing"]
@@ -303,7 +305,7 @@ for method, (model, targets, loss) in methods.items():
 assert all(np.array_equal(a, b) for a, b in zip(before, class_teacher.get_weights(), strict=True))
 
 # %% [markdown]
-# Single runs cannot decide which method is better.
+# Single runs decide nothing.
 
 # %% [markdown]
 # ## Does distillation help?
@@ -320,8 +322,8 @@ assert all(np.array_equal(a, b) for a, b in zip(before, class_teacher.get_weight
 # | $T$ | 1, 2, 4, 8, 16 |
 # | $\lambda$ | 0.25, 0.5, 0.75, 1 |
 #
-# If the best learning rate, $\varepsilon$ or $T$ is at an edge, its grid is extended (except in three ties). The rest of the
-# chapter uses the same candidates.
+# If the best learning rate, $\varepsilon$ or $T$ is at an edge, its grid is extended (except in three ties). The rest
+# of the chapter uses the same candidates.
 
 # %% [markdown]
 # We call a difference **significant** if the 95 % interval of the *paired* differences, one per seed, excludes zero. All
@@ -403,11 +405,11 @@ mk.report.Table(rows)
 # Distillation is significantly more accurate than each of the three baselines, at every number of images. Label smoothing
 # and pseudo-labels do not differ significantly from true labels.
 #
-# The most informative difference is between *distillation without labels* ($\lambda = 1$) and pseudo-labels. Both students
-# learn from the same images and from the teacher alone, either from its probabilities or from its most likely class. Soft
-# labels are significantly better, by 0.053, 0.039 and 0.021. Whether the probabilities of the other classes or the
-# teacher's confidence matter was not separated. Adding true labels helps significantly with 75 images only (with 5,
-# $\lambda = 1$ was selected anyway).
+# The most informative difference is between *distillation without labels* ($\lambda = 1$) and pseudo-labels. Both
+# students learn from the same images and from the teacher alone, either from its probabilities or from its most likely
+# class. Soft labels are significantly better, by 0.053, 0.039 and 0.021. Whether the probabilities of the other classes
+# or the teacher's confidence matter was not separated. Adding true labels helps significantly with 75 images only (with
+# 5, $\lambda = 1$ was selected anyway).
 
 # %% [markdown]
 # ### Without labels
@@ -467,7 +469,7 @@ gain = max(last - max(before) for *before, last in (profile.values() for profile
 print(f"12,800 steps selected in {len(at_limit)} of {len(chosen)} cases, better by at most {gain:.3f}")
 
 # %% [markdown]
-# The best temperatures are 8, 8 and 4, with a flat maximum, and $T = 1$ is worse in all three cases. At every number of
+# The best temperatures are 8, 8 and 4, and $T = 1$ is the worst in all three cases. At every number of
 # steps, distillation is ahead of true labels. The limit on steps was selected often, gaining at most 0.011, so it is a
 # common budget rather than the best for each method. These results were used for selection and have no intervals.
 
@@ -513,8 +515,8 @@ assert [signs(row) for row in rows[-4:]] == ["++", "++", "++", "++"]
 mk.report.Table(rows)
 
 # %% [markdown]
-# For both tasks, distillation is significantly better than each baseline, and distillation without labels is significantly
-# better than pseudo-labels.
+# For both tasks, distillation is significantly better than each baseline, and distillation without labels is
+# significantly better than pseudo-labels.
 
 # %% [markdown]
 # > **In the articles.** D4 distills a model for *several tasks*, through a "knowledge representation" (知识表示) that it does
@@ -531,8 +533,8 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # FitNets are trained in **two stages**: first the student up to $h_s$, on $L_\text{features}$ alone, and then the whole
-# student by distillation, without a feature loss. Our hint is the first hidden layer. As in the paper, $W$ is followed
-# by the teacher's nonlinearity, here a ReLU. `split_model` returns the first part of a model.
+# student by distillation, without a feature loss. Our hint is the first hidden layer. As in the paper (whose factor is
+# $\frac12$), $W$ is followed by the teacher's nonlinearity, a ReLU. `split_model` returns the first part of a model.
 
 # %%
 staged = "hints: in stages, 20 per class"
@@ -546,9 +548,9 @@ print(f"two stages: test accuracy {accuracy(student(x_test), y_test['class']):.3
 
 # %% [markdown]
 # Alternatively, Formula 5.4 can be trained jointly, with a linear $W$: `Distiller(..., features=("first", "first"))`.
-# The script compared both with plain distillation at the same $T$ and $\lambda$, with the same limit of 12,800 steps, of which
-# the first stage takes 800. Candidates were 0.0001 to 0.01 for the learning rate of the first stage and 0.0001 to 1 for
-# $\eta$, extended as above.
+# The script compared both with plain distillation at the same $T$ and $\lambda$, with the same limit of 12,800 steps,
+# of which the first stage takes 800. Candidates were 0.0001 to 0.01 for the learning rate of the first stage and 0.0001
+# to 1 for $\eta$, extended as above.
 
 # %%
 rows = []
@@ -566,9 +568,9 @@ for name, key in (("in stages", "hint_rate"), ("jointly", "feature_weight")):
 mk.report.Table(rows)
 
 # %% [markdown]
-# Two stages make no significant difference. Joint training is significantly better with 5 images, by 0.007 ± 0.006, one of
-# six comparisons; with 75 images, the selected $\eta$ is only 0.0001. FitNets were designed for students that are thinner
-# but *deeper* than the teacher, which were not tested here.
+# Two stages make no significant difference. Joint training is significantly better with 5 images, by 0.007 ± 0.006, one
+# of six comparisons; with 75 images, the selected $\eta$ is only 0.0001. FitNets were designed for students that are
+# thinner but *deeper* than the teacher, which were not tested here.
 
 # %% [markdown]
 # ## Splitting a network
@@ -638,13 +640,14 @@ mk.report.Table([*rows, *table_rows, *compared])
 
 # %% [markdown]
 # The probe on the trained backbone is far better than the lookup table and the probe on the orientation logits, and
-# significantly better than a probe on an untrained backbone, so it uses features learned for the orientation. However, it
-# is significantly better than a probe on the **pixels** with 20 labels per class only. Fine-tuning is significantly better
-# throughout (barely with 5), but never significantly better than training from scratch, and worse with 75. Pretraining on
-# orientations showed no advantage here.
+# significantly better than a probe on an untrained backbone, so it uses features learned for the orientation. However,
+# it is significantly better than a probe on the **pixels** with 20 labels per class only. Fine-tuning is significantly
+# better throughout (barely with 5), but never significantly better than training from scratch, and worse with 75.
+# Pretraining on orientations showed no advantage here.
 
 # %% [markdown]
-# Backbone, rest of the old network and new head form a network for both tasks, whose orientation predictions are unchanged:
+# Backbone, rest of the old network and new head form a network for both tasks, whose orientation predictions are
+# unchanged:
 
 # %%
 _, old_head = split_model(orientation_network, cut)
@@ -772,13 +775,13 @@ for how, expected in zip((*HOW[1:], "correlation"), ["++", "++", "+0"], strict=T
 mk.report.Table(rows)
 
 # %% [markdown]
-# As they are, only a front that shares B's initialization and task preserves most of the accuracy. Without labels, matching
-# raises the accuracy of a front for the same task from another initialization from chance to 0.36, and least squares to
-# 0.76. Much of this is no evidence of similar features, however: with least squares, even an *untrained* front reaches
-# 0.56, and the units of two untrained networks are matched with a mean correlation of 0.43. From another initialization,
-# fronts for the same task fit significantly better than those for the other task by all three measures, and those for the
-# other task significantly better than untrained ones by matching and least squares, but not by correlation. So these
-# networks have learned more similar features for the same task than for different tasks.
+# As they are, only a front that shares B's initialization and task preserves most of the accuracy. Without labels,
+# matching raises the accuracy of a front for the same task from another initialization from chance to 0.36, and least
+# squares to 0.76. Much of this is no evidence of similar features, however: with least squares, even an *untrained*
+# front reaches 0.56, and the units of two untrained networks are matched with a mean correlation of 0.43. From another
+# initialization, fronts for the same task fit significantly better than those for the other task by all three measures,
+# and those for the other task significantly better than untrained ones by matching and least squares, but not by
+# correlation. So these networks have learned more similar features for the same task than for different tasks.
 
 # %% [markdown]
 # ### A stitch that is trained on labels
@@ -795,8 +798,8 @@ assert [signs(row) for row in rows[3:]] == ["---", "---"]
 mk.report.Table(rows)
 
 # %% [markdown]
-# A stitch to the trained back is significantly worse than one to an untrained back, and than a fresh back, at every number
-# of images. So a stitch that works after training on labels is no evidence of similar features.
+# A stitch to the trained back is significantly worse than one to an untrained back, and than a fresh back, at every
+# number of images. So a stitch that works after training on labels is no evidence of similar features.
 
 # %% [markdown]
 # > **In the articles.** D4's second algorithm recombines independently trained modules. They fit on a shared backbone, or
@@ -811,15 +814,15 @@ mk.report.Table(rows)
 # - **Hints** improved this student little or not at all, in stages (FitNets) or jointly.
 # - Compare a **linear probe** on a backbone with a lookup table, an untrained backbone, the pixels, fine-tuning and
 #   training from scratch.
-# - Partly because of **permutation symmetry**, parts of independently trained networks do not fit. Linear maps connect
+# - Partly because of **permutation symmetry**, parts of independently trained networks do not fit directly. Linear maps connect
 #   them better than matching, but only an untrained reference shows how similar their features are.
 # - A **stitching layer trained on labels** may learn the task on its own.
 
 # %% [markdown]
 # ## Exercises
 #
-# Exercises 1 to 4 have a check: run its cell, then call it with your function, as in `check_soften(my_function)`. There are
-# [solutions](../tests/solutions.py).
+# Exercises 1 to 4 have a check: run its cell, then call it with your function, as in `check_soften(my_function)`. There
+# are [solutions](../tests/solutions.py).
 
 # %% [markdown]
 # **1. Soften.** (Warm-up.) Write `soften(p, temperature)`, the soft labels (Formula 5.1) of a network whose outputs are
@@ -851,8 +854,9 @@ def check_soft_derivative(derivative):
 
 
 # %% [markdown]
-# **3. A lookup table.** Write `lookup(old, labels, new)`. From the old network's predictions for labeled examples and their
-# labels in the new task, it finds the most frequent label per prediction, and returns labels for the predictions `new`.
+# **3. A lookup table.** Write `lookup(old, labels, new)`. From the old network's predictions for labeled examples and
+# their labels in the new task, it finds the most frequent label per prediction, and returns labels for the predictions
+# `new`.
 
 
 # %%

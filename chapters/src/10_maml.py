@@ -380,7 +380,7 @@ def test_error(network, learning_rate, steps):
 
 def selected_rate(name, steps):
     inner = stored[f"selected: {name}"]["inner"] | stored[f"selected, more: {name}"]
-    return inner.get(str(steps), 0.01)  # without steps, the rate does not matter
+    return inner.get(str(steps), 0.01)  # without steps, the learning rate does not matter
 
 
 # %%
@@ -417,7 +417,8 @@ assert apart(after_ten["MAML"], after_one["MAML"])
 # ## Relatives of MAML
 #
 # **ANIL** (almost no inner loop; Raghu et al., 2020) adapts only the last layer: `GradientDescent(0.01, layers="head")`.
-# The authors found that the other layers of image classifiers trained by MAML hardly change during adaptation.
+# The authors found that the representations in the other layers of image classifiers trained by MAML hardly change
+# during adaptation.
 
 # %% [markdown]
 # **Meta-SGD** (Li et al., 2017) also learns one inner learning rate per weight (`LearnedRates(0.01, "weight")`). In the
@@ -585,10 +586,10 @@ print(f"kernel ridge regression on the 600 tasks: {live}")
 
 # %% [markdown]
 # Without any other task, this error is lower than that of MAML after ten steps on the same tasks. On the 1,000 test tasks
-# (stored results), $\rho$ was selected, too, among five values up to 0.01 ($\ell$: from 0.5 to 4, per task to 8). As the
-# data have no noise, marginal likelihood and validation tasks always selected the smallest one permitted, so it only
-# serves to limit rounding errors. We report three such minima, with intervals over tasks and the selected length scale
-# (per task, the most frequent one):
+# (stored results), $\rho$ was selected, too, among powers of ten up to 0.01 ($\ell$: from 0.5 to 4, per task to 8). As the
+# data have no noise, marginal likelihood and validation tasks always selected the smallest value permitted, and still
+# smaller ones may be better. We therefore report three lower limits, with intervals over tasks and the selected length
+# scale (per task, the most frequent one):
 
 # %%
 ridges = ("1e-06", "1e-08", "1e-10")
@@ -625,7 +626,9 @@ baselines = {name: stored[f"test over tasks: {key}"] for name, key in keys.items
 ridge = stored["test, more: pretraining"]["ridge"]
 baselines["ridge, pretrained features"] = mk.report.mean_and_interval(ridge)
 chosen = {
-    f"Adam, {kind} weights": "rate {rate}, {steps} steps".format(**stored[f"selected: Adam from {key}"])
+    f"Adam, {kind} weights": "learning rate {rate}, {steps} steps".format(
+        **stored[f"selected: Adam from {key}"]
+    )
     for kind, key in (("random", "scratch"), ("pretrained", "pretraining"))
 }
 chosen["ridge, pretrained features"] = f"penalty {stored['selected, more: pretraining']['ridge']}"
@@ -745,8 +748,8 @@ for r in ridges:
 # ### Memory
 #
 # MAML's gradient needs the activations of all inner steps at once, first-order MAML's only those at the adapted weights.
-# The figure shows the increase in peak memory of a fresh process by one meta-gradient (stored results, one measurement
-# per point; `conv4` with 32 filters; a 5-way 5-shot task).
+# The figure shows the increase in peak memory of a fresh process that computes the same meta-gradient three times (stored
+# results, one measurement per point; `conv4` with 32 filters; a 5-way 5-shot task).
 
 # %%
 step_counts, megabytes = (1, 2, 4, 8), {}
@@ -820,8 +823,8 @@ assert [round(score.mean, 3) for score in accuracy.values()] == [0.69, 0.407, 0.
 # - MAML learns an initialization from which a few steps on a support set lead to a low query loss. Verify its gradient
 #   through these steps with central differences.
 # - On sine curves, second derivatives and more steps at test time reduced MAML's error, as did learned learning rates
-#   with one step. Kernel ridge regression with a small ridge parameter, selected per task by marginal likelihood, had a
-#   lower error than MAML.
+#   with one step. Kernel ridge regression with a ridge parameter of at most $10^{-8}$ and a length scale selected
+#   per task by marginal likelihood had a lower error than MAML.
 # - MAML's memory grows with the inner steps. The implicit gradient's does not, but it requires convergence.
 # - Report which statistics batch normalization uses.
 
