@@ -194,6 +194,14 @@ def one_device(model: keras.Model) -> None:
         )
 
 
+def outside_of_scopes() -> None:
+    """Code that must not run within the scope of a strategy."""
+    if tf.distribute.has_strategy():
+        raise ValueError(
+            "Train and evaluate outside of strategy.scope(), within which only the network and the learner are created."
+        )
+
+
 def is_integer(value: Any) -> bool:
     """Whether a value is an integer in Python's or NumPy's sense; True and False are not."""
     return isinstance(value, Integral) and not isinstance(value, bool | np.bool_)

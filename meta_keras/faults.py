@@ -15,7 +15,7 @@ class StopAtFault(keras.callbacks.Callback):
 
 def raise_fault(learner: keras.Model) -> None:
     """Raise a FloatingPointError if a step was not taken, and let the next step be taken again."""
-    fault = int(learner.fault)
+    fault = int(learner.fault.numpy())
     if fault >= 0:
         learner.fault.assign(-1)
         learner.reset_metrics()  # which have seen the loss that was not finite

@@ -90,3 +90,31 @@ def may_override_gradient(operation: tf.Operation) -> bool:
     """Whether an operation may have a gradient of its own: `tf.custom_gradient` writes an IdentityN, and what a
     function contains is not visible from outside."""
     return operation.type == "IdentityN" or any("func" in field.type for field in operation.op_def.attr)
+
+
+def own_strategy(model: keras.Model) -> tf.distribute.Strategy | None:
+    """The strategy in whose scope a model was created. Keras' own training no longer sees it afterwards."""
+    strategy, model._distribute_strategy = model._distribute_strategy, None
+    return strategy
+
+
+def local_loss_tracker(model: keras.Model) -> None:
+    """A new metric for the loss, with variables in this process alone."""
+    vars(model)["_loss_tracker"] = keras.metrics.Mean(name="loss")  # an attribute would count as one more metric
+
+
+def initial_epoch(model: keras.Model) -> int:
+    """The epoch that `BackupAndRestore` lets training begin with; 0 if it restored nothing."""
+    return model._initial_epoch or 0
+
+
+def resume_at(model: keras.Model, epoch: int) -> None:
+    """Let training begin with this epoch."""
+    model._initial_epoch = epoch or None
+
+
+def belong_to(optimizer: keras.optimizers.Optimizer, strategy: tf.distribute.Strategy) -> None:
+    """Let an optimizer update every copy of a variable, as if it had been created within the strategy's scope."""
+    optimizer._distribution_strategy = strategy
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        belong_to(optimizer.inner_optimizer, strategy)

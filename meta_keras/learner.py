@@ -13,6 +13,7 @@ from meta_keras.outputs import as_loss, check_second_derivatives
 from meta_keras.parallel import PARALLEL, best_for, gradients_over_tasks, over_tasks
 from meta_keras.per_task import PerTask
 from meta_keras.predictors import Predictor, Predictors, rescaled
+from meta_keras.replicas import check_scope
 from meta_keras.rules.base import Context, Rule
 from meta_keras.rules.gradient_descent import GradientDescent
 from meta_keras.tasks.episodes import Episode
@@ -44,6 +45,8 @@ class MetaLearner(TaskModel):
     'vectorized'
     """
 
+    distributes = True
+
     def __init__(
         self,
         num_classes: int | None = None,
@@ -74,6 +77,7 @@ class MetaLearner(TaskModel):
         self.network, self.rule, self.needs_every_class = network, rule, rule.needs_every_class
         self.pure = PureModel(network, rule.adaptable(network))
         rule.prepare(self.pure)
+        check_scope(self.replicas, [*network.variables, *rule.variables])
         self.per_task = PerTask(self.pure, rule, self._loss_dtype)
         self.parallel = best_for(network, rule) if parallel == "auto" else parallel
         self.predictors = Predictors(self.per_task)
@@ -119,30 +123,40 @@ class MetaLearner(TaskModel):
         """
         if not isinstance(inputs, list | tuple):
             return self._without_adapting(inputs, task_indices, training)
-        inputs = (scaled_examples(inputs[0]), inputs[1], scaled_examples(inputs[2]), *inputs[3:])
-        context = Context(self._loss_of, ways_in(inputs, self.ways), training)
-        weights = self.pure.weights()
-        (answers, *states), _ = over_tasks(
-            lambda *task: self.per_task(context, *task, weights=weights),
-            tuple(inputs[:3]),
-            self.parallel,
-            each=self.per_task.dtypes,
-            mean=(),
-        )
+        answers, *states = self._answered(0, *inputs, training=training)
         if training:
             self.carry_on(states)
         return answers
 
+    def on_replicas(self, inputs: Inputs) -> tf.Tensor:
+        """The answers of a call, computed by all replicas of the strategy, if there is one."""
+        if self.replicas is None:
+            return self(inputs, training=False)
+        return self.replicas.over_tasks(lambda *share: (self._answered(*share)[0], ()), inputs, self._read())[0]
+
+    def _answered(self, first: Any, *inputs: tf.Tensor, training: bool = False) -> tuple[Any, ...]:
+        """The answers to the queries, and the states after each task. first: the number of the first task."""
+        inputs = (scaled_examples(inputs[0]), inputs[1], scaled_examples(inputs[2]), *inputs[3:])
+        context = Context(self._loss_of, ways_in(inputs, self.ways), training)
+        weights = self.pure.weights()
+
+        def answered(number: Any, *task: tf.Tensor) -> tuple[Any, Any]:
+            return self.per_task(context, first + number, *task, weights=weights)
+
+        return over_tasks(answered, inputs[:3], self.parallel, each=self.per_task.dtypes, mean=())[0]
+
     @tf.autograph.experimental.do_not_convert
-    def meta_gradients(self, inputs: Inputs, query_y: tf.Tensor, training: bool = True) -> tuple[Any, Any, Any]:
-        """The answers, the states after each task, and the meta-loss with its gradients for what is trained."""
+    def meta_gradients(
+        self, inputs: Inputs, query_y: tf.Tensor, training: bool = True, first: Any = 0
+    ) -> tuple[Any, Any, Any]:
+        """As `StepModel.meta_gradients`. first: the number of the first of these tasks in their batch."""
         inputs, query_y = tf.nest.map_structure(tf.convert_to_tensor, (tuple(inputs), query_y))
         step = tf.convert_to_tensor(self.batches_seen) if training else None
         context = Context(self._loss_of, ways_in(inputs, self.ways), training, step)
         weights, tasks = self.pure.weights(), (*inputs[:3], query_y)
 
-        def judged(*task: tf.Tensor) -> tuple[Any, tf.Tensor]:
-            return self.per_task(context, *task, weights=weights)
+        def judged(number: Any, *task: tf.Tensor) -> tuple[Any, tf.Tensor]:
+            return self.per_task(context, first + number, *task, weights=weights)
 
         if not training:
             start = tf.zeros((), self._loss_dtype)

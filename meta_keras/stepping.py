@@ -1,5 +1,6 @@
 """Training steps of a `MetaLearner`: how many run per call, how they are counted, and which are not applied."""
 
+import contextlib
 from typing import Any
 
 import keras
@@ -8,7 +9,8 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.execution import Steps, best_steps, in_one_program
 from meta_keras.faults import StopAtFault, check_callbacks
-from meta_keras.internals import is_seed
+from meta_keras.internals import belong_to, is_seed
+from meta_keras.replicas import Replicas, replicas_of
 from meta_keras.tasks.inspection import Inputs
 
 
@@ -17,10 +19,14 @@ class StepModel(keras.Model):
 
     batches_seen: how many batches it was trained on, also over several `fit` and in files.
     fault: the number of a step that was not applied because its loss was not finite, or -1.
+    replicas: those that the tasks of a batch are split over, if it was created within a strategy's scope.
     """
+
+    distributes = False  # whether tasks may be split over replicas: `meta_gradients` then takes the first task's number
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.replicas: Replicas | None = replicas_of(self) if self.distributes else None
         self.batches_seen = self.add_weight(
             shape=(), dtype="int64", initializer="zeros", trainable=False, name="batches_seen"
         )
@@ -37,11 +43,16 @@ class StepModel(keras.Model):
 
     def compile(self, *, jit_compile: bool, steps_per_execution: str | int = "auto", **kwargs: Any) -> None:
         """As `keras.Model.compile`; "auto" decides in `fit` how many steps run per call."""
-        checks.one_device(self)
+        if not self.distributes:
+            checks.one_device(self)
         checks.flag(jit_compile=jit_compile)
         self.auto_steps = isinstance(steps_per_execution, str) and steps_per_execution == "auto"
         steps = 1 if self.auto_steps else steps_per_execution
         checks.at_least(1, steps_per_execution=steps)
+        if self.replicas is not None:
+            self.replicas.check_settings(steps, kwargs.get("metrics"))
+        self.asked_jit = jit_compile  # with replicas, XLA compiles what each of them computes, and not the step
+        jit_compile = jit_compile and self.replicas is None
         super().compile(jit_compile=jit_compile, steps_per_execution=steps, **kwargs)
         self.metrics_made = False
 
@@ -52,7 +63,8 @@ class StepModel(keras.Model):
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
-        return config | {"steps_per_execution": "auto"} if config and self.auto_steps else config
+        steps = {"steps_per_execution": "auto"} if self.auto_steps else {}
+        return config | {"jit_compile": self.asked_jit} | steps if config else config
 
     def train_step(self, data: tuple[Any, ...]) -> dict[str, tf.Tensor]:
         """One step of meta-training. A non-finite step is not applied, and `fit` ends with an error."""
@@ -62,7 +74,7 @@ class StepModel(keras.Model):
                 "Nothing can be trained: neither the network nor the rule has weights that the outer loop trains."
             )
         self._build_optimizer()
-        answers, states, (loss, gradients) = self.meta_gradients(inputs, query_y)
+        answers, states, (loss, gradients) = self._over_replicas(inputs, query_y)
         finite = tf.math.is_finite(loss)
         if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):  # which skips such gradients itself
             finite = tf.reduce_all([finite, *(tf.reduce_all(tf.math.is_finite(g)) for g in gradients)])
@@ -81,7 +93,7 @@ class StepModel(keras.Model):
 
     def test_step(self, data: tuple[Any, ...]) -> dict[str, tf.Tensor]:
         inputs, query_y = _parts(data)
-        answers, _, (loss, _) = self.meta_gradients(inputs, query_y, training=False)
+        answers, _, (loss, _) = self._over_replicas(inputs, query_y, training=False)
         self._note(loss, inputs)
         return self.compute_metrics(inputs, query_y, answers)
 
@@ -105,6 +117,9 @@ class StepModel(keras.Model):
         callbacks = getattr(callbacks, "callbacks", callbacks)  # of a CallbackList
         callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
         check_callbacks(callbacks)
+        verbose = arguments.get("verbose", "auto")
+        if self.replicas is not None:
+            callbacks, verbose = self.replicas.callbacks(callbacks), verbose if self.replicas.is_chief else 0
         if self.auto_steps and self.compiled:
             fast = self.jit_compile and not self.run_eagerly
             steps = best_steps(batches.element_spec, callbacks) if fast else 1
@@ -115,9 +130,9 @@ class StepModel(keras.Model):
         self._steps = Steps(
             [*callbacks, StopAtFault()],
             add_history=True,
-            add_progbar=arguments.get("verbose", "auto") != 0,
+            add_progbar=verbose != 0,
             model=self,
-            verbose=arguments.get("verbose", "auto"),
+            verbose=verbose,
             epochs=arguments.get("epochs", 1),
             steps=arguments.get("steps_per_epoch") or (known if known > 0 else None),
         )
@@ -132,9 +147,33 @@ class StepModel(keras.Model):
         if self.steps_per_execution > 1 and self.jit_compile and not self.run_eagerly:
             self.train_function = in_one_program(self, self.train_function, lambda most: self._steps.left(most))
 
+    def _over_replicas(self, inputs: Inputs, query_y: tf.Tensor, training: bool = True) -> tuple[Any, Any, Any]:
+        """The `meta_gradients` of all tasks, computed by all replicas."""
+        if self.replicas is None:
+            return self.meta_gradients(inputs, query_y, training)
+
+        def share(first: Any, *tasks: tf.Tensor) -> tuple[Any, Any]:
+            answers, states, mean = self.meta_gradients(tasks[:-1], tasks[-1], training, first=first)
+            return (answers, states), mean
+
+        tasks, jit_compile = (*inputs, query_y), self.asked_jit and not self.run_eagerly
+        (answers, states), mean = self.replicas.over_tasks(share, tasks, self._read(), jit_compile=jit_compile)
+        return answers, states, mean
+
+    def _read(self) -> list[keras.Variable]:
+        """The variables that answers and gradients depend on."""
+        metrics = {id(variable) for metric in self.metrics for variable in metric.variables}
+        scale = getattr(getattr(self, "optimizer", None), "dynamic_scale", None)  # of a LossScaleOptimizer
+        own = [variable for variable in self.variables if id(variable) not in metrics]
+        return own if scale is None else [*own, scale]
+
     def _build_optimizer(self) -> None:
         """Before the first step, which would be traced twice if the optimizer's variables were created within it."""
-        if not self.optimizer.built and self.trainable_variables:  # a LossScaleOptimizer would build itself again
+        if self.optimizer.built or not self.trainable_variables:  # a LossScaleOptimizer would build itself again
+            return
+        if self.replicas is not None:
+            belong_to(self.optimizer, self.replicas.strategy)
+        with contextlib.nullcontext() if self.replicas is None else self.replicas.strategy.scope():
             self.optimizer.build(self.trainable_variables)
 
     def _note(self, loss: tf.Tensor, inputs: Inputs) -> None:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.faults import check_finite, raise_fault
+from meta_keras.internals import local_loss_tracker
 from meta_keras.stepping import StepModel
 from meta_keras.tasks.episodes import Episode, continued, is_endless
 from meta_keras.tasks.inspection import (
@@ -77,6 +78,8 @@ class TaskModel(StepModel):
         if x is self._validation and x is not None:  # `fit` validates on what it has prepared
             return super().evaluate(x, **kwargs)
         inspected = self._inspected(x, steps, "steps", "test")
+        if self.replicas is not None and not self.replicas.is_chief:
+            kwargs["verbose"] = 0
         with inspected.reporting():
             results = super().evaluate(inspected.batches, **kwargs)
         check_finite(self)
@@ -113,6 +116,7 @@ class TaskModel(StepModel):
         return self._batches(tasks)
 
     def _batches(self, tasks: tf.data.Dataset, source: tf.data.Dataset | None = None) -> Inspected:
+        checks.outside_of_scopes()
         check_episodes(tasks)
         first = first_of(tasks)
         ways = self.ways_of(first, tasks)
@@ -139,6 +143,7 @@ class TaskModel(StepModel):
 
     def _one_batch(self, x: Any, **given: Any) -> tuple[Inputs, tf.Tensor | None]:
         """One batch of tasks as this model is called on it, once it is checked. given: `y`, if it is needed."""
+        checks.outside_of_scopes()
         if not isinstance(x, list | tuple) or len(x) not in (3, 4):
             raise ValueError(
                 "Inputs are tasks: a dataset of episodes, or (support_x, support_y, query_x) with one row per task; "
@@ -163,6 +168,8 @@ class TaskModel(StepModel):
         if not self.compiled or self.metrics_made:
             return
         self.metrics_made = True
+        if self.replicas is not None:
+            local_loss_tracker(self)  # which Keras may have created within the strategy's scope
         inputs, query_y = batch
         shape = list(query_y.shape)
         if query_y.dtype.is_integer:

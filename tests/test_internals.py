@@ -125,3 +125,30 @@ def test_an_optimizer_knows_the_number_of_a_variable():
     optimizer, variables = keras.optimizers.SGD(), [keras.Variable(float(n)) for n in range(3)]
     optimizer.build(variables)
     assert [internals.number_of(optimizer, one) for one in (variables[2], variables[0].value)] == [2, 0]
+
+
+def test_what_several_replicas_need_of_a_model_and_its_optimizer():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        model = functional()
+        model.compile("sgd", "mse")
+    assert internals.own_strategy(model) is strategy and internals.own_strategy(model) is None
+    assert model.distribute_strategy is tf.distribute.get_strategy()  # so Keras trains as if on one device
+    before = model.metrics[0]
+    internals.local_loss_tracker(model)
+    assert [metric.name for metric in model.metrics][:1] == ["loss"] and before not in model.metrics
+    assert internals.initial_epoch(model) == 0
+    internals.resume_at(model, 3)
+    assert internals.initial_epoch(model) == 3
+
+
+def test_an_optimizer_from_outside_of_a_scope_updates_every_copy():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        variable = keras.Variable([1.0])
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.5), initial_scale=1.0)
+    internals.belong_to(optimizer, strategy)
+    with strategy.scope():
+        optimizer.build([variable])
+    optimizer.apply([tf.constant([2.0])], [variable])
+    np.testing.assert_allclose(variable.numpy(), [0.5], rtol=1e-5)

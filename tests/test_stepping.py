@@ -223,20 +223,6 @@ def test_auto_is_remembered_in_a_file(tmp_path):
     assert loaded.steps_per_execution == MOST_STEPS
 
 
-def test_several_replicas_are_refused_with_a_reason():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    with strategy.scope():
-        learner_of()  # one replica is fine
-
-    class Two:
-        num_replicas_in_sync = 2
-
-    learner = learner_of()
-    learner._distribute_strategy = Two()
-    with pytest.raises(ValueError, match="trains on one device; this strategy has 2 replicas"):
-        learner.compile("sgd", "mse")
-
-
 def test_a_learner_is_not_exported():
     with pytest.raises(ValueError, match=r"Export the model for a task: learner.adapt\(support_x, support_y\).export"):
         learner_of().export("somewhere")

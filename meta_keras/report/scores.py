@@ -117,8 +117,8 @@ def _answers(learner: MetaLearner | Predictor, tasks: tf.data.Dataset) -> Iterat
         inspected = learner.batches_of(tasks)
         # A new graph for every evaluation, although tracing takes a second: a cached graph would not notice that
         # an attribute has changed since, such as `rule.evaluation_steps`.
-        call = functools.partial(learner, training=False)
-        together = call if learner.run_eagerly else tf.function(call, reduce_retracing=True)
+        call = functools.partial(learner.on_replicas)
+        together = call if learner.run_eagerly else tf.function(call, reduce_retracing=True, autograph=False)
         with inspected.reporting():
             for inputs, query_y in inspected.batches:
                 yield from zip(query_y, together(inputs), strict=True)

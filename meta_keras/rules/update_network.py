@@ -109,7 +109,7 @@ class UpdateNetwork(Update):
         for gradient, before, parameter in zip(gradients, state, parameters, strict=True):
             memory = remembered(gradient, before)
             own = self.own_step(features_of(gradient, memory, parameter), step.number)
-            moves.append(tf.reshape(own, parameter.shape) + self.known_step(gradient, memory, step.number))
+            moves.append(own + self.known_step(gradient, memory, step.number))
             memories.append(memory)
         return moves, memories
 
@@ -118,25 +118,26 @@ class UpdateNetwork(Update):
         first, *others = tf.unstack(tf.cast(self.coefficients, gradient.dtype))
         plain, adam = others[: len(memory.momenta)], others[len(memory.momenta) :]
         corrections = adam_corrections(number, gradient.dtype)
-        known = first * gradient + tf.add_n([c * one for c, one in zip(plain, memory.momenta, strict=True)])
+        known = first * gradient + weighted_sum(plain, memory.momenta)
         # The directions of Adam have one divisor, so they are added up before the division.
-        scaled = tf.add_n([c * k * one for c, k, one in zip(adam, corrections, memory.momenta, strict=True)])
+        scaled = weighted_sum([c * k for c, k in zip(adam, corrections, strict=True)], memory.momenta)
         return -self.learning_rate * (known + scaled / (safe_root(memory.square) + EPSILON))
 
     def own_step(self, features: Tensors, number: int | tf.Tensor) -> tf.Tensor:
-        """step_size * direction * exp(0.001 * magnitude); features are vectors over the parameters of a tensor."""
+        """step_size * direction * exp(0.001 * magnitude); every feature has the shape of the parameters."""
         dtype = features[0].dtype
         steps = tf.cast(number, dtype)
         time = tf.stack([tf.tanh(steps / scale - 1) for scale in TIME_SCALES])
         offset = tf.linalg.matvec(tf.cast(self.clock, dtype), time, transpose_a=True)
-        rows: Tensors = features
+        units: Tensors = features
         for kernel, bias in self.dense:
-            # A sum of products instead of a matrix product, which would be slow for so few units.
-            columns = tf.unstack(tf.cast(kernel, dtype))
-            products = [weights[:, None] * row[None] for weights, row in zip(columns, rows, strict=True)]
-            values = tf.add_n(products) + (tf.cast(bias, dtype) + offset)[:, None]
-            rows, offset = tf.unstack(tf.nn.relu(values)), tf.zeros((), dtype)
-        direction, magnitude = tf.unstack(values)
+            # Products with single numbers, which XLA joins into one pass over the parameters. Matrix products would
+            # write every layer to memory.
+            columns = [tf.unstack(column) for column in tf.unstack(tf.cast(kernel, dtype), axis=1)]
+            offsets = tf.unstack(tf.cast(bias, dtype) + offset)
+            values = [weighted_sum(column, units) + one for column, one in zip(columns, offsets, strict=True)]
+            units, offset = [tf.nn.relu(value) for value in values], tf.zeros((), dtype)
+        direction, magnitude = values
         return self.step_size * direction * tf.exp(0.001 * magnitude)
 
     def _first_coefficients(self, shape: tuple[int, ...], dtype: str | None = None) -> np.ndarray:
@@ -192,23 +193,34 @@ def adam_corrections(number: int | tf.Tensor, dtype: tf.DType) -> Tensors:
 
 
 def features_of(gradient: tf.Tensor, memory: Memory, parameter: tf.Tensor) -> Tensors:
-    """What the network sees of a tensor of parameters, as vectors.
+    """What the network sees of a tensor of parameters, in its shape.
 
     The gradient, the parameter and the root of the second moment are scaled to a mean square of 1 over the tensor; the
     gradient and the momenta are also divided by that root.
     """
-    gradient, parameter, square, *momenta = (
-        tf.reshape(one, [-1]) for one in (gradient, parameter, memory.square, *memory.momenta)
-    )
-    root = tf.sqrt(square + SMOOTHING)
-    return [*map(normalized, (gradient, parameter, root)), *(one / root for one in (gradient, *momenta))]
+    square = memory.square + SMOOTHING
+    inverse = tf.math.rsqrt(square)  # of the root; one for all, since divisions are slow
+    root = square * inverse * tf.math.rsqrt(mean(square) + SMOOTHING)
+    return [normalized(gradient), normalized(parameter), root, *(one * inverse for one in (gradient, *memory.momenta))]
 
 
-def normalized(vector: tf.Tensor) -> tf.Tensor:
+def normalized(values: tf.Tensor) -> tf.Tensor:
     """Scaled to a mean square of 1."""
-    # Not tf.reduce_mean, whose gradient XLA cannot compile where training runs are vectorized within a loop.
-    mean_square = tf.tensordot(vector, vector, 1) / vector.shape[0]
-    return vector * tf.math.rsqrt(mean_square + SMOOTHING)
+    return values * tf.math.rsqrt(mean(tf.square(values)) + SMOOTHING)
+
+
+def mean(values: tf.Tensor) -> tf.Tensor:
+    """Not tf.reduce_mean, whose gradient XLA cannot compile where training runs are vectorized within a loop."""
+    # In two steps: the product of a matrix and a vector is vectorized, that of two long vectors is not.
+    width = values.shape[-1] if values.shape.rank else 1
+    rows = tf.reshape(values, (values.shape.num_elements() // width, width))
+    sums = tf.tensordot(rows, tf.ones((width,), values.dtype), 1)
+    return tf.tensordot(sums, tf.ones_like(sums), 1) / values.shape.num_elements()
+
+
+def weighted_sum(weights: Tensors, values: Tensors) -> tf.Tensor:
+    """Scalar weights times tensors, added up."""
+    return tf.add_n([weight * value for weight, value in zip(weights, values, strict=True)])
 
 
 def safe_root(square: tf.Tensor) -> tf.Tensor:
