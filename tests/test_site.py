@@ -216,6 +216,18 @@ def test_links_between_files_become_links_between_pages(target, expected):
     assert page == f"[text]({expected})"
 
 
+def test_pages_of_markdown_beside_the_chapters_are_part_of_the_guide(monkeypatch, tmp_path):
+    (tmp_path / "chapters").mkdir()
+    (tmp_path / "more.png").touch()
+    (tmp_path / "chapters" / "README.md").write_text("# Guide")
+    (tmp_path / "chapters" / "more.md").write_text("# More\n\n![a plot](../more.png) [here](more.md#More)")
+    monkeypatch.setattr(press, "ROOT", tmp_path)
+    monkeypatch.setattr(press, "CHAPTERS", tmp_path / "chapters")
+    pages, images = project_links.prose_pages(project_links.Files())
+    assert pages == {"guide/more": "# More\n\n![a plot](/more.png){.plot} [here](more.md#more)"}
+    assert images == {tmp_path / "more.png"}
+
+
 def test_links_in_code_stay():
     text = "`[a](../tests/solutions.py)`\n\n```\n[b](README.md#errata)\n```\n"
     assert project_links.rewritten(text, press.CHAPTERS, "chapters/10_maml", project_links.Files()) == text

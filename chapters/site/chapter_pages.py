@@ -9,10 +9,9 @@ import links
 import press
 from badges import badges
 from nbformat import NotebookNode
-from project_links import Files, rewritten
+from project_links import IMAGE, Files, rewritten
 
 LONGEST_OUTPUT = 12
-IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 # The arguments and methods of matplotlib that name something in a figure.
 ROLES = dict.fromkeys(("xlabel", "set_xlabel", "supxlabel"), "Horizontal axis")
 ROLES |= dict.fromkeys(("ylabel", "set_ylabel", "supylabel"), "Vertical axis")

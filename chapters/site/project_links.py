@@ -17,9 +17,11 @@ SECTIONS = {
     "glossary": "guide/glossary",
     "errata": "guide/errata",
     "results": "results",
+    "speed": "results",
     "your-own-data": "recipes",
 }
-FILES = "files"
+FILES, PROSE = "files", "guide"
+IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 
 
 class Files:
@@ -64,6 +66,19 @@ def rewritten(text: str, folder: Path, document: str, files: Files) -> str:
     return re.sub(r"\0\d+\0", lambda match: kept[match[0]], whole)
 
 
+def prose_pages(files: Files) -> tuple[dict[str, str], set[Path]]:
+    """The pages of Markdown beside the chapters, except for the guide, and the images on them."""
+    pages, images = {}, set()
+    for file in sorted(press.CHAPTERS.glob("[!R]*.md")):
+        document = f"{PROSE}/{file.stem}"
+        text = rewritten(file.read_text(encoding="utf-8"), file.parent, document, files)
+        found = {target: (file.parent / target).resolve() for _, target in IMAGE.findall(text)}
+        images |= set(found.values())
+        paths = {target: path.relative_to(press.ROOT).as_posix() for target, path in found.items()}
+        pages[document] = IMAGE.sub(lambda m, paths=paths: f"![{m[1]}](/{paths[m[2]]}){{.plot}}", text)
+    return pages, images
+
+
 def slug(anchor: str) -> str:
     """The anchor of a heading on the site, from its anchor in Jupyter or on GitHub.
 
@@ -86,6 +101,8 @@ def _target(target: str, folder: Path, document: str, page_of: Callable[[Path], 
     end = f"#{slug(anchor)}" if anchor else ""
     if file.suffix == ".ipynb":
         return relative(f"chapters/{file.name}", document) + end
+    if file.suffix == ".md" and file.parent == press.CHAPTERS and file.name != "README.md":
+        return relative(f"{PROSE}/{file.name}", document) + end
     if file.name == "README.md" and file.parent in (press.ROOT, press.CHAPTERS):
         return relative(SECTIONS.get(anchor, "index"), document) + ".md"
     return relative(page_of(file), document) + ".md" + end
