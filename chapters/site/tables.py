@@ -82,9 +82,10 @@ def _formula(number: str, meaning: str) -> str:
     facts.append(f"in the library: {', '.join(map(docstrings.name, names))}" if names else "")
     others = [n for n in book.titles() if n != book.home_of(number) and number in _mentioned(n)]
     facts.append(f"used in chapter {book.chapter_links(others)}" if others else "")
-    heading = f"({book.anchor('formula', number)})=\n### Formula {number}\n\n```{{index}} single: {number}\n```"
+    heading = f"({book.anchor('formula', number)})=\n### Formula {number}"
     sentence = meaning[0].upper() + meaning[1:]
-    return f"{heading}\n\n{sentence}.\n\n{displays}\n\n{'; '.join(filter(None, facts))}."
+    found = f"```{{index}} single: {number}\n```"  # the search finds the number alone
+    return f"{heading}\n\n{sentence}.\n\n{found}\n\n{displays}\n\n{'; '.join(filter(None, facts))}."
 
 
 def _documented(found: object) -> list[str]:
