@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """meta_keras: the one command. On Windows write `py run.py` instead of `python3 run.py`.
 
-    python3 run.py                run every chapter on the embedded data
-    python3 run.py 01 [02 ...]    run these chapters
-    python3 run.py build [01]     run chapters and store the notebooks
+    python3 run.py                run every chapter on the embedded data, and build the website of the book
+    python3 run.py 01 [02 ...]    run these chapters, and build the website
+    python3 run.py serve          build the website, serve it on this computer, and open it in the browser
+    python3 run.py build [01]     run chapters, store the notebooks, and build the website
     python3 run.py check          check the stored notebooks, links and tables without running anything
     python3 run.py verify [01]    run chapters and compare with the stored numbers
     python3 run.py lint           check the code and its format with ruff
@@ -50,6 +51,7 @@ PIP += ["--retries", "1", "--timeout", "15"]
 OLDEST = "--oldest"
 JOBS = {
     "run": [["chapters/press.py", "run"]],
+    "serve": [["chapters/site/serve.py"]],
     "build": [["chapters/press.py", "build"]],
     "check": [["chapters/checks.py"]],
     "verify": [["chapters/press.py", "verify"]],
@@ -57,6 +59,8 @@ JOBS = {
     "test": [["-m", "pytest"]],
     "lab": [["-m", "jupyterlab", "-y", "chapters"]],
 }
+# What follows a job, without its further arguments: the website shows all chapters.
+AFTER = {"run": [["chapters/site/build.py"]], "build": [["chapters/site/build.py"]]}
 EXTRAS = {"lab": ["jupyterlab"]}
 # For the whole suite only: starting two processes takes longer than most single tests.
 TWO_PROCESSES = ["-n", "2", "--dist", "worksteal"]
@@ -372,10 +376,12 @@ def call(command: "list[str]") -> int:
 
 
 def commands(job: str, more: "list[str]", python: str) -> "list[list[str]]":
-    """The command lines of a job, each with the further arguments; without any, tests run in two processes."""
+    """The command lines of a job with the further arguments (without any, tests run in two processes), and those of
+    what follows it.
+    """
     if job == "test":
         more = more or TWO_PROCESSES
-    return [[python, *arguments, *more] for arguments in JOBS[job]]
+    return [[python, *a, *more] for a in JOBS[job]] + [[python, *a] for a in AFTER.get(job, [])]
 
 
 def main(arguments: "list[str]") -> int:

@@ -66,7 +66,7 @@ def stale(fresh: NotebookNode, stored: NotebookNode) -> list[str]:
 
 def execution(stored: NotebookNode) -> list[str]:
     """Whether every code cell ran, from top to bottom, without an error, and has repeatable output."""
-    code = [cell for cell in stored.cells if cell.cell_type == "code"]
+    code = _code(stored)
     problems = []
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
         problems.append("its cells were not executed from top to bottom in a fresh kernel")
@@ -79,9 +79,14 @@ def execution(stored: NotebookNode) -> list[str]:
     ]
 
 
+def _code(notebook: NotebookNode) -> list[NotebookNode]:
+    """The code cells of a chapter, without the one that installs the library."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and not press.is_setup(cell)]
+
+
 def proportions(stored: NotebookNode) -> list[str]:
     """One H1, short cells, and more prose than code."""
-    code = [cell for cell in stored.cells if cell.cell_type == "code"]
+    code = _code(stored)
     prose = [cell for cell in stored.cells if cell.cell_type == "markdown"]
     lines = [len(cell.source.splitlines()) for cell in code]
     problems = [
@@ -91,8 +96,8 @@ def proportions(stored: NotebookNode) -> list[str]:
     ]
     if lines and median(lines) > MEDIAN_CELL:
         problems.append(f"its code cells have a median of {median(lines)} lines; at most {MEDIAN_CELL} are allowed")
-    if len(stored.cells) > MOST_CELLS:
-        problems.append(f"{len(stored.cells)} cells; at most {MOST_CELLS} are allowed")
+    if len(prose) + len(code) > MOST_CELLS:
+        problems.append(f"{len(prose) + len(code)} cells; at most {MOST_CELLS} are allowed")
     if (count := words(prose)) > MOST_WORDS:
         problems.append(f"{count} words; at most {MOST_WORDS} are allowed")
     if code and not MARKDOWN_TO_CODE[0] <= len(prose) / len(code) <= MARKDOWN_TO_CODE[1]:
@@ -114,7 +119,8 @@ def words(prose: list[NotebookNode]) -> int:
 
 def pages_with_links() -> list[Path]:
     """Every page of prose in the project."""
-    pages = [ROOT / "README.md", GUIDE, ROOT / "data" / "README.md", *sorted(CHAPTERS.glob("**/[0-9]*.ipynb"))]
+    notebooks = [*CHAPTERS.glob("[0-9]*.ipynb"), *CHAPTERS.glob("*/[0-9]*.ipynb")]  # without the copies in site/_build
+    pages = [ROOT / "README.md", GUIDE, ROOT / "data" / "README.md", *sorted(notebooks)]
     return [page for page in pages if page.exists()]
 
 

@@ -1,20 +1,24 @@
-"""Builds the book: chapters/src/NN_name.py (py:percent) -> executed notebooks, and pages for a browser.
+"""Builds the book: chapters/src/NN_name.py (py:percent) -> executed notebooks.
 
-    python chapters/press.py run [01 ...]     execute chapters, write a page for each to chapters/pages
+    python chapters/press.py run [01 ...]     execute chapters and report problems
     python chapters/press.py build [01 ...]   execute chapters, store them as chapters/NN_name.ipynb
     python chapters/press.py verify [01 ...]  execute chapters, compare their results with the stored ones
 
 The sources are the only form that is edited by hand. Markdown cells marked `lang="zh"` (or another language) go
-to a separate edition, chapters/zh/NN_name.ipynb, from the same execution; unmarked cells go to every edition.
+to a separate edition, chapters/zh/NN_name.ipynb, from the same execution; unmarked cells go to every edition. The
+first code cell of a stored notebook is not in the source: it installs the library where it is missing.
+chapters/site/build.py makes the website from the stored notebooks.
 """
 
 import argparse
 import base64
 import copy
+import functools
 import os
 import re
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,15 +28,20 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
 CHAPTERS = Path(__file__).resolve().parent
-ROOT, SOURCES, PAGES = CHAPTERS.parent, CHAPTERS / "src", CHAPTERS / "pages"
+ROOT, SOURCES = CHAPTERS.parent, CHAPTERS / "src"
 FIRST_LANGUAGE = "en"
 SECONDS_A_CELL = 600
 AT_A_TIME = 2
 RESULT = re.compile(r"(-?\d+(?:\.\d+)?) ± (\d+(?:\.\d+)?)")
+# It installs nothing else, so that Colab keeps its versions of TensorFlow, Keras and NumPy.
+SETUP = """import importlib.util
+
+if importlib.util.find_spec("meta_keras") is None:  # for example on Colab
+    %pip install --quiet --no-deps "{library}"
+"""
 KERNEL = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -104,7 +113,30 @@ def _edition(notebook: NotebookNode, language: str) -> NotebookNode:
     edition.cells = [cell for cell in edition.cells if cell.metadata.get("lang", language) == language]
     for cell in edition.cells:
         cell.metadata.pop("lang", None)
+    code = [number for number, cell in enumerate(edition.cells) if cell.cell_type == "code"]
+    if code:
+        edition.cells.insert(code[0], setup_cell(edition.cells[code[0]].id[:2]))
     return edition
+
+
+def setup_cell(number: str) -> NotebookNode:
+    """The cell that installs the library where it is missing: from the repository, or else from this project."""
+    library = f"git+{repository()}" if repository() else ".."
+    cell = nbformat.v4.new_code_cell(SETUP.format(library=library).strip(), metadata={"tags": ["setup"]})
+    cell.id = f"{number}-setup"
+    return cell
+
+
+def is_setup(cell: NotebookNode) -> bool:
+    """Whether a cell is the one that installs the library. It is not part of the chapter and is not executed here."""
+    return "setup" in cell.metadata.get("tags", [])
+
+
+@functools.cache
+def repository() -> str:
+    """The address of the repository, which is `Repository` in [project.urls] of pyproject.toml, or nothing."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project.get("urls", {}).get("Repository", "")
 
 
 def stored_at(source: Path, language: str, folder: Path = CHAPTERS) -> Path:
@@ -145,20 +177,6 @@ def _results(notebook: NotebookNode) -> dict[str, tuple[float, float]]:
     return results
 
 
-def write_page(source: Path, notebook: NotebookNode) -> Path:
-    """A page for the browser, including its images, with links relative to the folder of pages."""
-    page = copy.deepcopy(_edition(notebook, FIRST_LANGUAGE))
-    for cell in page.cells:
-        if cell.cell_type == "markdown":
-            cell.source = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", cell.source)
-            cell.source = re.sub(r"\]\((?!https?:|#|\d\d_\w+\.html)", "](../", cell.source)
-    html, _ = HTMLExporter(embed_images=True).from_notebook_node(page, {"metadata": {"name": title(page)}})
-    PAGES.mkdir(exist_ok=True)
-    target = PAGES / f"{source.stem}.html"
-    target.write_text(html, encoding="utf-8")
-    return target
-
-
 def process(source: Path, after: Callable[[Path, NotebookNode], list[str]]) -> Report:
     """Execute one chapter and pass it to `after`, which returns its problems."""
     began = time.monotonic()
@@ -172,7 +190,6 @@ def process(source: Path, after: Callable[[Path, NotebookNode], list[str]]) -> R
 
 
 def run(source: Path, notebook: NotebookNode) -> list[str]:
-    write_page(source, notebook)
     return []
 
 
@@ -219,23 +236,7 @@ def press(job: Callable[[Path, NotebookNode], list[str]], chosen: Sequence[Path]
     print(
         f"{len(chosen) - failed} of {len(chosen)} chapters ran without problems, in {time.monotonic() - began:.0f} s."
     )
-    if job is run and failed < len(chosen):
-        print(f"Open {write_index()} in a browser, or read and change the chapters with `run.py lab`.")
     return 1 if failed else 0
-
-
-def write_index() -> Path:
-    """An index page with links to the others."""
-    pages = [source for source in sources() if (PAGES / f"{source.stem}.html").exists()]
-    items = "\n".join(f'<li><a href="{s.stem}.html">{s.stem[:2]} {title(load(s))}</a></li>' for s in pages)
-    index = PAGES / "index.html"
-    style = "body { font: 18px/1.7 sans-serif; max-width: 40em; margin: 3em auto } li { list-style: none }"
-    index.write_text(
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>meta_keras</title><style>{style}</style>'
-        f"<h1>Learning to learn in Keras</h1><ul>{items}</ul></html>\n",
-        encoding="utf-8",
-    )
-    return index
 
 
 def main() -> None:

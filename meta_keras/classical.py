@@ -22,7 +22,11 @@ LARGEST_SEED = 2**32 - 1
 
 
 class Standard(NamedTuple):
-    """What standardization subtracts and divides by, computed on the training images alone."""
+    """What standardization subtracts and divides by, computed on the training images alone.
+
+    >>> preprocess_data(np.array([[0, 255]], np.uint8))[1]
+    Standard(mean=0.5, deviation=0.5)
+    """
 
     mean: float
     deviation: float
@@ -78,7 +82,13 @@ def train_model(
     validation_data: tuple[np.ndarray, np.ndarray] | None = None,
     verbose: int = 0,
 ) -> keras.callbacks.History:
-    """Compile the model, and train it on one-hot labels. Returns the history of `model.fit`."""
+    """Compile the model, and train it on one-hot labels. Returns the history of `model.fit`.
+
+    >>> images, labels = np.zeros((4, 28, 28, 1)), keras.utils.to_categorical([0, 1, 2, 3], num_classes=10)
+    >>> history = train_model(create_model(), images, labels, epochs=2)
+    >>> sorted(history.history)
+    ['accuracy', 'loss']
+    """
     checks.built_model(model=model)
     checks.at_least(1, epochs=epochs)
     _check_examples(model, x_train, y_train)
@@ -89,7 +99,11 @@ def train_model(
 
 
 def main(dataset: str = "fashion", *, epochs: int = 10, data_dir: str | None = None, seed: int = 0) -> float:
-    """Load a data set, train the classifier, and return its test accuracy. Only "fashion" needs no download."""
+    """Load a data set, train the classifier, and return its test accuracy. Only "fashion" needs no download.
+
+    >>> main(epochs=1) > 0.5  # chance is 0.1
+    True
+    """
     checks.at_least(1, epochs=epochs)
     checks.at_least(0, seed=seed)
     if seed > LARGEST_SEED:

@@ -28,6 +28,11 @@ class Weights(NamedTuple):
     parameters: the weights that one of the two loops may change, in the order of `PureModel.parameters`.
     state: the rest, in the order of `PureModel.state`: frozen weights, the moving averages of batch normalization,
         the states of random generators.
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3), keras.layers.BatchNormalization()])
+    >>> weights = PureModel(model).weights()
+    >>> len(weights.parameters), len(weights.state)  # kernel, bias, gamma and beta; two moving averages
+    (4, 2)
     """
 
     parameters: tuple[tf.Tensor, ...]
@@ -39,6 +44,11 @@ class Outcome(NamedTuple):
 
     Losses of layers are activity regularizers and what `add_loss` was given; `PureModel.penalties` has those of the
     weights.
+
+    >>> pure = PureModel(keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]))
+    >>> outputs, weights, losses = pure(pure.weights(), tf.ones((4, 2)))
+    >>> outputs.shape, losses
+    (TensorShape([4, 3]), ())
     """
 
     outputs: Any

@@ -18,7 +18,13 @@ def maml_loop(
     network: keras.Model, tasks: tf.data.Dataset, *, loss: Any, learning_rate: float = 0.01, steps: int = 1,
     optimizer: str | keras.optimizers.Optimizer = "adam", iterations: int = 1000,
 ) -> list[float]:  # fmt: skip
-    """Train the initialization of `network` so that a few inner steps adapt it to a task; returns the meta-losses."""
+    """Train the initialization of `network` so that a few inner steps adapt it to a task; returns the meta-losses.
+
+    >>> from meta_keras import Sinusoids, networks
+    >>> losses = maml_loop(networks.mlp(1), Sinusoids(shots=5, meta_batch=2), loss="mse", iterations=3)
+    >>> len(losses)
+    3
+    """
     check_episodes(tasks)
     at_least(1, steps=steps, iterations=iterations)
     positive(learning_rate=learning_rate)

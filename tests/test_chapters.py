@@ -1,6 +1,7 @@
 """The stored chapters, the tables of their guide, the exercises, and press.py, which builds them."""
 
 import ast
+import importlib.util
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import numpy as np
 import press
 import pytest
 import solutions
+from IPython.core.interactiveshell import InteractiveShell
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import meta_keras as mk
@@ -308,7 +310,6 @@ def with_project_path():
 def workshop(tmp_path, monkeypatch):
     """A folder of chapters with one small source, instead of the real one."""
     monkeypatch.setattr(press, "CHAPTERS", tmp_path)
-    monkeypatch.setattr(press, "PAGES", tmp_path / "pages")
     monkeypatch.setattr(press.stored_at, "__defaults__", (tmp_path,))
     source = tmp_path / "99_two.py"
     source.write_text(SOURCE, encoding="utf-8")
@@ -329,10 +330,23 @@ def test_a_source_becomes_an_edition_in_each_language(workshop):
     assert "0.6 ± 0.01 now, 0.5 ± 0.01 stored" in press.process(workshop, press.verify).problems[0]
 
 
-def test_a_page_holds_the_outputs_and_links_to_other_pages(workshop):
-    assert press.process(workshop, press.run).problems == []
-    page = (press.PAGES / "99_two.html").read_text(encoding="utf-8")
-    assert "accuracy 0.50 ± 0.01" in page and 'href="98_next.html"' in page and "你好" not in page
+def test_the_first_code_cell_of_a_stored_chapter_installs_the_library_and_nothing_else(workshop, monkeypatch):
+    monkeypatch.setattr(press, "repository", lambda: "https://github.com/someone/project")
+    (edition, _) = press.editions(press.load(workshop)).values()
+    code = [cell for cell in edition.cells if cell.cell_type == "code"]
+    assert [press.is_setup(cell) for cell in code] == [True, False]
+    assert '%pip install --quiet --no-deps "git+https://github.com/someone/project"' in code[0].source
+    monkeypatch.setattr(press, "repository", lambda: "")
+    assert '--no-deps ".."' in press.setup_cell("99").source, "without an address, the project's folder is installed"
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_the_first_code_cell_installs_the_library_only_where_it_is_missing(monkeypatch, missing):
+    shell, installed, find = InteractiveShell(), [], importlib.util.find_spec
+    shell.register_magic_function(installed.append, magic_name="pip")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if missing else find(name))
+    shell.run_cell(press.setup_cell("99").source).raise_error()
+    assert installed == ['install --quiet --no-deps ".."'] * missing
 
 
 @pytest.mark.parametrize(

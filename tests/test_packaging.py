@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import meta_keras
 
@@ -137,6 +138,13 @@ def test_an_installation_on_colab_replaces_nothing(name):
     here = {"python_version": "3.13"}
     (needed,) = (d for d in DEPENDENCIES if d.name == name and (d.marker is None or d.marker.evaluate(here)))
     assert needed.specifier.contains(COLAB[name])
+
+
+def test_binder_installs_the_project_on_a_python_that_it_supports():
+    lines = (ROOT / ".binder" / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")][0] == ".", "a path from the root of the project"
+    version = (ROOT / ".binder" / "runtime.txt").read_text().strip().removeprefix("python-")
+    assert SpecifierSet(PROJECT["project"]["requires-python"]).contains(version)
 
 
 def test_the_build_needs_the_setuptools_that_the_tests_have():

@@ -81,10 +81,11 @@ def call(project, *arguments, **options):
 
 def make_project(folder):
     """A minimal project."""
-    (folder / "chapters").mkdir(parents=True)
+    (folder / "chapters" / "site").mkdir(parents=True)
     shutil.copy(RUN, folder / "run.py")
     (folder / "requirements.txt").touch()
     (folder / "chapters" / "press.py").write_text(PRESS)
+    (folder / "chapters" / "site" / "build.py").touch()
     return folder
 
 
@@ -164,6 +165,9 @@ def test_the_press_gets_the_job_and_the_chapters(prepared, arguments, expected):
         ("test", [], ["py -m pytest -n 2 --dist worksteal"]),
         ("test", ["-k", "run"], ["py -m pytest -k run"]),
         ("lab", [], ["py -m jupyterlab -y chapters"]),
+        ("serve", [], ["py chapters/site/serve.py"]),
+        ("run", ["01"], ["py chapters/press.py run 01", "py chapters/site/build.py"]),
+        ("build", ["01"], ["py chapters/press.py build 01", "py chapters/site/build.py"]),
     ],
 )
 def test_the_other_jobs_call_their_programs(run, job, more, expected):

@@ -43,7 +43,12 @@ STYLE = {
 
 
 def style() -> None:
-    """Draw all further figures in the style of this package (matplotlib's rcParams)."""
+    """Draw all further figures in the style of this package (matplotlib's rcParams).
+
+    >>> style()
+    >>> bool(plt.rcParams["axes.grid"])
+    True
+    """
     plt.rcParams.update(STYLE)
 
 
@@ -73,6 +78,12 @@ def show_episode(
     task: which task of the batch. queries: how many queries per class are shown at most.
     scores: (queries, ways) a learner's logits for the task. Each query then has a frame: solid if it was classified
         correctly, and dashed if it was misclassified, with the predicted class below.
+
+    >>> from meta_keras import FewShot, load
+    >>> episode = next(iter(FewShot(load("glyphs"), ways=5, shots=1, queries=4)))
+    >>> figure = show_episode(episode, queries=4)
+    >>> len(figure.axes)  # five support images and twenty queries
+    25
     """
     checks.at_least(0, task=task)
     checks.at_least(1, queries=queries)
@@ -113,7 +124,12 @@ def learning_curves(
     level: tuple[str, float] | None = None,
     axes: Axes | None = None,
 ) -> Axes:
-    """Named curves over the epochs, each labeled at its end. `level` adds a horizontal line: ("chance", 0.2)."""
+    """Named curves over the epochs, each labeled at its end. `level` adds a horizontal line: ("chance", 0.2).
+
+    >>> axes = learning_curves({"training": [1.6, 0.9, 0.7], "validation": [1.7, 1.2, 1.1]}, level=("chance", 1.61))
+    >>> axes.get_ylabel()
+    'loss'
+    """
     _check_curves(curves)
     checks.text(ylabel=ylabel, xlabel=xlabel)
     if level is not None:

@@ -6,7 +6,11 @@ from meta_keras import checks
 
 
 class Lines(keras.callbacks.Callback):
-    """Print the logs of every `every`-th epoch on a line of their own. Use with `fit(..., verbose=0)`."""
+    """Print the logs of every `every`-th epoch on a line of their own. Use with `fit(..., verbose=0)`.
+
+    >>> Lines(every=10).on_epoch_end(9, {"loss": 0.5, "accuracy": 0.875})
+    epoch 10: loss 0.500, accuracy 0.875
+    """
 
     def __init__(self, every: int = 1) -> None:
         checks.at_least(1, every=every)

@@ -22,6 +22,9 @@ class Context(NamedTuple):
     ways: the number of classes, known before the task is seen; None for a regression.
     training: whether this is meta-training.
     step: the number of meta-training steps so far; None outside of meta-training.
+
+    >>> Context(loss=lambda right, answers: tf.reduce_mean((right - answers) ** 2), ways=5).training
+    False
     """
 
     loss: Loss
@@ -36,6 +39,11 @@ class Adaptation(NamedTuple):
     weights: the network's weights to answer queries with.
     memory: what else is needed to answer, such as prototypes; a tensor or any structure of tensors.
     losses: losses to be added to the loss on the queries, such as the regularizers of layers.
+
+    >>> from meta_keras import networks
+    >>> weights = PureModel(networks.mlp(1)).weights()
+    >>> Adaptation(weights, memory=tf.zeros((5, 1))).losses
+    ()
     """
 
     weights: Weights
@@ -58,6 +66,27 @@ class Rule(keras.layers.Layer):
     batch_statistics: what batch normalization uses. "episode": the batch at hand, for the queries of a task too, so
         that an answer depends on the other queries (transductive, as MAML was published). "support": the support
         set, for the queries too. "moving": as Keras does, the batch in training and the moving averages in evaluation.
+
+    >>> from meta_keras import MetaLearner, networks
+    >>> from meta_keras.rules import Adaptation, Rule
+    >>> class Nearest(Rule):
+    ...     needs_every_class = True
+    ...
+    ...     def answer_activation(self, network):
+    ...         return None  # the answers are logits
+    ...
+    ...     def adapt(self, network, weights, x, y, context):
+    ...         embedded = self.run(network, weights, x, context)
+    ...         return Adaptation(embedded.weights, memory=(embedded.outputs, tf.one_hot(y, context.ways)))
+    ...
+    ...     def predict(self, network, adapted, x, context):
+    ...         (support, labels), answer = adapted.memory, self.run(network, adapted.weights, x, context, queries=True)
+    ...         distances = tf.reduce_sum((answer.outputs[:, None] - support[None]) ** 2, axis=-1)
+    ...         return answer._replace(outputs=tf.reduce_max(-distances[:, :, None] - 1e6 * (1 - labels), axis=1))
+    >>> learner = MetaLearner(network=networks.mlp(8), rule=Nearest())
+    >>> answer = learner.predictor(tf.constant([[-1.0], [1.0]]), tf.constant([0, 1]))
+    >>> answer(tf.constant([[0.9]])).numpy().argmax(axis=-1)
+    array([1])
     """
 
     # Whether the labels of a support set must name every class that its queries ask for.

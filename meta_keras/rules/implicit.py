@@ -27,6 +27,11 @@ class ImplicitGradient(Descent):
 
     strength: the weight of the proximal term, which keeps theta' near theta (lambda in the paper).
     conjugate_steps: steps of conjugate gradients for the meta-gradient.
+
+    >>> from meta_keras import MetaLearner, Sinusoids, networks
+    >>> learner = MetaLearner(network=networks.mlp(1), rule=ImplicitGradient(0.01, steps=5, strength=2.0))
+    >>> learner.compile(loss="mse")
+    >>> history = learner.fit(Sinusoids(shots=10), steps_per_epoch=2, verbose=0)
     """
 
     def __init__(

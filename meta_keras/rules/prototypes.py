@@ -20,6 +20,13 @@ class Prototypes(Rule):
         logit_k(x) = -|network(x) - prototype_k|^2                                       (Formula 1.6)
 
     A class without support examples is never the answer.
+
+    >>> from meta_keras import MetaLearner, networks
+    >>> learner = MetaLearner(network=networks.mlp(8, input_shape=(2,)), rule=Prototypes())
+    >>> support = tf.constant([[0.0, 1.0], [1.0, 0.0]])
+    >>> answer = learner.predictor(support, tf.constant([0, 1]))
+    >>> answer(support).numpy().argmax(axis=1)
+    array([0, 1])
     """
 
     needs_every_class = True

@@ -24,6 +24,11 @@ class Reptile(Descent):
     learning_rate: a number, or an `Update` without weights of its own; nothing would train them.
     steps, evaluation_steps: steps on a task in meta-training, and in evaluation (by default as many).
     batch_size: examples of the support set in each step, taken in turn; None takes all of them.
+
+    >>> from meta_keras import MetaLearner, Sinusoids, networks
+    >>> learner = MetaLearner(network=networks.mlp(1), rule=Reptile(0.02, steps=5, batch_size=5))
+    >>> learner.compile(keras.optimizers.SGD(0.1), loss="mse")
+    >>> history = learner.fit(Sinusoids(shots=10), steps_per_epoch=2, verbose=0)
     """
 
     def __init__(

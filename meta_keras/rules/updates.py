@@ -21,6 +21,9 @@ class Step(NamedTuple):
     """What an update receives in addition to gradients and weights.
 
     number: which inner step it is, from 0. loss: the support loss before it. training: whether this is meta-training.
+
+    >>> Step(number=0, loss=tf.constant(1.5), training=True).number
+    0
     """
 
     number: int | tf.Tensor
@@ -61,7 +64,13 @@ class Update(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="meta_keras")
 class FixedRate(Update):
-    """Plain gradient descent: update = -alpha * gradient (Formula 10.1)."""
+    """Plain gradient descent: update = -alpha * gradient (Formula 10.1).
+
+    >>> rate = FixedRate(0.1)
+    >>> (change,), state = rate.update([tf.constant([2.0])], (), [tf.constant([1.0])], Step(0, tf.constant(0.0), True))
+    >>> change.numpy()
+    array([-0.2], dtype=float32)
+    """
 
     def __init__(self, learning_rate: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -15,6 +15,11 @@ class Episode(NamedTuple):
 
     support_x, support_y: the few examples to learn the task from, and their labels or targets.
     query_x, query_y: the examples to be predicted, and the labels or targets that the answers are compared with.
+
+    >>> from meta_keras import FewShot, load
+    >>> episode = next(iter(FewShot(load("glyphs"), ways=5, shots=1, queries=3, meta_batch=2)))
+    >>> {name: tuple(part.shape) for name, part in episode._asdict().items() if name.endswith("x")}
+    {'support_x': (2, 5, 28, 28, 1), 'query_x': (2, 15, 28, 28, 1)}
     """
 
     support_x: tf.Tensor
@@ -28,6 +33,14 @@ class Tasks(Repeatable, tf.data.Dataset):
 
     A subclass sets what its `draw` needs, and then calls `super().__init__`. Batch number n of seed s is always the
     same batch, in whatever order and however often it is asked for.
+
+    >>> class Slopes(Tasks):
+    ...     def draw(self, seed):
+    ...         x = tf.random.stateless_uniform((self.meta_batch, 6, 1), seed)
+    ...         y = x * tf.random.stateless_normal((self.meta_batch, 1, 1), seed)
+    ...         return Episode(x[:, :2], y[:, :2], x[:, 2:], y[:, 2:])
+    >>> next(iter(Slopes(meta_batch=3, seed=0))).query_x.shape
+    TensorShape([3, 4, 1])
     """
 
     def __init__(self, *, meta_batch: int, seed: int) -> None:

@@ -25,6 +25,10 @@ class ClassPool:
     groupings: for a word such as "alphabet", the group of each class.
 
     Create one with `from_arrays`, `from_folder` or `meta_keras.load`. Pools do not change: methods return new ones.
+
+    >>> pool = ClassPool(np.zeros((4, 28, 28, 1), np.uint8), ["a", "b", "a", "b"], splits=["train", "test"] * 2)
+    >>> pool.split("test").names
+    ('b',)
     """
 
     def __init__(

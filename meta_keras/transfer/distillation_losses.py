@@ -59,7 +59,11 @@ def soft_loss(*, student: tf.Tensor, teacher: tf.Tensor, temperature: float) -> 
 
 
 def feature_loss(*, student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
-    """(rows,) the mean squared difference between features, both of shape (rows, ...) (Formula 5.5)."""
+    """(rows,) the mean squared difference between features, both of shape (rows, ...) (Formula 5.5).
+
+    >>> feature_loss(student=tf.constant([[0.0, 2.0]]), teacher=tf.constant([[0.0, 0.0]])).numpy()
+    array([2.], dtype=float32)
+    """
     _check_pair(student, teacher)
     squared = tf.square(in_single(student) - in_single(teacher))
     return tf.reduce_mean(squared, axis=tuple(range(1, len(squared.shape))))

@@ -34,6 +34,12 @@ def fine_tune(
         weights. `LayerwiseLearningRates` gives each layer its own learning rate.
     loss: by default cross-entropy for integer labels, with accuracy as the metric, else the mean squared error.
     fit: arguments of `keras.Model.fit`, such as epochs, batch_size, validation_data, callbacks, verbose.
+
+    >>> from meta_keras import networks
+    >>> model, x = networks.d3(10), np.zeros((8, 28, 28, 1), np.float32)
+    >>> history = fine_tune(model, (x, np.arange(8)), learning_rate=0.01, epochs=2, verbose=0)
+    >>> [layer.name for layer in model.layers if layer.trainable_weights]
+    ['head']
     """
     checks.fittable_model(model=model)
     _check_fit(fit)

@@ -68,6 +68,12 @@ class Frozen(keras.layers.Layer):
     `fit` on to it, so that dropout is active and batch normalization uses the statistics of the batch.
 
     The model itself is frozen by this, and not a copy of it.
+
+    >>> from meta_keras import networks
+    >>> model = keras.Sequential([keras.Input((1,)), Frozen(networks.mlp(4)), keras.layers.Dense(1, name="new")])
+    >>> model.trainable = True
+    >>> [layer.name for layer in model.layers if layer.trainable_weights]
+    ['new']
     """
 
     def __init__(self, model: keras.Model, **kwargs: Any) -> None:
