@@ -95,6 +95,8 @@ class Page(HTMLParser):
 def test_the_site_is_built_without_warnings_and_has_every_chapter(warnings, pages):
     assert warnings == []
     assert {f"chapters/{source.stem}.html" for source in press.sources()} <= pages.keys()
+    prose = {file.stem for file in press.CHAPTERS.glob("*.md")} - {"README"}
+    assert {f"guide/{name}.html" for name in prose} <= pages.keys()
 
 
 def test_building_runs_no_chapter(monkeypatch, tmp_path):

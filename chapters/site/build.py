@@ -23,7 +23,7 @@ import front  # noqa: E402
 import nbformat  # noqa: E402
 import press  # noqa: E402
 import results  # noqa: E402
-from project_links import Files  # noqa: E402
+from project_links import Files, prose_pages  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 from sphinx.util.console import nocolor  # noqa: E402
 from sphinx.util.docutils import docutils_namespace  # noqa: E402
@@ -112,8 +112,9 @@ def _contents(language: str, chapters: Path) -> Iterator[tuple[str, bytes]]:
         yield f"chapters/{stored.name}", nbformat.writes(page).encode()
     for image in chapters.glob("*.png"):
         yield f"chapters/{image.name}", image.read_bytes()
-    pages = generated_pages()
-    for image in results.IMAGES:
+    prose, images = prose_pages(files)
+    pages = {**generated_pages(), **prose}
+    for image in {*results.IMAGES, *(path.relative_to(press.ROOT).as_posix() for path in images)}:
         yield image, (press.ROOT / image).read_bytes()
     for name, text in {**pages, **files.pages(), "index": front.page(language, list(pages))}.items():
         yield f"{name}.md", text.encode()
