@@ -854,7 +854,7 @@ for transferred in (by_sum, by_tuning):
 # %% [markdown]
 # ## Summary
 #
-# - Parameters, features and structure can be transferred, completely or in part. 
+# - Parameters, features and structure can be transferred, completely or in part.
 # - From 851 characters to new ones, with one label per class, the nearest centroid of the source's features reached an
 #   accuracy of 0.652 ± 0.079, a linear head 0.473 ± 0.089, and fine-tuning 0.287 ± 0.031. No recipe was significantly
 #   better than the linear head with 2, 5 or 10 labels, or than the nearest centroid with any number.
