@@ -556,7 +556,7 @@ assert sum(None in row for row in stored["outer: MAML++, 5 steps"]) == 4
 # $$k(x, X) \, (K + \rho I)^{-1} \, y, \qquad K = k(X, X), \qquad k(a, b) = e^{-(a - b)^2 / (2 \ell^2)}.$$
 #
 # Its hyperparameters, the length scale $\ell$ and the ridge parameter $\rho$, can be selected on validation tasks, or for
-# each task on its ten support points alone: by the leave-one-out error (each point is predicted from the other nine), or
+# each task on its ten support points alone: by the leave-one-out error, or
 # by the **marginal likelihood**, the probability density of $y$ under the Gaussian process. We compute the latter at the
 # signal variance, a factor of the covariance, that maximizes it:
 
@@ -587,9 +587,7 @@ print(f"kernel ridge regression on the 600 tasks: {live}")
 # %% [markdown]
 # Without any other task, this error is lower than that of MAML after ten steps on the same tasks. On the 1,000 test tasks
 # (stored results), $\rho$ was selected, too, among powers of ten up to 0.01 ($\ell$: from 0.5 to 4, per task to 8). As the
-# data have no noise, marginal likelihood and validation tasks always selected the smallest value permitted, and still
-# smaller ones may be better. We therefore report three lower limits, with intervals over tasks and the selected length
-# scale (per task, the most frequent one):
+# data have no noise, marginal likelihood and validation tasks always selected the smallest value permitted, and smaller ones may be better. We report three lower limits, with intervals over tasks and the (most frequent) selected length scale:
 
 # %%
 ridges = ("1e-06", "1e-08", "1e-10")
@@ -748,8 +746,7 @@ for r in ridges:
 # ### Memory
 #
 # MAML's gradient needs the activations of all inner steps at once, first-order MAML's only those at the adapted weights.
-# The figure shows the increase in peak memory of a fresh process that computes the same meta-gradient three times (stored
-# results, one measurement per point; `conv4` with 32 filters; a 5-way 5-shot task).
+# The figure shows the increase in peak memory of a fresh process that computes a meta-gradient three times (stored results, one measurement per point; `conv4` with 32 filters; a 5-way 5-shot task).
 
 # %%
 step_counts, megabytes = (1, 2, 4, 8), {}
