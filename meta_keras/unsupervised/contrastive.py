@@ -67,12 +67,6 @@ class Contrastive(Unlabeled):
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self.projector(self.features(inputs, training))
 
-    def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
-        """As `keras.Model.compile`, without a loss, because the model has its own."""
-        if kwargs.get("loss") is not None:
-            raise ValueError("Contrastive has its own loss: leave loss out, and set temperature instead.")
-        super().compile(optimizer=optimizer, **kwargs)
-
     def pretext(self, x: tf.Tensor) -> tuple[tf.Tensor, None]:
         """Two views of every image: all first views, and then all second views in the same order."""
         x = as_inputs(x)

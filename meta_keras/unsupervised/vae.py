@@ -73,12 +73,6 @@ class VAE(Unlabeled):
         z = mean + tf.exp(log_variance / 2) * noise
         return {"logits": self.decoder(z, training=training), "mean": mean, "log_variance": log_variance}
 
-    def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
-        """As `keras.Model.compile`, without a loss, because the model has its own."""
-        if kwargs.get("loss") is not None:
-            raise ValueError("A VAE has its own loss, the negative evidence lower bound: leave loss out.")
-        super().compile(optimizer=optimizer, **kwargs)
-
     def pretext(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The images, to be reconstructed."""
         x = as_inputs(x)
