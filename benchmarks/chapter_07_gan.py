@@ -48,7 +48,11 @@ def clothes() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     pool = mk.load("fashion")
     (x, y), (test_x, test_y) = (pool.split(name).arrays(scaled=True) for name in ("train", "test"))
     held_out = np.arange(len(y)) % 5 == 0
-    parts = {"training": (x[~held_out], y[~held_out]), "validation": (x[held_out], y[held_out]), "test": (test_x, test_y)}
+    parts = {
+        "training": (x[~held_out], y[~held_out]),
+        "validation": (x[held_out], y[held_out]),
+        "test": (test_x, test_y),
+    }
     return {name: (tf.image.resize(x, (SIDE, SIDE), antialias=True).numpy(), y) for name, (x, y) in parts.items()}
 
 
@@ -165,7 +169,9 @@ def selected(record: Record, name: str, penalties: tuple[float, ...]) -> dict[st
 
     def coverage(rate: float, penalty: float) -> float:
         key = f"validation: rate {rate:g}, penalty {penalty:g}"
-        return record.measure(key, lambda: trained(rate, penalty, SELECTION_SEED, "validation", SELECTION_STEPS))["coverage"]
+        return record.measure(key, lambda: trained(rate, penalty, SELECTION_SEED, "validation", SELECTION_STEPS))[
+            "coverage"
+        ]
 
     penalty = penalties[len(penalties) // 2]
     rate = best_inside(lambda rate: coverage(rate, penalty), RATES)
@@ -188,7 +194,9 @@ def main() -> None:
     for name, penalties in (("GAN", PENALTIES), ("GAN without penalty", (0.0,))):
         chosen = selected(record, name, penalties)
         for seed in SEEDS:
-            record.measure(f"test: {name}, seed {seed}", lambda seed=seed, c=chosen: trained(**c, seed=seed, part="test"))
+            record.measure(
+                f"test: {name}, seed {seed}", lambda seed=seed, c=chosen: trained(**c, seed=seed, part="test")
+            )
 
 
 if __name__ == "__main__":

@@ -651,6 +651,30 @@ def test_an_update_rule_reads_gradients_and_fits_any_network():
     assert np.abs(last_bias).max() > 0, "the same x with other answers, and therefore another update"
 
 
+def test_a_self_supervised_loss_depends_on_the_outputs_of_a_model():
+    """D4 4.3: L(x_n, y_n) of inputs and labels is a constant. With a model and labels made from x, it trains."""
+    layers = [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    model = mk.unsupervised.Rotation(keras.Sequential(layers))
+    x = np.random.default_rng(0).uniform(size=(6, 4, 4, 1)).astype("float32")
+    turned, turns = model.pretext(tf.constant(x))
+    with tf.GradientTape(persistent=True) as tape:
+        without_model = tf.reduce_mean(tf.square(tf.reduce_sum(turned, axis=(1, 2, 3)) - tf.cast(turns, tf.float32)))
+        with_model = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(turns, model(turned)))
+    assert tape.gradient(without_model, model.trainable_variables) == [None] * len(model.trainable_variables)
+    assert all(np.abs(gradient).max() > 0 for gradient in tape.gradient(with_model, model.trainable_variables))
+
+
+def test_a_rotation_is_a_label_only_where_it_changes_the_image():
+    """D4 4.3 takes the rotation of any image as its label; a symmetric one has several right answers."""
+    round_shape = np.zeros((1, 28, 28, 1), "float32")
+    round_shape[:, 10:18, 10:18] = 1
+    model = mk.unsupervised.Rotation(mk.networks.conv4(filters=2, downsample="stride"))
+    model.compile()
+    found = model.evaluate(round_shape, verbose=0, return_dict=True)
+    assert found["accuracy"] == 0.25 and found["loss"] >= np.log(4) - 1e-5, "no network is better than chance"
+    assert mk.unsupervised.rotation_similarity(round_shape)[0] == pytest.approx(1)
+
+
 def d4s_gan_loss(real, generated, transform=lambda probabilities: probabilities):
     """D4 4.4: -1/2 (E[D(x)] - E[D(G(z))]), for the logits of D; `transform` puts the logarithms in."""
     real, generated = (transform(tf.sigmoid(logits)) for logits in (real, generated))

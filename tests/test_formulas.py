@@ -946,6 +946,79 @@ def test_formula_13_6_a_task_is_compared_with_the_source():
     np.testing.assert_allclose(seen, [by_hand], rtol=1e-4)
 
 
+def test_formula_7_1_the_accuracy_of_the_nearest_prototype_on_frozen_features():
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(40, 3)).astype("float32"), np.repeat(range(4), 10)
+    pool, mixing = mk.ClassPool.from_arrays(x, labels), rng.normal(size=(3, 2)).astype("float32")
+    found = mk.unsupervised.few_shot_score(lambda x: x @ mixing, pool, ways=3, shots=2, seed=1, episodes=20)
+    task = next(iter(mk.FewShot(pool, 3, 2, 5, meta_batch=20, seed=1)))
+    for values, support_x, support_y, query_x, query_y in zip(
+        found.values, *(part.numpy() for part in task), strict=True
+    ):
+        prototypes = np.array([(support_x[support_y == k] @ mixing).mean(axis=0) for k in range(3)])
+        apart = np.linalg.norm((query_x @ mixing)[:, None] - prototypes, axis=2)
+        assert values == pytest.approx((apart.argmin(axis=1) == query_y).mean())
+
+
+def test_formula_7_2_the_loss_of_predicting_rotations():
+    layers = [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    model = mk.unsupervised.Rotation(keras.Sequential(layers))
+    model.compile()
+    x = np.random.default_rng(0).uniform(size=(5, 4, 4, 1)).astype("float32")
+    losses = []
+    for image in x:
+        for turns in range(4):
+            logits = model(np.rot90(image, turns)[None]).numpy()[0]
+            losses.append(-np.log(np.exp(logits[turns]) / np.exp(logits).sum()))
+    assert model.evaluate(x, verbose=0, return_dict=True)["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_formula_7_3_the_evidence_lower_bound_is_below_the_log_likelihood():
+    """For one latent variable the likelihood is an integral that can be computed on a grid."""
+    keras.utils.set_random_seed(0)
+    encoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="tanh")])
+    decoder = keras.Sequential([keras.Input((1,)), keras.layers.Dense(3)])
+    decoder.layers[-1].set_weights([np.float32([[2.0, -1.0, 0.5]]), np.float32([0.1, 0.2, -0.3])])
+    vae, x = mk.unsupervised.VAE(encoder, decoder), np.float32([[1, 0, 1]])
+    vae.compile(jit_compile=False)
+    many = np.repeat(x, 20_000, axis=0)
+    bound = -vae.evaluate(many, batch_size=20_000, verbose=0, return_dict=True)["loss"]
+
+    def log_joint(z):
+        probabilities = vae.decode(z[:, None])
+        prior = -0.5 * (z**2 + np.log(2 * np.pi))
+        return np.log(np.where(x == 1, probabilities, 1 - probabilities)).sum(axis=1) + prior
+
+    z = np.linspace(-8, 8, 4001).astype("float32")
+    likelihood = np.log(np.exp(log_joint(z)).sum() * (z[1] - z[0]))
+    mean, log_variance = (float(part[0, 0]) for part in vae.posterior(x))
+    q = np.exp(-0.5 * ((z - mean) ** 2 / np.exp(log_variance) + log_variance + np.log(2 * np.pi)))
+    by_hand = np.sum(q * (log_joint(z) - np.log(np.maximum(q, 1e-30)))) * (z[1] - z[0])
+    assert bound == pytest.approx(by_hand, abs=0.05) and by_hand < likelihood - 1e-3
+
+
+def test_formula_7_4_the_divergence_of_normal_distributions():
+    mean, variance = np.array([0.5, -2.0]), np.array([0.3, 1.7])
+    z = np.linspace(-20, 20, 200_001)
+    by_hand = 0.0
+    for m, v in zip(mean, variance, strict=True):
+        q = np.exp(-0.5 * (z - m) ** 2 / v) / np.sqrt(2 * np.pi * v)
+        log_ratio = -0.5 * ((z - m) ** 2 / v + np.log(v)) + 0.5 * z**2
+        by_hand += np.sum(q * log_ratio) * (z[1] - z[0])
+    found = mk.unsupervised.gaussian_kl(mean[None], np.log(variance)[None])
+    assert float(found[0]) == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_formula_7_5_the_contrastive_loss():
+    z = np.array(
+        [[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.8, -0.6]]
+    )  # views 0 and 2 are of one image, 1 and 3 of another
+    scores = np.exp(z @ z.T / 0.5)
+    np.fill_diagonal(scores, 0)
+    by_hand = -np.mean([np.log(scores[i, (i + 2) % 4] / scores[i].sum()) for i in range(4)])
+    assert float(mk.unsupervised.contrastive_loss(z, temperature=0.5)) == pytest.approx(by_hand, rel=1e-9)
+
+
 GAN_REAL, GAN_GENERATED = np.array([2.0, -1.0, 0.5]), np.array([-3.0, 0.2])
 
 

@@ -40,6 +40,21 @@ class Unlabeled(keras.Model):
         starts = range(0, len(x), batch_size)
         return np.concatenate([self.features(x[start : start + batch_size]) for start in starts])
 
+    def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
+        """As `keras.Model.compile`, without a loss and metrics, because the model has its own."""
+        for name in ("loss", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"A {type(self).__name__} has its own loss and metrics; got {name}={checks.shown(kwargs[name])}. "
+                    "Leave it out."
+                )
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """As Keras does when it loads a file."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`, on inputs without labels: an array, or a dataset with batches of inputs."""
         self._check_unlabeled(x, y)

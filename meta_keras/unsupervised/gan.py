@@ -42,9 +42,7 @@ class GAN(Unlabeled):
     (3, 28, 28, 1)
     """
 
-    def __init__(
-        self, encoder: keras.Model, generator: keras.Model, *, penalty: float = 1.0, **kwargs: Any
-    ) -> None:
+    def __init__(self, encoder: keras.Model, generator: keras.Model, *, penalty: float = 1.0, **kwargs: Any) -> None:
         super().__init__(encoder, **kwargs)
         checks.fittable_model(generator=generator)
         checks.nonnegative(penalty=penalty)

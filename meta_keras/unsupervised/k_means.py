@@ -31,7 +31,9 @@ def k_means(features: Any, clusters: int, *, iterations: int = 50, seed: int = 0
     checks.at_least(1, clusters=clusters, iterations=iterations)
     checks.at_least(0, seed=seed)
     if clusters > len(np.unique(rows, axis=0)):
-        raise ValueError(f"{clusters} clusters need as many different rows; features have {len(np.unique(rows, axis=0))}.")
+        raise ValueError(
+            f"{clusters} clusters need as many different rows; features have {len(np.unique(rows, axis=0))}."
+        )
     centers = _spread(rows, clusters, np.random.default_rng(seed))
     labels = None
     for _ in range(iterations):

@@ -24,6 +24,7 @@ def few_shot_score(
     queries: int = 5,
     episodes: int = 600,
     seed: int = 0,
+    within: str | None = None,
     center: np.ndarray | None = None,
 ) -> Score:
     """The accuracy of the nearest prototype on frozen features (Formula 7.1), over tasks drawn from the pool.
@@ -34,6 +35,7 @@ def few_shot_score(
     encode: a function from inputs (rows, ...) to features (rows, width), such as `model.encode`. Its inputs are scaled
         as in tasks.
     pool: classes that the encoder has not seen.
+    ways, shots, queries, within: as in `FewShot`.
     center: None takes the features as they are. Otherwise unlabeled inputs: the mean of their features is subtracted,
         and all features get length 1 (Wang et al., "SimpleShot", 2019).
 
@@ -47,7 +49,8 @@ def few_shot_score(
     if center is not None:
         features = features - _rows(encode, center).mean(axis=0)
         features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
-    tasks = FewShot(pool.map(lambda _: features), ways=ways, shots=shots, queries=queries, meta_batch=20, seed=seed)
+    pool = pool.map(lambda _: features)
+    tasks = FewShot(pool, ways, shots, queries, meta_batch=20, seed=seed, within=within)
     unchanged = keras.Sequential([keras.Input(features.shape[1:]), keras.layers.Identity()])
     return evaluate(MetaLearner(network=unchanged, rule=Prototypes()), tasks, episodes)
 

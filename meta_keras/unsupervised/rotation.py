@@ -52,7 +52,7 @@ class Rotation(Unlabeled):
         if loss is None:
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             metrics = ["accuracy"] if metrics is None else metrics
-        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        keras.Model.compile(self, optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
     def pretext(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """All rotations of the images, counterclockwise, and by how many quarter turns each was rotated."""
@@ -73,7 +73,7 @@ def rotation_similarity(images: np.ndarray) -> np.ndarray:
     rows = as_inputs(tf.constant(images)).numpy()
     if rows.ndim != 4 or rows.shape[1] != rows.shape[2]:
         raise ValueError(f"images must be squares (rows, side, side, channels); got the shape {rows.shape}.")
-    rows = _blurred(rows)
+    rows = _blurred(rows - rows.mean(axis=(1, 2, 3), keepdims=True))  # so that nothing changes at the edges
     turned = [np.rot90(rows, turns, axes=(1, 2)) for turns in range(1, TURNS)]
     return np.max([_correlations(rows, other) for other in turned], axis=0)
 

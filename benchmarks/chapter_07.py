@@ -1,0 +1,409 @@
+"""Features that were learned without labels, on unseen alphabets; rotations, and a variational autoencoder.
+
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py            (about 35 minutes on one core)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py features   (one part: baselines, features, rotations, images)
+
+features: conv4 with 32 filters and strides is pretrained on the images of the training alphabets by 800 steps of Adam
+with cosine decay. A step calls it on 256 images, for every method: 64 images in four rotations, two views of 128
+images, or 256 images. The settings (learning rate; whether images are augmented; temperature, latent variables, and
+which images are rotated; features as they are, or centered with length 1) are selected on 300 tasks of the validation
+alphabets with one seed, one after the other, and a grid is extended while its best value is at the edge. The test:
+three new seeds, each with 600 tasks of the six test alphabets of its own, the same for every method.
+
+baselines: raw pixels, aligned and blurred pixels (chapter 01), and random features, in the same protocol.
+
+rotations: how often the number of quarter turns is predicted correctly: for letters on new drawings of the training
+letters and on unseen letters, during training; for clothes on new images and on unseen classes; and for unseen letters
+with one reference drawing.
+
+images: the bound of a variational autoencoder during training, and how often a classifier recognizes its
+reconstructions, on clothes.
+
+Results are kept in data/results/chapter_07.json; a run that is stopped continues where it was.
+"""
+
+import argparse
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from chapter_01 import align_and_blur
+from common import best_inside
+from record import Record
+
+import meta_keras as mk
+from meta_keras.unsupervised import VAE, Contrastive, Rotation, few_shot_score, rotation_similarity
+
+STEPS, INPUTS = 800, 256
+SEEDS, SELECTION_SEED, SELECTION_TASKS, TASKS = (0, 1, 2), 100, 300, 600
+SHOTS = (1, 5)
+Settings = dict[str, Any]
+Encode = Callable[[np.ndarray], Any]
+
+
+@functools.cache
+def glyphs(split: str) -> mk.ClassPool:
+    return mk.load("glyphs").split(split)
+
+
+@functools.cache
+def pretraining_images() -> np.ndarray:
+    return glyphs("train").arrays(scaled=True)[0]
+
+
+def encoder() -> keras.Model:
+    return mk.networks.conv4(filters=32, downsample="stride")
+
+
+def augmentation() -> keras.Sequential:
+    """Small affine changes: shear and zoom, which also change the aspect ratio, rotation, and translation."""
+    options = {"fill_mode": "constant", "fill_value": 0.0}
+    layers = [
+        keras.layers.RandomShear(0.2, 0.2, **options),
+        keras.layers.RandomZoom((-0.2, 0.2), (-0.2, 0.2), **options),
+        keras.layers.RandomRotation(0.04, **options),
+        keras.layers.RandomTranslation(0.1, 0.1, **options),
+    ]
+    return keras.Sequential([keras.Input((28, 28, 1)), *layers])
+
+
+def batches(*arrays: np.ndarray, size: int, seed: int, augmented: bool) -> tf.data.Dataset:
+    """Batches of the arrays without end, of which the first are images."""
+    rows = tf.data.Dataset.from_tensor_slices(arrays if len(arrays) > 1 else arrays[0])
+    rows = rows.shuffle(len(rows), seed=seed).repeat().batch(size)
+    if not augmented:
+        return rows
+    augment = augmentation()
+    if len(arrays) > 1:
+        return rows.map(lambda x, *others: (augment(x, training=True), *others))
+    return rows.map(lambda x: augment(x, training=True))
+
+
+def adam(rate: float, steps: int = STEPS) -> keras.optimizers.Optimizer:
+    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
+
+
+def dense_decoder(latent: int) -> keras.Model:
+    layers = [keras.layers.Dense(256, activation="relu"), keras.layers.Dense(784), keras.layers.Reshape((28, 28, 1))]
+    return keras.Sequential([keras.Input((latent,)), *layers], name="decoder")
+
+
+# Features
+
+
+def rotation(settings: Settings) -> tuple[keras.Model, int, np.ndarray]:
+    return Rotation(encoder()), INPUTS // 4, asymmetric(pretraining_images(), settings["similarity"])
+
+
+def vae(settings: Settings) -> tuple[keras.Model, int, np.ndarray]:
+    return VAE(encoder(), dense_decoder(settings["latent"])), INPUTS, pretraining_images()
+
+
+def contrastive(settings: Settings) -> tuple[keras.Model, int, np.ndarray]:
+    model = Contrastive(encoder(), augmentation(), temperature=settings["temperature"])
+    return model, INPUTS // 2, pretraining_images()
+
+
+METHODS: dict[str, Callable[[Settings], tuple[keras.Model, int, np.ndarray]]] = {
+    "contrastive": contrastive,
+    "rotation": rotation,
+    "VAE": vae,
+}
+# The first setting of each is where the search begins; "rate" is searched first and last.
+START: dict[str, Settings] = {
+    "contrastive": {"rate": 0.003, "augmented": False, "temperature": 0.2},  # its views are augmented
+    "rotation": {"rate": 0.003, "augmented": True, "similarity": 0.8},
+    "VAE": {"rate": 0.003, "augmented": True, "latent": 16},
+    "supervised": {"rate": 0.003, "augmented": True},
+}
+# Geometric grids, and single alternatives.
+GRIDS = {"rate": (0.001, 0.003, 0.009), "temperature": (0.1, 0.2, 0.4), "latent": (8, 16, 32)}
+CHOICES = {"augmented": (True, False), "similarity": (0.6, 0.8, 1.0)}
+
+
+def asymmetric(images: np.ndarray, similarity: float) -> np.ndarray:
+    """The images that are no more similar than this to themselves after a rotation."""
+    return images[rotation_similarity(images) <= similarity]
+
+
+def pretrained(method: str, settings: Settings, seed: int) -> tuple[keras.Model, Encode]:
+    """The model, and the function that encodes images."""
+    keras.utils.set_random_seed(seed)
+    if method == "supervised":
+        return classifier(settings, seed)
+    model, size, images = METHODS[method](settings)
+    model.compile(adam(settings["rate"]))
+    data = batches(images, size=size, seed=seed, augmented=settings["augmented"])
+    model.fit(data, steps_per_epoch=STEPS, verbose=0)
+    return model, functools.partial(model.encode, batch_size=1024)
+
+
+def classifier(settings: Settings, seed: int) -> tuple[keras.Model, Encode]:
+    """An ordinary classifier of the characters of the training alphabets, with their labels."""
+    network, pool = encoder(), glyphs("train")
+    model = keras.Sequential([network, keras.layers.Dense(len(pool))])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(adam(settings["rate"]), loss, jit_compile=False)
+    data = batches(pretraining_images(), pool.labels, size=INPUTS, seed=seed, augmented=settings["augmented"])
+    model.fit(data, steps_per_epoch=STEPS, verbose=0, shuffle=False)
+    return model, plain(network)
+
+
+def plain(network: keras.Model) -> Encode:
+    return lambda x: network.predict(x, batch_size=1024, verbose=0)
+
+
+def validated(encode: Encode) -> dict[str, float]:
+    """The 1-shot accuracy on validation tasks, for features as they are and for centered features of length 1."""
+    center = pretraining_images()[::4]
+    options = {"plain": None, "centered": center}
+    return {name: few_shot(encode, "validation", 3, 1, SELECTION_TASKS, c) for name, c in options.items()}
+
+
+def few_shot(encode: Encode, split: str, seed: int, shots: int, tasks: int, center: np.ndarray | None) -> float:
+    score = few_shot_score(encode, glyphs(split), shots=shots, seed=seed, episodes=tasks, center=center)
+    return round(score.mean, 4)
+
+
+def tested(encode: Encode, kind: str, seed: int) -> dict[str, float]:
+    """The accuracy on the test tasks of a seed, for each number of shots."""
+    center = pretraining_images()[::4] if kind == "centered" else None
+    return {f"{shots}-shot": few_shot(encode, "test", seed, shots, TASKS, center) for shots in SHOTS}
+
+
+def selected(record: Record, method: str) -> Settings:
+    """The settings with the highest validation accuracy, searched one after the other."""
+
+    def trial(settings: Settings) -> dict[str, float]:
+        shown = ", ".join(f"{name} {value:g}" for name, value in settings.items())
+        key = f"validation: {method}, {shown}"
+        return record.measure(key, lambda: validated(pretrained(method, settings, SELECTION_SEED)[1]))
+
+    best = dict(START[method])
+    for name in [*list(best)[1:], "rate"]:
+
+        def accuracy(value: Any, name: str = name) -> float:
+            return max(trial(best | {name: value}).values())
+
+        if name in GRIDS:
+            best[name] = type(best[name])(best_inside(accuracy, GRIDS[name]))
+        elif method != "contrastive":
+            best[name] = max(CHOICES[name], key=accuracy)
+    found = trial(best)
+    return record.measure(f"selected: {method}", lambda: {**best, "features": max(found, key=found.get)})
+
+
+def features_part(record: Record) -> None:
+    for method in START:
+        settings = dict(selected(record, method))
+        kind = settings.pop("features")
+        for seed in SEEDS:
+
+            def of_seed(method: str = method, settings: Settings = settings, kind: str = kind, seed: int = seed) -> Any:
+                model, encode = pretrained(method, settings, seed)
+                result: dict[str, Any] = tested(encode, kind, seed)
+                if method == "rotation":
+                    result |= {"unseen letters": turned_correctly(model, asymmetric_letters("test"))}
+                    result |= {"with a reference": with_reference(encode, kind, seed)}
+                return result
+
+            record.measure(f"test: {method}, seed {seed}", of_seed)
+
+
+# Baselines
+
+
+def raw_pixels(x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), -1)
+
+
+def baselines_part(record: Record) -> None:
+    blur = best_inside(
+        lambda sigma: max(
+            record.measure(
+                f"validation: aligned pixels, sigma {sigma:g}", lambda: validated(lambda x: align_and_blur(x, sigma))
+            ).values()
+        ),
+        (1, 1.5, 2.25),
+    )
+    random = {seed: encoder_of(seed) for seed in (SELECTION_SEED, *SEEDS)}
+    encodes: dict[str, Callable[[int], Encode]] = {
+        "raw pixels": lambda seed: raw_pixels,
+        "aligned pixels": lambda seed: lambda x: align_and_blur(x, blur),
+        "random": lambda seed: plain(random[seed]),
+    }
+    for name, make in encodes.items():
+        found = record.measure(f"validation: {name}", lambda make=make: validated(make(SELECTION_SEED)))
+        kind = max(found, key=found.get)
+        record.measure(f"selected: {name}", lambda kind=kind: {"features": kind})
+        for seed in SEEDS:
+            record.measure(
+                f"test: {name}, seed {seed}",
+                lambda make=make, kind=kind, seed=seed: tested(make(seed), kind, seed),
+            )
+
+
+def encoder_of(seed: int) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    return encoder()
+
+
+# Rotations
+
+LETTERS, HELD_OUT, CHECKPOINTS = 0.6, 4, (100, 200, 400, 800)
+FASHION_STEPS, FASHION_RATES = 400, (0.001, 0.003, 0.009)
+
+
+def asymmetric_letters(split: str) -> np.ndarray:
+    return asymmetric(glyphs(split).arrays(scaled=True)[0], LETTERS)
+
+
+def turned_correctly(model: keras.Model, images: np.ndarray) -> float:
+    """How often the number of quarter turns is predicted correctly."""
+    return round(float(model.evaluate(images, batch_size=256, verbose=0, return_dict=True)["accuracy"]), 4)
+
+
+def with_reference(encode: Encode, kind: str, seed: int) -> float:
+    """Which of four quarter turns shows an unseen letter? The support set is one drawing of it in each of the four."""
+    images, labels = glyphs("test").arrays(scaled=True)
+    keep = rotation_similarity(images) <= LETTERS
+    images, labels = images[keep], labels[keep]
+    turned = np.concatenate([np.rot90(images, turns, axes=(1, 2)) for turns in range(4)])
+    classes = np.concatenate([4 * labels + turns for turns in range(4)])
+    letters = [str(number // 4) for number in np.unique(classes)]
+    pool = mk.ClassPool.from_arrays(turned, classes, groupings={"letter": letters}).with_at_least(3)
+    center = pretraining_images()[::4] if kind == "centered" else None
+    score = few_shot_score(encode, pool, ways=4, queries=2, within="letter", seed=seed, episodes=TASKS, center=center)
+    return round(score.mean, 4)
+
+
+def letters_during_training(settings: Settings, seed: int) -> dict[str, list[float]]:
+    """The accuracy on training images, on new drawings of the same letters, and on unseen letters."""
+    keras.utils.set_random_seed(seed)
+    images, labels = glyphs("train").arrays(scaled=True)
+    held_out = np.arange(len(labels)) % 20 < HELD_OUT  # the drawings of four of the twenty writers
+    parts = {"training images": images[~held_out], "new drawings": images[held_out]}
+    parts = {name: asymmetric(part, LETTERS) for name, part in parts.items()} | {
+        "unseen letters": asymmetric_letters("test")
+    }
+    model = Rotation(encoder())
+    model.compile(adam(settings["rate"]))
+    data = batches(parts["training images"], size=INPUTS // 4, seed=seed, augmented=settings["augmented"])
+    curves: dict[str, list[float]] = {name: [] for name in parts}
+    stream, done = iter(data), 0
+    for checkpoint in CHECKPOINTS:
+        for _ in range(checkpoint - done):
+            model.train_on_batch(next(stream))
+        done = checkpoint
+        for name, part in parts.items():
+            curves[name].append(turned_correctly(model, part[:: 4 if name == "training images" else 1]))
+    return curves
+
+
+@functools.cache
+def clothes(split: str) -> tuple[np.ndarray, np.ndarray]:
+    return mk.load("fashion").split(split).arrays(scaled=True)
+
+
+def rotation_of_clothes(x: np.ndarray, rate: float, seed: int) -> Rotation:
+    keras.utils.set_random_seed(seed)
+    model = Rotation(encoder())
+    model.compile(adam(rate, FASHION_STEPS))
+    model.fit(batches(x, size=INPUTS // 4, seed=seed, augmented=False), steps_per_epoch=FASHION_STEPS, verbose=0)
+    return model
+
+
+def clothes_accuracy(rate: float) -> float:
+    """Trained on four of five training images, and evaluated on the fifth."""
+    x, _ = clothes("train")
+    held_out = np.arange(len(x)) % 5 == 0
+    return turned_correctly(rotation_of_clothes(x[~held_out], rate, SELECTION_SEED), x[held_out])
+
+
+def unseen_classes(rate: float, pair: int) -> float:
+    """The accuracy on test images of two classes, after training on the other eight."""
+    (x, y), (test_x, test_y) = clothes("train"), clothes("test")
+    model = rotation_of_clothes(x[y // 2 != pair], rate, pair)
+    return turned_correctly(model, test_x[test_y // 2 == pair])
+
+
+def rotations_part(record: Record) -> None:
+    settings = selected(record, "rotation")
+    for seed in SEEDS:
+        record.measure(f"rotations: letters, seed {seed}", lambda seed=seed: letters_during_training(settings, seed))
+    rate = best_inside(
+        lambda rate: record.measure(f"validation: clothes, rate {rate:g}", lambda: clothes_accuracy(rate)),
+        FASHION_RATES,
+    )
+    record.measure("selected: clothes", lambda: {"rate": rate})
+    for seed in SEEDS:
+        record.measure(
+            f"rotations: clothes, seed {seed}",
+            lambda seed=seed: turned_correctly(
+                rotation_of_clothes(clothes("train")[0], rate, seed), clothes("test")[0]
+            ),
+        )
+    for pair in range(5):
+        record.measure(f"rotations: unseen clothes, pair {pair}", lambda pair=pair: unseen_classes(rate, pair))
+
+
+# Images
+
+IMAGE_EPOCHS, LATENT = 60, 16
+
+
+def recognized_by(seed: int) -> keras.Model:
+    """A classifier of clothes, trained on the training images with their labels."""
+    keras.utils.set_random_seed(seed)
+    model = mk.networks.d3(10)
+    model.compile(keras.optimizers.Adam(0.001), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(*clothes("train"), batch_size=64, epochs=12, verbose=0)
+    return model
+
+
+def images_of(seed: int) -> dict[str, Any]:
+    """The bound on the test images after every tenth epoch, and how a classifier labels images and reconstructions."""
+    judge = recognized_by(seed)
+    model = VAE(encoder(), dense_decoder(LATENT))
+    model.compile(keras.optimizers.Adam(0.003))
+    (x, _), (test_x, test_y) = clothes("train"), clothes("test")
+    curve = []
+    for _ in range(0, IMAGE_EPOCHS, 10):
+        model.fit(x, batch_size=64, epochs=10, verbose=0)
+        terms = model.evaluate(test_x, batch_size=250, verbose=0, return_dict=True)
+        curve.append({name: round(float(value), 2) for name, value in terms.items()})
+    shown = {"images": test_x, "reconstructions": model.reconstruct(test_x)}
+    shown["mean image"] = np.repeat(x.mean(axis=0, keepdims=True), len(test_x), axis=0)
+    right = {name: judge.evaluate(images, test_y, verbose=0)[1] for name, images in shown.items()}
+    return {"curve": curve, **{f"recognized: {name}": round(float(value), 4) for name, value in right.items()}}
+
+
+def images_part(record: Record) -> None:
+    for seed in SEEDS:
+        record.measure(f"images: clothes, seed {seed}", lambda seed=seed: images_of(seed))
+
+
+PARTS = {
+    "baselines": baselines_part,
+    "features": features_part,
+    "rotations": rotations_part,
+    "images": images_part,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help="by default all")
+    parser.add_argument("--again", action="store_true", help="discard what was measured before")
+    options = parser.parse_args()
+    tf.get_logger().setLevel("ERROR")
+    record = Record("chapter_07", again=options.again)
+    for part in options.parts or PARTS:
+        PARTS[part](record)
+
+
+if __name__ == "__main__":
+    main()
