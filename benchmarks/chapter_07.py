@@ -342,7 +342,9 @@ def rotations_part(record: Record) -> None:
     for seed in SEEDS:
         record.measure(
             f"rotations: clothes, seed {seed}",
-            lambda seed=seed: turned_correctly(rotation_of_clothes(clothes("train")[0], rate, seed), clothes("test")[0]),
+            lambda seed=seed: turned_correctly(
+                rotation_of_clothes(clothes("train")[0], rate, seed), clothes("test")[0]
+            ),
         )
     for pair in range(5):
         record.measure(f"rotations: unseen clothes, pair {pair}", lambda pair=pair: unseen_classes(rate, pair))

@@ -952,7 +952,9 @@ def test_formula_7_1_the_accuracy_of_the_nearest_prototype_on_frozen_features():
     pool, mixing = mk.ClassPool.from_arrays(x, labels), rng.normal(size=(3, 2)).astype("float32")
     found = mk.unsupervised.few_shot_score(lambda x: x @ mixing, pool, ways=3, shots=2, seed=1, episodes=20)
     task = next(iter(mk.FewShot(pool, 3, 2, 5, meta_batch=20, seed=1)))
-    for values, support_x, support_y, query_x, query_y in zip(found.values, *(part.numpy() for part in task), strict=True):
+    for values, support_x, support_y, query_x, query_y in zip(
+        found.values, *(part.numpy() for part in task), strict=True
+    ):
         prototypes = np.array([(support_x[support_y == k] @ mixing).mean(axis=0) for k in range(3)])
         apart = np.linalg.norm((query_x @ mixing)[:, None] - prototypes, axis=2)
         assert values == pytest.approx((apart.argmin(axis=1) == query_y).mean())
@@ -1008,8 +1010,76 @@ def test_formula_7_4_the_divergence_of_normal_distributions():
 
 
 def test_formula_7_5_the_contrastive_loss():
-    z = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.8, -0.6]])  # views 0 and 2 are of one image, 1 and 3 of another
+    z = np.array(
+        [[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.8, -0.6]]
+    )  # views 0 and 2 are of one image, 1 and 3 of another
     scores = np.exp(z @ z.T / 0.5)
     np.fill_diagonal(scores, 0)
     by_hand = -np.mean([np.log(scores[i, (i + 2) % 4] / scores[i].sum()) for i in range(4)])
     assert float(mk.unsupervised.contrastive_loss(z, temperature=0.5)) == pytest.approx(by_hand, rel=1e-9)
+
+
+GAN_REAL, GAN_GENERATED = np.array([2.0, -1.0, 0.5]), np.array([-3.0, 0.2])
+
+
+def test_formula_7_6_the_loss_of_the_discriminator():
+    by_hand = -(np.log(sigmoid(GAN_REAL)).mean() + np.log(1 - sigmoid(GAN_GENERATED)).mean()) / 2
+    losses = mk.unsupervised.gan_losses(tf.constant(GAN_REAL), tf.constant(GAN_GENERATED))
+    assert float(losses[0]) == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_formula_7_7_the_loss_of_the_generator():
+    losses = mk.unsupervised.gan_losses(tf.constant(GAN_REAL), tf.constant(GAN_GENERATED))
+    assert float(losses[1]) == pytest.approx(-np.log(sigmoid(GAN_GENERATED)).mean(), rel=1e-12)
+
+
+def test_formula_7_8_the_gradient_penalty():
+    """For logit D(x) = w . x^2, whose gradient is 2 w x."""
+    square = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(tf.square)])
+    model = mk.unsupervised.GAN(square, keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)]), penalty=3.0)
+    model.compile()
+    x, w = np.float32([[1, 2], [-1, 0.5]]), np.float32([[0.5], [-2]])
+    model.head.set_weights([w, np.zeros(1)])
+    by_hand = 3 / 2 * np.mean(np.sum((2 * w[:, 0] * x) ** 2, axis=1))
+    logs = model.evaluate(x, verbose=0, return_dict=True)
+    assert logs["gradient_penalty"] == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_formula_7_9_density_and_coverage():
+    """For k = 1 the radii are 1, 1, 2 and 8."""
+    real, generated = np.array([[0.0], [1.0], [3.0], [11.0]]), np.array([[1.2], [-9.0], [2.5]])
+    inside = np.array([[0, 0, 0], [1, 0, 0], [1, 0, 1], [0, 0, 0]])
+    found = mk.unsupervised.density_and_coverage(real, generated, neighbors=1)
+    assert found.density == pytest.approx(inside.sum() / 3) and found.coverage == pytest.approx(0.5)
+    found = mk.unsupervised.density_and_coverage(real, generated, neighbors=2)  # radii 3, 2, 3, 10
+    inside = np.array([[1, 0, 1], [1, 0, 1], [1, 0, 1], [1, 0, 1]])
+    assert found == pytest.approx((inside.sum() / 6, 1.0))
+
+
+def test_formula_7_10_the_effective_number_of_classes():
+    fractions = np.array([0.5, 0.3, 0.2])
+    labels = np.repeat([4, 7, 9], [5, 3, 2])
+    by_hand = np.exp(-np.sum(fractions * np.log(fractions)))
+    assert mk.unsupervised.effective_classes(labels) == pytest.approx(by_hand)
+
+
+def test_formula_7_11_k_means_finds_the_least_squares_of_small_sets():
+    """No other way to cut six sorted numbers into three groups has a smaller sum."""
+    rows = np.array([0.0, 1.0, 4.0, 5.0, 9.0, 11.0])
+    cuts = [(i, j) for i in range(1, 5) for j in range(i + 1, 6)]
+    sums = [sum(np.sum((part - part.mean()) ** 2) for part in np.split(rows, cut)) for cut in cuts]
+    found = [mk.unsupervised.k_means(rows[:, None], 3, seed=seed) for seed in range(10)]
+    squares = [np.sum((rows[:, None] - one.centers[one.labels]) ** 2) for one in found]
+    assert min(squares) == pytest.approx(min(sums)) and all(one > min(sums) - 1e-9 for one in squares)
+
+
+def test_formula_7_12_the_probability_that_random_images_have_different_classes():
+    classes, each, ways = 4, 5, 3
+    by_hand = np.prod([(classes - i) * each / (classes * each - i) for i in range(1, ways)])
+    examples = np.repeat(np.arange(classes, dtype=np.float32), each)[:, None]
+    tasks = mk.unsupervised.UMTRA(
+        examples, {"query": keras.layers.GaussianNoise(0.1, seed=0)}, ways=ways, meta_batch=10_000
+    )
+    drawn = next(iter(tasks)).support_x.numpy()[..., 0]
+    different = np.mean([len({*task}) == ways for task in drawn])
+    assert different == pytest.approx(by_hand, abs=0.02)

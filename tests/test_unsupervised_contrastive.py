@@ -56,7 +56,9 @@ def test_the_loss_is_smaller_when_the_views_of_an_image_are_together():
 def test_the_two_views_of_an_image_are_drawn_separately_and_keep_their_order():
     x = images(4)
     x[:, 0, 0, 0] = np.linspace(0, 1, 4)
-    views, targets = Contrastive(encoder(), keras.layers.RandomFlip("horizontal")).pretext(tf.constant(np.tile(x, (8, 1, 1, 1))))
+    views, targets = Contrastive(encoder(), keras.layers.RandomFlip("horizontal")).pretext(
+        tf.constant(np.tile(x, (8, 1, 1, 1)))
+    )
     first, second = np.split(views.numpy(), 2)
     assert targets is None and len(views) == 64
     flipped = x[:, :, ::-1]

@@ -105,7 +105,9 @@ def test_extreme_variances_stay_finite():
 
 def test_a_decoder_must_return_the_images_that_the_encoder_takes():
     small = keras.Sequential([keras.Input((2,)), keras.layers.Dense(16), keras.layers.Reshape((4, 4, 1))])
-    with pytest.raises(ValueError, match=r"logits of shape \(None, 8, 8, 1\).*it maps \(None, 2\) to \(None, 4, 4, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"logits of shape \(None, 8, 8, 1\).*it maps \(None, 2\) to \(None, 4, 4, 1\)"
+    ):
         VAE(encoder(), small)
     with pytest.raises(ValueError, match=r"z must have the shape \(rows, 2\); got \(1, 3\)"):
         made().decode([[1.0, 2.0, 3.0]])
