@@ -78,7 +78,7 @@ def test_the_gradient_goes_through_the_sample_to_the_encoder():
 
 
 def test_training_improves_the_bound_and_the_reconstructions():
-    model = compiled(made())
+    model = compiled(made(), run_eagerly=False, jit_compile=False)
     x, other = images(64), images(32, seed=1)
     before = model.evaluate(other, verbose=0, return_dict=True)
     model.fit(x, batch_size=16, epochs=40, verbose=0)

@@ -57,14 +57,14 @@ class Unlabeled(keras.Model):
 
     def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`, on inputs without labels: an array, or a dataset with batches of inputs."""
-        self._check_unlabeled(x, y)
+        self._check_unlabeled(x, y, kwargs)
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)
         return super().fit(x, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`, on inputs without labels."""
-        self._check_unlabeled(x, y)
+        self._check_unlabeled(x, y, kwargs)
         return super().evaluate(x, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -81,8 +81,11 @@ class Unlabeled(keras.Model):
         """Any part of the config that is a serialized Keras object is made from it."""
         return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
 
-    def _check_unlabeled(self, x: Any, y: Any) -> None:
+    def _check_unlabeled(self, x: Any, y: Any, options: dict[str, Any]) -> None:
         name = type(self).__name__
+        for unused in ("sample_weight", "class_weight"):
+            if options.get(unused) is not None:
+                raise ValueError(f"{name} learns without labels and weights; leave {unused} out.")
         if y is not None:
             raise ValueError(f"{name} learns without labels: pass only x; got y = {checks.shown(y)}.")
         if isinstance(x, tf.data.Dataset):
