@@ -17,7 +17,8 @@ from benchmarks.fuzz_values import UNKNOWN
 
 MODULES = (mk, mk.tasks, mk.networks, mk.functional, mk.report, mk.rules, mk.transfer, mk.unsupervised, mk.classical)
 CALLED_BY_OTHERS = {
-    "answer_width", "build", "call", "carry_on", "compile_from_config", "compute_loss", "compute_output_shape", "distil",
+    "answer_width", "build", "call", "carry_on", "check_regression", "compile_from_config", "compute_loss",
+    "compute_output_shape", "distil",
     "export",
     "from_config",
     "get_compile_config", "get_config", "get_metrics_result", "load_own_variables", "make_train_function",

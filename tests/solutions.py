@@ -185,6 +185,17 @@ def normalized_features(gradient, average, square):
     return np.stack([gradient / np.sqrt(np.mean(gradient**2)), average / np.sqrt(square)])
 
 
+def importance_weighted(log_likelihoods, log_priors, log_posteriors):
+    weights = log_likelihoods + log_priors - log_posteriors
+    return weights.max() + np.log(np.mean(np.exp(weights - weights.max())))
+
+
+def clustered_task(labels, ways, per_class, rng):
+    large = np.flatnonzero(np.bincount(labels) >= per_class)
+    chosen = rng.choice(large, ways, replace=False)
+    return np.stack([rng.choice(np.flatnonzero(labels == one), per_class, replace=False) for one in chosen])
+
+
 RIGHT = {
     "check_tasks_needed": tasks_needed,
     "check_cosine": cosine,
@@ -225,6 +236,9 @@ RIGHT = {
     "check_hypergradients": hypergradients,
     "check_greedy_rate": greedy_rate,
     "check_hypergradient_descent": hypergradient_descent,
+    "check_chance_loss": lambda images: np.log(2 * images - 1),
+    "check_importance_weighted": importance_weighted,
+    "check_clustered_task": clustered_task,
 }
 
 WRONG = {
@@ -276,4 +290,12 @@ WRONG = {
     "check_hypergradients": as_if_each_step_were_the_last,
     "check_greedy_rate": lambda curvatures, square, noise: np.sum(curvatures**2 * square) / np.sum(curvatures**3),
     "check_hypergradient_descent": rate_changed_too_late,
+    "check_chance_loss": lambda images: np.log(2 * images),
+    "check_importance_weighted": lambda *logs: np.mean(logs[0] + logs[1] - logs[2]),
+    "check_clustered_task": lambda labels, ways, per_class, rng: np.stack(
+        [
+            rng.choice(np.flatnonzero(labels == one), per_class)
+            for one in rng.choice(labels.max() + 1, ways, replace=False)
+        ]
+    ),
 }

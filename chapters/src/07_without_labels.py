@@ -131,7 +131,7 @@ print("unseen classes, by pair:    ", pairs)
 letters = test.arrays(scaled=True)[0]
 similarity = mk.unsupervised.rotation_similarity(letters)
 order = np.argsort(similarity)
-rows = {"least similar": order[:240:20], "most similar": order[: -241 : -20]}
+rows = {"least similar": order[:240:20], "most similar": order[:-241:-20]}
 fig, axes = plt.subplots(2, 12, figsize=(9, 2))
 for line, (name, chosen) in enumerate(rows.items()):
     axes[line, 0].set_ylabel(name, rotation=0, ha="right", va="center")
@@ -170,7 +170,9 @@ plt.show()
 # %%
 reference = over_seeds("rotation", "with a reference")
 unseen = over_seeds("rotation", "unseen letters")
-print(f"unseen letters: {interval(unseen)}, with a reference drawing per orientation: {interval(reference)}")
+print(
+    f"unseen letters: {interval(unseen)}, with a reference drawing per orientation: {interval(reference)}"
+)
 
 # %% [markdown]
 # > **In the articles.** D4 (4.3) writes the loss as $L(x_n, y_n)$, without a model, and does not say that a rotation is
@@ -244,7 +246,10 @@ plt.show()
 # %%
 judged = [stored[f"images: clothes, seed {seed}"] for seed in range(3)]
 rows = [
-    {"shown to the classifier": name, "accuracy": interval([run[f"recognized: {name}"] for run in judged])}
+    {
+        "shown to the classifier": name,
+        "accuracy": interval([run[f"recognized: {name}"] for run in judged]),
+    }
     for name in ("images", "reconstructions", "mean image")
 ]
 mk.report.Table(rows)
