@@ -1,5 +1,7 @@
 """One solution and one wrong answer for every exercise, by the name of its check."""
 
+import math
+
 import numpy as np
 
 import meta_keras as mk
@@ -185,6 +187,23 @@ def normalized_features(gradient, average, square):
     return np.stack([gradient / np.sqrt(np.mean(gradient**2)), average / np.sqrt(square)])
 
 
+def best_discriminator(p, q):
+    probabilities = p / (p + q)
+    return probabilities, -(p @ np.log(probabilities) + q @ np.log(1 - probabilities)) / 2
+
+
+def all_different(counts, ways):
+    sets = np.eye(1, ways + 1)[0]  # how many sets of 0 ... ways images have different classes
+    for count in counts:
+        sets[1:] += count * sets[:-1]
+    return sets[ways] / math.comb(sum(counts), ways)
+
+
+def as_if_of_equal_size(counts, ways):
+    each = np.mean(counts)
+    return np.prod([(len(counts) - i) * each / (sum(counts) - i) for i in range(1, ways)])
+
+
 RIGHT = {
     "check_tasks_needed": tasks_needed,
     "check_cosine": cosine,
@@ -225,6 +244,8 @@ RIGHT = {
     "check_hypergradients": hypergradients,
     "check_greedy_rate": greedy_rate,
     "check_hypergradient_descent": hypergradient_descent,
+    "check_best_discriminator": best_discriminator,
+    "check_all_different": all_different,
 }
 
 WRONG = {
@@ -276,4 +297,6 @@ WRONG = {
     "check_hypergradients": as_if_each_step_were_the_last,
     "check_greedy_rate": lambda curvatures, square, noise: np.sum(curvatures**2 * square) / np.sum(curvatures**3),
     "check_hypergradient_descent": rate_changed_too_late,
+    "check_best_discriminator": lambda p, q: (p / q, best_discriminator(p, q)[1]),
+    "check_all_different": as_if_of_equal_size,
 }

@@ -206,7 +206,7 @@ def test_features_are_those_of_the_encoder_and_logits_those_of_the_head():
 def test_samples_are_images_that_a_seed_determines():
     model = gan()
     one, again, other = model.sample(4, seed=0), model.sample(4, seed=0), model.sample(4, seed=1)
-    assert one.shape == (4, 4, 4, 1) and 0 <= one.min() and one.max() <= 1
+    assert one.shape == (4, 4, 4, 1) and one.min() >= 0 and one.max() <= 1
     np.testing.assert_array_equal(one, again)
     assert np.abs(one - other).max() > 0.01
     z = np.random.default_rng(0).normal(size=(4, 2))
@@ -225,8 +225,8 @@ def test_integer_images_are_scaled_as_everywhere():
     [
         (lambda: GAN(encoder(), encoder()), "generator must map"),
         (lambda: GAN(encoder(), generator(), penalty=-1), "penalty must be"),
-        (lambda: GAN(encoder(), generator()).compile(loss="mse"), "leave loss out"),
-        (lambda: GAN(encoder(), generator()).compile(metrics=["mae"]), "leave metrics out"),
+        (lambda: GAN(encoder(), generator()).compile(loss="mse"), "Leave it out"),
+        (lambda: GAN(encoder(), generator()).compile(metrics=["mae"]), "Leave it out"),
         (lambda: gan().generate(np.zeros((2, 3))), "z must have the shape"),
         (lambda: gan().generate(np.full((2, 2), np.nan)), "z must be finite"),
         (lambda: gan().sample(0), "count must be"),

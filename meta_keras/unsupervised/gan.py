@@ -69,13 +69,6 @@ class GAN(Unlabeled):
         """(rows, 1) the logits of D: above 0 if an image is more likely to be real."""
         return self.head(self.features(inputs, training))
 
-    def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
-        """As `keras.Model.compile`, without a loss and metrics, because the model has its own."""
-        given = [name for name in ("loss", "metrics", "weighted_metrics") if kwargs.get(name) is not None]
-        if given:
-            raise ValueError(f"A GAN has its own losses, and logs them: leave {' and '.join(given)} out.")
-        super().compile(optimizer=optimizer, **kwargs)
-
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of the optimizer for both networks."""
         with tf.GradientTape(persistent=True) as tape:
