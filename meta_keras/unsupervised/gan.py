@@ -87,7 +87,7 @@ class GAN(Unlabeled):
 
     def _terms(self, x: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The two losses for a batch of images and as many generated ones, and the term of the penalty."""
-        x = tf.cast(as_inputs(x), tf.float32)
+        x = tf.cast(as_inputs(tf.convert_to_tensor(x)), tf.float32)
         z = keras.random.normal((tf.shape(x)[0], self.latent), seed=self.seed_generator)
         generated = tf.sigmoid(tf.cast(self.generator(z, training=training), tf.float32))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
