@@ -118,9 +118,22 @@ def encoder() -> keras.Model:
     return keras.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(64), keras.layers.LeakyReLU(0.2)])
 
 
+def generator() -> keras.Model:
+    """Noise to logits of pixels, by transposed convolutions."""
+    layers = [
+        keras.Input((LATENT,)),
+        keras.layers.Dense(SIDE // 4 * (SIDE // 4) * 32, activation="relu"),
+        keras.layers.Reshape((SIDE // 4, SIDE // 4, 32)),
+    ]
+    for _ in range(2):
+        layers.append(keras.layers.Conv2DTranspose(32, 3, strides=2, padding="same", use_bias=False))
+        layers += [keras.layers.BatchNormalization(momentum=0.9), keras.layers.ReLU()]
+    return keras.Sequential([*layers, keras.layers.Conv2D(1, 3, padding="same")])
+
+
 def gan(rate: float, penalty: float, seed: int) -> GAN:
     keras.utils.set_random_seed(seed)
-    model = GAN(encoder(), mk.networks.decoder(LATENT, output_shape=(SIDE, SIDE, 1)), penalty=penalty)
+    model = GAN(encoder(), generator(), penalty=penalty)
     # Without XLA, whose transposed convolutions are slower on a CPU.
     model.compile(keras.optimizers.Adam(rate, beta_1=0.5), jit_compile=False)
     return model

@@ -61,11 +61,18 @@ small, small_test = (
 )
 keras.utils.set_random_seed(0)
 critic = keras.Sequential([keras.Input((16, 16, 1))])
+generator = keras.Sequential([keras.Input((32,)), layers.Dense(512), layers.Reshape((4, 4, 32))])
 for filters in (32, 64):
     critic.add(layers.Conv2D(filters, 3, 2, padding="same"))
     critic.add(layers.LeakyReLU(0.2))
+    generator.add(layers.Conv2DTranspose(32, 3, 2, padding="same", use_bias=False))
+    generator.add(layers.BatchNormalization(momentum=0.9))
+    generator.add(layers.ReLU())
 critic.add(layers.Flatten())
-gan = GAN(critic, mk.networks.decoder(32, output_shape=(16, 16, 1)), penalty=1.0)
+generator.add(layers.Conv2D(1, 3, padding="same"))  # logits of the pixels
+
+# %%
+gan = GAN(critic, generator, penalty=1.0)
 gan.compile(keras.optimizers.Adam(0.0005, beta_1=0.5), jit_compile=False)
 history = gan.fit(small, batch_size=64, epochs=8, verbose=0).history
 print({name: round(values[-1], 3) for name, values in history.items()})

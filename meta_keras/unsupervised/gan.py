@@ -33,9 +33,9 @@ class GAN(Unlabeled):
     `fit` logs the losses of both, which are log 2 = 0.69 if D cannot distinguish the images, and the penalty's term.
     Called on images, the model returns the logits (rows, 1) of D, and `encode` returns the features of its encoder.
 
-    >>> from meta_keras.networks import decoder, mlp
-    >>> encoder = mlp(16, input_shape=(28, 28, 1), hidden=(32,))
-    >>> model = GAN(encoder, decoder(4, filters=8))
+    >>> from meta_keras.networks import mlp
+    >>> layers = [keras.Input((4,)), keras.layers.Dense(784), keras.layers.Reshape((28, 28, 1))]
+    >>> model = GAN(mlp(16, input_shape=(28, 28, 1), hidden=(32,)), keras.Sequential(layers))
     >>> model.compile(keras.optimizers.Adam(0.001, beta_1=0.5))
     >>> history = model.fit(np.random.rand(8, 28, 28, 1), verbose=0)
     >>> model.sample(3, seed=0).shape
