@@ -71,7 +71,7 @@ def classifier() -> keras.Model:
         ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.001), loss, ["accuracy"])
+    model.compile(keras.optimizers.Adam(0.001), loss, metrics=["accuracy"])
     model.fit(*clothes()["training"], batch_size=64, epochs=15, verbose=0)
     return model
 

@@ -1,4 +1,4 @@
-# ruff: noqa: B905, E402, F821, F811
+# ruff: noqa: B905, F821
 
 # %% [markdown]
 # ## Generative adversarial networks
