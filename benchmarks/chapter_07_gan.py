@@ -31,6 +31,7 @@ from record import Record
 
 import meta_keras as mk
 from meta_keras.unsupervised import GAN, density_and_coverage, effective_classes
+from meta_keras.unsupervised.distances import squared_distances
 
 SIDE, LATENT, BATCH = 16, 32, 64
 STEPS, SELECTION_STEPS, EVERY = 1000, 500, 250
@@ -84,9 +85,9 @@ def features() -> keras.Model:
 def measured(images: np.ndarray, part: str) -> dict[str, float]:
     """What the classifier says about the images, and their density and coverage, in its features and in pixels."""
     real = clothes()[part][0]
-    answers = classifier().predict(images, batch_size=500, verbose=0).argmax(axis=1)
+    answers = classifier()(images).numpy().argmax(axis=1)
     shares = np.bincount(answers, minlength=10) / len(answers)
-    embedded, of_real = (features().predict(x, batch_size=500, verbose=0) for x in (images, real))
+    embedded, of_real = (features()(x).numpy() for x in (images, real))
     draws = [slice(start, start + SAMPLES) for start in range(0, len(images), SAMPLES)]
     found = np.mean([density_and_coverage(of_real, embedded[draw]) for draw in draws], axis=0)
     pixels = np.mean([density_and_coverage(real, images[draw]) for draw in draws], axis=0)
@@ -104,7 +105,7 @@ def nearest(images: np.ndarray) -> float:
     """The mean distance, in pixels, to the nearest training image."""
     x = clothes()["training"][0].reshape(-1, SIDE * SIDE)
     rows = images[:SAMPLES].reshape(-1, SIDE * SIDE)
-    return float(np.mean([np.linalg.norm(x - row, axis=1).min() for row in rows]))
+    return float(np.sqrt(squared_distances(rows, x).min(axis=1)).mean())
 
 
 # Generators
