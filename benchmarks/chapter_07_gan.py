@@ -103,8 +103,7 @@ def measured(images: np.ndarray, part: str) -> dict[str, float]:
 
 def nearest(images: np.ndarray) -> float:
     """The mean distance, in pixels, to the nearest training image."""
-    x = clothes()["training"][0].reshape(-1, SIDE * SIDE)
-    rows = images[:SAMPLES].reshape(-1, SIDE * SIDE)
+    x, rows = (part.reshape(-1, SIDE * SIDE).astype(float) for part in (clothes()["training"][0], images[:SAMPLES]))
     return float(np.sqrt(squared_distances(rows, x).min(axis=1)).mean())
 
 
