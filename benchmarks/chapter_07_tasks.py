@@ -12,8 +12,8 @@ of five classes with one support image and one query each, which is 160 images.
                    which took 400 steps with 160 images before; support images and queries are augmented
 
 The settings are selected on 300 tasks of the validation alphabets with one seed, one after the other, and a grid is
-extended while its best value is at the edge: the learning rate; the strength of the augmentation of UMTRA; the number of
-clusters; whether the images of supervised tasks are augmented (with strength 1, as those of clusters); and whether
+extended while its best value is at the edge: the learning rate; the strength of the augmentation of UMTRA; the number
+of clusters; whether images of supervised tasks are augmented (with strength 1, as those of clusters); and whether
 prototypes use the features as they are, or centered with length 1. For CACTUs on contrastive features, only the number
 of clusters is selected again.
 
