@@ -31,6 +31,7 @@ from record import Record
 
 import meta_keras as mk
 from meta_keras.unsupervised import GAN, density_and_coverage, effective_classes
+from meta_keras.unsupervised.distances import squared_distances
 
 SIDE, LATENT, BATCH = 16, 32, 64
 STEPS, SELECTION_STEPS, EVERY = 1000, 500, 250
@@ -71,7 +72,7 @@ def classifier() -> keras.Model:
         ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.001), loss, ["accuracy"])
+    model.compile(keras.optimizers.Adam(0.001), loss, metrics=["accuracy"])
     model.fit(*clothes()["training"], batch_size=64, epochs=15, verbose=0)
     return model
 
@@ -84,9 +85,9 @@ def features() -> keras.Model:
 def measured(images: np.ndarray, part: str) -> dict[str, float]:
     """What the classifier says about the images, and their density and coverage, in its features and in pixels."""
     real = clothes()[part][0]
-    answers = classifier().predict(images, batch_size=500, verbose=0).argmax(axis=1)
+    answers = classifier()(images).numpy().argmax(axis=1)
     shares = np.bincount(answers, minlength=10) / len(answers)
-    embedded, of_real = (features().predict(x, batch_size=500, verbose=0) for x in (images, real))
+    embedded, of_real = (features()(x).numpy() for x in (images, real))
     draws = [slice(start, start + SAMPLES) for start in range(0, len(images), SAMPLES)]
     found = np.mean([density_and_coverage(of_real, embedded[draw]) for draw in draws], axis=0)
     pixels = np.mean([density_and_coverage(real, images[draw]) for draw in draws], axis=0)
@@ -102,9 +103,8 @@ def measured(images: np.ndarray, part: str) -> dict[str, float]:
 
 def nearest(images: np.ndarray) -> float:
     """The mean distance, in pixels, to the nearest training image."""
-    x = clothes()["training"][0].reshape(-1, SIDE * SIDE)
-    rows = images[:SAMPLES].reshape(-1, SIDE * SIDE)
-    return float(np.mean([np.linalg.norm(x - row, axis=1).min() for row in rows]))
+    x, rows = (part.reshape(-1, SIDE * SIDE).astype(float) for part in (clothes()["training"][0], images[:SAMPLES]))
+    return float(np.sqrt(squared_distances(rows, x).min(axis=1)).mean())
 
 
 # Generators
@@ -118,9 +118,22 @@ def encoder() -> keras.Model:
     return keras.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(64), keras.layers.LeakyReLU(0.2)])
 
 
+def generator() -> keras.Model:
+    """Noise to logits of pixels, by transposed convolutions."""
+    layers = [
+        keras.Input((LATENT,)),
+        keras.layers.Dense(SIDE // 4 * (SIDE // 4) * 32, activation="relu"),
+        keras.layers.Reshape((SIDE // 4, SIDE // 4, 32)),
+    ]
+    for _ in range(2):
+        layers.append(keras.layers.Conv2DTranspose(32, 3, strides=2, padding="same", use_bias=False))
+        layers += [keras.layers.BatchNormalization(momentum=0.9), keras.layers.ReLU()]
+    return keras.Sequential([*layers, keras.layers.Conv2D(1, 3, padding="same")])
+
+
 def gan(rate: float, penalty: float, seed: int) -> GAN:
     keras.utils.set_random_seed(seed)
-    model = GAN(encoder(), mk.networks.decoder(LATENT, output_shape=(SIDE, SIDE, 1)), penalty=penalty)
+    model = GAN(encoder(), generator(), penalty=penalty)
     # Without XLA, whose transposed convolutions are slower on a CPU.
     model.compile(keras.optimizers.Adam(rate, beta_1=0.5), jit_compile=False)
     return model

@@ -22,7 +22,8 @@ CALLED_BY_OTHERS = {
     "export",
     "from_config",
     "get_compile_config", "get_config", "get_metrics_result", "load_own_variables", "make_train_function",
-    "meta_gradients", "on_epoch_end", "pretext", "running_values", "save_own_variables", "test_step", "train_step", "ways_of",
+    "meta_gradients", "on_epoch_end", "pretext", "running_values", "save_own_variables", "test_step", "train_step",
+    "ways_of",
 }  # fmt: skip
 ABSTRACT = (mk.Tasks, mk.Curves, mk.rules.Rule, mk.rules.Update)  # which users subclass and do not create
 # Of these classes and their subclasses, users call only the methods that are named.

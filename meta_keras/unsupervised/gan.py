@@ -33,9 +33,9 @@ class GAN(Unlabeled):
     `fit` logs the losses of both, which are log 2 = 0.69 if D cannot distinguish the images, and the penalty's term.
     Called on images, the model returns the logits (rows, 1) of D, and `encode` returns the features of its encoder.
 
-    >>> from meta_keras.networks import decoder, mlp
-    >>> encoder = mlp(16, input_shape=(28, 28, 1), hidden=(32,))
-    >>> model = GAN(encoder, decoder(4, filters=8))
+    >>> from meta_keras.networks import mlp
+    >>> layers = [keras.Input((4,)), keras.layers.Dense(784), keras.layers.Reshape((28, 28, 1))]
+    >>> model = GAN(mlp(16, input_shape=(28, 28, 1), hidden=(32,)), keras.Sequential(layers))
     >>> model.compile(keras.optimizers.Adam(0.001, beta_1=0.5))
     >>> history = model.fit(np.random.rand(8, 28, 28, 1), verbose=0)
     >>> model.sample(3, seed=0).shape
@@ -69,13 +69,6 @@ class GAN(Unlabeled):
         """(rows, 1) the logits of D: above 0 if an image is more likely to be real."""
         return self.head(self.features(inputs, training))
 
-    def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
-        """As `keras.Model.compile`, without a loss and metrics, because the model has its own."""
-        given = [name for name in ("loss", "metrics", "weighted_metrics") if kwargs.get(name) is not None]
-        if given:
-            raise ValueError(f"A GAN has its own losses, and logs them: leave {' and '.join(given)} out.")
-        super().compile(optimizer=optimizer, **kwargs)
-
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of the optimizer for both networks."""
         with tf.GradientTape(persistent=True) as tape:
@@ -94,7 +87,7 @@ class GAN(Unlabeled):
 
     def _terms(self, x: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The two losses for a batch of images and as many generated ones, and the term of the penalty."""
-        x = tf.cast(as_inputs(x), tf.float32)
+        x = tf.cast(as_inputs(tf.convert_to_tensor(x)), tf.float32)
         z = keras.random.normal((tf.shape(x)[0], self.latent), seed=self.seed_generator)
         generated = tf.sigmoid(tf.cast(self.generator(z, training=training), tf.float32))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
