@@ -122,7 +122,7 @@ START: dict[str, Settings] = {
 }
 # Geometric grids, and other choices.
 GRIDS = {"rate": (0.001, 0.003, 0.009), "temperature": (0.05, 0.1, 0.2), "latent": (8, 16, 32)}
-CHOICES = {"similarity": (0.6, 0.8, 1.0)}
+CHOICES = {"similarity": (0.4, 0.6, 0.8, 1.0)}
 
 
 def asymmetric(images: np.ndarray, similarity: float) -> np.ndarray:
