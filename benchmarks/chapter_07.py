@@ -254,7 +254,7 @@ def encoder_of(seed: int) -> keras.Model:
 
 # Rotations
 
-LETTERS, HELD_OUT, CHECKPOINTS = 0.6, 4, (50, 100, 200, 400)
+LETTERS, HELD_OUT, CHECKPOINTS, LETTER_RATES = 0.6, 4, (100, 200, 400), (0.001, 0.003, 0.009)
 FASHION_STEPS, FASHION_RATES = 200, (0.001, 0.003, 0.009)
 
 
@@ -281,26 +281,26 @@ def with_reference(encode: Encode, kind: str, seed: int) -> float:
     return round(score.mean, 4)
 
 
-def letters_during_training(settings: Settings, seed: int) -> dict[str, list[float]]:
-    """The accuracy on training images, on new drawings of the same letters, and on unseen letters."""
+def letters_during_training(rate: float, seed: int) -> dict[str, list[float]]:
+    """The accuracy on training images, on new drawings of the same letters, and on letters of other alphabets."""
     keras.utils.set_random_seed(seed)
-    images, labels = glyphs("train").arrays(scaled=True)
-    held_out = np.arange(len(labels)) % 20 < HELD_OUT  # the drawings of four of the twenty writers
-    parts = {"training images": images[~held_out], "new drawings": images[held_out]}
-    parts = {name: asymmetric(part, LETTERS) for name, part in parts.items()} | {
-        "unseen letters": asymmetric_letters("test")
+    images = pretraining_images()
+    held_out = np.arange(len(images)) % 20 < HELD_OUT  # the drawings of four of the twenty writers
+    parts = {
+        "training images": asymmetric(images[~held_out], LETTERS),
+        "new drawings": asymmetric(images[held_out], LETTERS),
+        "validation letters": asymmetric_letters("validation"),
+        "unseen letters": asymmetric_letters("test"),
     }
     model = Rotation(encoder())
-    model.compile(adam(settings["rate"]))
-    data = batches(parts["training images"], size=INPUTS // 4, seed=seed, augmented=settings["augmented"])
+    model.compile(adam(rate, CHECKPOINTS[-1]))
+    stream = iter(batches(parts["training images"], size=INPUTS // 4, seed=seed, augmented=False))
     curves: dict[str, list[float]] = {name: [] for name in parts}
-    stream, done = iter(data), 0
-    for checkpoint in CHECKPOINTS:
-        for _ in range(checkpoint - done):
+    for steps in np.diff(CHECKPOINTS, prepend=0):
+        for _ in range(steps):
             model.train_on_batch(next(stream))
-        done = checkpoint
         for name, part in parts.items():
-            curves[name].append(turned_correctly(model, part[:: 4 if name == "training images" else 1]))
+            curves[name].append(turned_correctly(model, part[:: 3 if name == "training images" else 1]))
     return curves
 
 
@@ -332,9 +332,16 @@ def unseen_classes(rate: float, pair: int) -> float:
 
 
 def rotations_part(record: Record) -> None:
-    settings = selected(record, "rotation")
+    def of_letters(rate: float) -> float:
+        key = f"validation: letters, rate {rate:g}"
+        return record.measure(key, lambda: letters_during_training(rate, SELECTION_SEED))["validation letters"][-1]
+
+    of_letters_rate = best_inside(of_letters, LETTER_RATES)
+    record.measure("selected: letters", lambda: {"rate": of_letters_rate})
     for seed in SEEDS:
-        record.measure(f"rotations: letters, seed {seed}", lambda seed=seed: letters_during_training(settings, seed))
+        record.measure(
+            f"rotations: letters, seed {seed}", lambda seed=seed: letters_during_training(of_letters_rate, seed)
+        )
     rate = best_inside(
         lambda rate: record.measure(f"validation: clothes, rate {rate:g}", lambda: clothes_accuracy(rate)),
         FASHION_RATES,
