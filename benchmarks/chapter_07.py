@@ -231,6 +231,11 @@ def baselines_part(record: Record) -> None:
         (1, 1.5, 2.25),
     )
     random = {seed: encoder_of(seed) for seed in (SELECTION_SEED, *SEEDS)}
+    for seed in SEEDS:
+        record.measure(
+            f"rotations: with a reference, aligned pixels, seed {seed}",
+            lambda seed=seed: with_reference(lambda x: align_and_blur(x, blur), "plain", seed),
+        )
     encodes: dict[str, Callable[[int], Encode]] = {
         "raw pixels": lambda seed: raw_pixels,
         "aligned pixels": lambda seed: lambda x: align_and_blur(x, blur),
