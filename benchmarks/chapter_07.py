@@ -272,18 +272,25 @@ def turned_correctly(model: keras.Model, images: np.ndarray) -> float:
     return round(float(model.evaluate(images, batch_size=256, verbose=0, return_dict=True)["accuracy"]), 4)
 
 
-def with_reference(encode: Encode, kind: str, seed: int) -> float:
-    """Which of four quarter turns shows an unseen letter? The support set is one drawing of it in each of the four."""
+def with_reference(encode: Encode, kind: str, seed: int) -> dict[str, float]:
+    """Which of four quarter turns shows an unseen letter? The support set has drawings of it in each of the four."""
     images, labels = glyphs("test").arrays(scaled=True)
     keep = rotation_similarity(images) <= LETTERS
     images, labels = images[keep], labels[keep]
     turned = np.concatenate([np.rot90(images, turns, axes=(1, 2)) for turns in range(4)])
     classes = np.concatenate([4 * labels + turns for turns in range(4)])
     letters = [str(number // 4) for number in np.unique(classes)]
-    pool = mk.ClassPool.from_arrays(turned, classes, groupings={"letter": letters}).with_at_least(3)
+    pool = mk.ClassPool.from_arrays(turned, classes, groupings={"letter": letters}).with_at_least(7)
     center = pretraining_images()[::4] if kind == "centered" else None
-    score = few_shot_score(encode, pool, ways=4, queries=2, within="letter", seed=seed, episodes=TASKS, center=center)
-    return round(score.mean, 4)
+    return {
+        f"{shots} drawings": round(
+            few_shot_score(
+                encode, pool, ways=4, shots=shots, queries=2, within="letter", seed=seed, episodes=TASKS, center=center
+            ).mean,
+            4,
+        )
+        for shots in SHOTS
+    }
 
 
 def letters_during_training(rate: float, seed: int) -> dict[str, list[float]]:
