@@ -4,12 +4,12 @@
     PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py features   (one part: baselines, features, rotations, images)
 
 features: conv4 with 32 filters and strides is pretrained on the images of the training alphabets by 400 steps of Adam
-with cosine decay (200 in the selection of settings, and 300 for rotations). A step calls it on 256 images, for every method: 64 images in four
-rotations, two views of 128 images, or 256 images. All images are augmented as the views are. The settings (learning
-rate; temperature, latent variables, and which images are rotated; features as they are, or centered with length 1) are
-selected on 300 tasks of the validation alphabets with one seed, one after the other, and a grid is extended while its
-best value is at the edge. The test: three new seeds, each with 600 tasks of the six test alphabets of its own, the same
-for every method.
+with cosine decay (in the selection of settings 200, and 300 for rotations). A step calls it on 256 images, for every
+method: 64 images in four rotations, two views of 128 images, or 256 images. All images are augmented as the views are.
+The settings (learning rate; temperature, latent variables, and which images are rotated; features as they are, or
+centered with length 1) are selected on 300 tasks of the validation alphabets with one seed, one after the other, and a
+grid is extended while its best value is at the edge. The test: three new seeds, each with 600 tasks of the six test
+alphabets of its own, the same for every method.
 
 baselines: raw pixels, aligned and blurred pixels (chapter 01), and random features, in the same protocol.
 
