@@ -595,9 +595,9 @@ plt.show()
 # %% [markdown]
 # ## What are the features worth?
 #
-# All features in one protocol: the same encoder (in CACTUs and UMTRA it is meta-trained), and 600 tasks of unseen alphabets
-# per seed. Each method was called on 204,800 images in training; *supervised* is an ordinary classifier of the 851 training
-# characters *with* their labels. The intervals are over three seeds.
+# Finally, all features in one protocol, with 600 tasks of unseen alphabets per seed and intervals over three seeds. In
+# pretraining, each method processes 102,400 images, counting rotations and views separately. *Classifier, with labels*
+# is an ordinary classifier of the 851 training characters, and the tasks are those of the previous section.
 
 # %%
 names = {
@@ -606,8 +606,8 @@ names = {
     "VAE": "VAE",
     "rotation": "rotation",
     "contrastive": "contrastive",
-    "aligned pixels": "aligned pixels (no network)",
     "supervised": "classifier, with labels",
+    "aligned pixels": "aligned pixels (no network)",
 }
 scores = {
     label: {k: mk.report.mean_and_interval(over_seeds(name, f"{k}-shot")) for k in (1, 5)}
