@@ -39,6 +39,20 @@ def test_partitions_group_the_same_examples_differently():
     assert not any(np.array_equal(parts[i], parts[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
+def test_partitions_scale_the_features():
+    """Four groups at the corners of a rectangle: unscaled, every clustering into two splits its longer side."""
+    corners = np.array([[0, 0], [0, 1], [3, 0], [3, 1]], float)
+    features = np.repeat(corners, 5, axis=0) + 0.01 * np.random.default_rng(0).normal(size=(20, 2))
+    pool = cluster_classes(np.arange(20)[:, None], features, clusters=2, partitions=30)
+    together = set()
+    for number in range(30):
+        members = pool.examples[pool.labels == 2 * number, 0] // 5
+        together.add(frozenset(members))
+    sides = {frozenset(pair) for pair in ((0, 1), (2, 3), (0, 2), (1, 3))}
+    assert together <= sides and together & {frozenset((0, 1)), frozenset((2, 3))}
+    assert together & {frozenset((0, 2)), frozenset((1, 3))}
+
+
 def test_tasks_stay_within_one_partition():
     features = np.random.default_rng(0).normal(size=(60, 4))
     pool = cluster_classes(np.arange(60, dtype=np.float32)[:, None], features, clusters=3, partitions=4)
