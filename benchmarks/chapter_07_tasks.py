@@ -18,7 +18,7 @@ prototypes use the features as they are, or centered with length 1. For CACTUs o
 of clusters is selected again.
 
 The test: three new seeds, each with 600 tasks of the test alphabets of its own, the same for every method and the same
-as in benchmarks/chapter_07.py. During training, accuracy is measured on 300 of the test tasks after every 100 steps.
+as in benchmarks/chapter_07.py, which has the baselines. During training, accuracy is measured on 300 of the test tasks after every 100 steps.
 
 Results are kept in data/results/chapter_07_tasks.json; a run that is stopped continues where it was.
 """
@@ -188,31 +188,11 @@ def test(record: Record, method: str, settings: Settings) -> None:
         record.measure(f"test: {method}, seed {seed}", lambda seed=seed: of_seed(seed))
 
 
-def baselines(record: Record) -> None:
-    """Raw pixels and random features, in the same protocol."""
-
-    def make(name: str, seed: int) -> Callable[[np.ndarray], Any]:
-        if name == "raw pixels":
-            return lambda x: x.reshape(len(x), -1)
-        keras.utils.set_random_seed(seed)
-        return plain(encoder())
-
-    for name in ("raw pixels", "random features"):
-        found = record.measure(f"validation: {name}", lambda name=name: validated(make(name, SELECTION_SEED)))
-        kind = max(found, key=found.get)
-        record.measure(f"selected: {name}", lambda kind=kind: {"features": kind})
-        for seed in SEEDS:
-            record.measure(
-                f"test: {name}, seed {seed}", lambda n=name, k=kind, seed=seed: tested(make(n, seed), k, seed)
-            )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--again", action="store_true", help="discard what was measured before")
     record = Record("chapter_07_tasks", again=parser.parse_args().again)
     tf.get_logger().setLevel("ERROR")
-    baselines(record)
     for method in START:
         test(record, method, selected(record, method))
     test(record, "CACTUs, contrastive", selected_for_contrastive(record))
