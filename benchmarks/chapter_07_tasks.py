@@ -18,7 +18,8 @@ prototypes use the features as they are, or centered with length 1. For CACTUs o
 of clusters is selected again.
 
 The test: three new seeds, each with 600 tasks of the test alphabets of its own, the same for every method and the same
-as in benchmarks/chapter_07.py, which has the baselines. During training, accuracy is measured on 300 of the test tasks after every 100 steps.
+as in benchmarks/chapter_07.py, which has the baselines. During training, accuracy is measured on 300 of the test tasks
+after every 100 steps.
 
 Results are kept in data/results/chapter_07_tasks.json; a run that is stopped continues where it was.
 """
