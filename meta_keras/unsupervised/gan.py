@@ -113,6 +113,7 @@ class GAN(Unlabeled):
 
     def generate(self, z: Any) -> np.ndarray:
         """The images (rows, ...), with pixels from 0 to 1, that the generator makes of (rows, latent) noise."""
+        checks.numbers(z=z)
         checks.finite_numbers(z=z)
         z = np.asarray(z, np.float32)
         if z.ndim != 2 or z.shape[1] != self.latent:
