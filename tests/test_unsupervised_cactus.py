@@ -39,18 +39,18 @@ def test_partitions_group_the_same_examples_differently():
     assert not any(np.array_equal(parts[i], parts[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
-def test_partitions_scale_the_features():
-    """Four groups at the corners of a rectangle: unscaled, every clustering into two splits its longer side."""
-    corners = np.array([[0, 0], [0, 1], [3, 0], [3, 1]], float)
-    features = np.repeat(corners, 5, axis=0) + 0.01 * np.random.default_rng(0).normal(size=(20, 2))
-    pool = cluster_classes(np.arange(20)[:, None], features, clusters=2, partitions=30)
-    together = set()
-    for number in range(30):
-        members = pool.examples[pool.labels == 2 * number, 0] // 5
-        together.add(frozenset(members))
-    sides = {frozenset(pair) for pair in ((0, 1), (2, 3), (0, 2), (1, 3))}
-    assert together <= sides and together & {frozenset((0, 1)), frozenset((2, 3))}
-    assert together & {frozenset((0, 2)), frozenset((1, 3))}
+def test_partitions_scale_the_features_by_numbers_of_their_own(monkeypatch):
+    features, clustered = np.random.default_rng(0).normal(size=(20, 3)), []
+
+    def remembered(rows, clusters, seed):
+        clustered.append(rows)
+        return k_means(rows, clusters, seed=seed)
+
+    monkeypatch.setattr("meta_keras.unsupervised.cactus.k_means", remembered)
+    cluster_classes(features, features, clusters=2, partitions=4)
+    scales = np.array([rows[0] / features[0] for rows in clustered])
+    np.testing.assert_allclose(clustered, scales[:, None] * features)
+    assert scales.min() > 0 and scales.max() < 1 and len({*scales.ravel().round(9)}) == 12
 
 
 def test_tasks_stay_within_one_partition():

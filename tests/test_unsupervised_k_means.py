@@ -51,6 +51,13 @@ def test_an_empty_cluster_takes_the_row_that_is_farthest_from_its_center():
     np.testing.assert_array_equal(labels, [0, 2, 0, 1])  # not row 3, whose cluster would be empty
 
 
+def test_a_cluster_that_becomes_empty_on_the_way_is_filled():
+    rng = np.random.default_rng(1689)  # of 4,000 seeds, the one for which this happens
+    rows = rng.integers(0, 6, size=(12, 2)).astype(float)
+    found = k_means(rows, 5, seed=1689)
+    assert np.bincount(found.labels, minlength=5).min() > 0 and np.isfinite(found.centers).all()
+
+
 def test_the_seed_determines_the_clusters():
     rows = np.random.default_rng(0).normal(size=(60, 3))
     one, again, other = (k_means(rows, 7, seed=seed).labels for seed in (1, 1, 2))
