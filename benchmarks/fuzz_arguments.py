@@ -253,7 +253,7 @@ SPECIAL: dict[str, Factories] = {
     "unsupervised.Rotation": {"encoder": encoder_of_images},
     "unsupervised.VAE": {"encoder": encoder_of_images},
     "unsupervised.VAE.encode": {"x": pixels},
-    "unsupervised.VAE.posterior": {"inputs": pixels},
+    "unsupervised.VAE.posterior": {"x": pixels},
     "unsupervised.VAE.reconstruct": {"x": pixels},
     "unsupervised.UMTRA": {"augment": lambda: keras.layers.GaussianNoise(0.1)},
     "unsupervised.density_and_coverage": {"real": inputs, "generated": inputs},

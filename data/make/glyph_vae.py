@@ -1,6 +1,6 @@
 """Trains the variational autoencoder of glyphs that is included as data/glyph_vae.keras.
 
-    python data/make/glyph_vae.py            (about four minutes on one core)
+    python data/make/glyph_vae.py            (about a minute on one core)
 
 It is trained on the images of the training alphabets, without their labels, with a bound on the validation alphabets
 printed after every tenth epoch. The file has the weights without the optimizer's state.
@@ -18,7 +18,7 @@ import meta_keras as mk  # noqa: E402
 import keras  # noqa: E402
 from keras import layers  # noqa: E402
 
-LATENT, EPOCHS, BATCH, RATE = 16, 50, 128, 0.003
+LATENT, EPOCHS, BATCH, RATE = 16, 20, 256, 0.003
 
 
 def main() -> None:

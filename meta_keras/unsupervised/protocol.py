@@ -47,6 +47,8 @@ def few_shot_score(
     checks.function(encode=encode)
     features = _rows(encode, pool.arrays(scaled=True)[0])
     if center is not None:
+        checks.examples(center=center)
+        checks.numbers(center=center)
         features = features - _rows(encode, center).mean(axis=0)
         features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
     pool = pool.map(lambda _: features)

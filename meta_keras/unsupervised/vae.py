@@ -62,14 +62,17 @@ class VAE(Unlabeled):
         self.reconstruction, self.kl = keras.metrics.Mean(name="reconstruction"), keras.metrics.Mean(name="kl")
         self.built = True
 
-    def posterior(self, inputs: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+    def posterior(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
         """(rows, latent) the means of q(z|x), and the logarithms of its variances."""
-        features = self.features(inputs, training)
+        features = super().encode(x)
+        return tuple(part.numpy() for part in self._posterior(features))
+
+    def _posterior(self, features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return self.mean(features), tf.clip_by_value(self.log_variance(features), *LOG_VARIANCES)
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         """The logits of a random reconstruction, and the means and log-variances that it was drawn from."""
-        mean, log_variance = self.posterior(inputs, training)
+        mean, log_variance = self._posterior(self.features(inputs, training))
         noise = keras.random.normal(tf.shape(mean), dtype=mean.dtype, seed=self.seed_generator)
         z = mean + tf.exp(log_variance / 2) * noise
         return {"logits": self.decoder(z, training=training), "mean": mean, "log_variance": log_variance}
@@ -97,6 +100,7 @@ class VAE(Unlabeled):
 
     def decode(self, z: Any) -> np.ndarray:
         """The images, as probabilities of ink, of (rows, latent) latent variables."""
+        checks.numbers(z=z)
         checks.finite_numbers(z=z)
         z = np.asarray(z, np.float32)
         if z.ndim != 2 or z.shape[1] != self.latent:
