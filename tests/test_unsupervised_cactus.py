@@ -39,6 +39,20 @@ def test_partitions_group_the_same_examples_differently():
     assert not any(np.array_equal(parts[i], parts[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
+def test_partitions_scale_the_features_by_numbers_of_their_own(monkeypatch):
+    features, clustered = np.random.default_rng(0).normal(size=(20, 3)), []
+
+    def remembered(rows, clusters, seed):
+        clustered.append(rows)
+        return k_means(rows, clusters, seed=seed)
+
+    monkeypatch.setattr("meta_keras.unsupervised.cactus.k_means", remembered)
+    cluster_classes(features, features, clusters=2, partitions=4)
+    scales = np.array([rows[0] / features[0] for rows in clustered])
+    np.testing.assert_allclose(clustered, scales[:, None] * features)
+    assert scales.min() > 0 and scales.max() < 1 and len({*scales.ravel().round(9)}) == 12
+
+
 def test_tasks_stay_within_one_partition():
     features = np.random.default_rng(0).normal(size=(60, 4))
     pool = cluster_classes(np.arange(60, dtype=np.float32)[:, None], features, clusters=3, partitions=4)

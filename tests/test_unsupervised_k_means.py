@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from meta_keras.unsupervised import k_means
+from meta_keras.unsupervised.k_means import _without_empty
 
 
 def objective(rows, found):
@@ -42,6 +43,19 @@ def test_every_cluster_has_rows_even_if_many_rows_are_equal():
     rows = np.repeat(np.arange(6.0), [50, 1, 1, 1, 1, 1])[:, None]
     for seed in range(20):
         assert np.bincount(k_means(rows, 6, seed=seed).labels, minlength=6).min() > 0
+
+
+def test_an_empty_cluster_takes_the_row_that_is_farthest_from_its_center():
+    apart = np.array([[1.0, 9.0, 9.0], [4.0, 9.0, 9.0], [2.0, 9.0, 9.0], [9.0, 5.0, 9.0]])
+    labels = _without_empty(np.array([0, 0, 0, 1]), apart)
+    np.testing.assert_array_equal(labels, [0, 2, 0, 1])  # not row 3, whose cluster would be empty
+
+
+def test_a_cluster_that_becomes_empty_on_the_way_is_filled():
+    rng = np.random.default_rng(1689)  # of 4,000 seeds, the one for which this happens
+    rows = rng.integers(0, 6, size=(12, 2)).astype(float)
+    found = k_means(rows, 5, seed=1689)
+    assert np.bincount(found.labels, minlength=5).min() > 0 and np.isfinite(found.centers).all()
 
 
 def test_the_seed_determines_the_clusters():
