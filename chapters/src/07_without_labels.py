@@ -169,7 +169,10 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# TEXT-ROTATION
+# The target of 90 %, which clothes exceed, is missed by far: after 400 steps, about a third of the rotations of unseen
+# letters are predicted correctly, and the curve no longer rises. New drawings of *known* letters are predicted no better.
+# Even on training images the accuracy is only about 0.4, so the network has hardly begun to memorize which way up each
+# of the letters is.
 
 # %% [markdown]
 # The rotation of an unseen letter is, however, a well-defined question *relative to a reference*. It then becomes a
@@ -264,13 +267,10 @@ plt.show()
 
 # %%
 judged = [stored[f"images: clothes, seed {seed}"] for seed in range(3)]
-rows = [
-    {
-        "shown to the classifier": name,
-        "accuracy": interval([run[f"recognized: {name}"] for run in judged]),
-    }
-    for name in ("images", "reconstructions", "mean image")
-]
+rows = []
+for name in ("images", "reconstructions", "mean image"):
+    values = [run[f"recognized: {name}"] for run in judged]
+    rows.append({"shown to the classifier": name, "accuracy": interval(values)})
 mk.report.Table(rows)
 
 # %%
@@ -305,10 +305,9 @@ plt.show()
 # %%
 mu, log_variance = glyph_vae.posterior(letters[::10])
 per_variable = 0.5 * np.mean(mu**2 + np.exp(log_variance) - log_variance - 1, axis=0)
-start = glyph_vae.encode(letters[[1230]])[0]
 rows = {}
 for variable in np.argsort(-per_variable)[:4]:
-    z = np.repeat(start[None], 12, axis=0)
+    z = np.repeat(glyph_vae.encode(letters[[1230]]), 12, axis=0)
     z[:, variable] = np.linspace(-2.5, 2.5, 12)
     rows[f"$z_{{{variable}}}$"] = glyph_vae.decode(z)
 show(rows)
