@@ -530,8 +530,9 @@ episode = next(iter(mk.FewShot(clusters, ways=4, shots=1, queries=2, seed=1)))
 figure = mk.report.show_episode(episode)
 
 # %% [markdown]
-# A cluster may join different characters, or hold only some drawings of one. **UMTRA** (Khodadadeh, Bölöni and Shah, 2019) therefore does without clusters: $N$
-# random images are the $N$ classes of a task, and *augmented* versions of them are its queries. Two of the images may show the same character.
+# A cluster may join different characters, or hold only some drawings of one. **UMTRA** (Khodadadeh, Bölöni and Shah, 2019)
+# therefore does without clusters: $N$ random images are the $N$ classes of a task, and *augmented* versions of them are
+# its queries. Two of the images may show the same character.
 # With $C$ characters and $M$ drawings of each, all are different with the probability
 #
 # $$\prod_{i=1}^{N-1} \frac{(C - i) \, M}{C M - i} \qquad \text{(Formula 7.12)}$$
