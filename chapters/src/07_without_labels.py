@@ -502,9 +502,7 @@ for penalty in (0.1, 1, 10, 100):
     print(f"penalty {penalty:g}: validation coverage {coverage:.2f} after 500 steps (one seed)")
 
 # %% [markdown]
-# No run collapsed, but the samples are neither as dense nor as diverse as real images. Samples of a normal distribution
-# with the mean and the covariance of the training images, a cheap baseline, have almost as many classes, and half
-# the coverage.
+# RESULTS OF THE FIVE SEEDS
 
 # %% [markdown]
 # > **In the articles.** D4 ([section 4.4](README.md#from-the-documents-to-the-chapters)) prints
@@ -531,9 +529,9 @@ episode = next(iter(mk.FewShot(clusters, ways=4, shots=1, queries=2, seed=1)))
 figure = mk.report.show_episode(episode)
 
 # %% [markdown]
-# Clusters of pixels join characters of similar shape, and separate drawings of one character that are slanted
-# differently. **UMTRA** (Khodadadeh, Bölöni and Shah, 2019) therefore does without clusters: $N$ random images are the $N$
-# classes of a task, and *augmented* versions of them are its queries. Two of the images may show the same character.
+# A cluster may join different characters, or hold only some drawings of one. **UMTRA** (Khodadadeh, Bölöni and Shah, 2019)
+# therefore does without clusters: $N$ random images are the $N$ classes of a task, and *augmented* versions of them are
+# its queries. Two of the images may show the same character.
 # With $C$ characters and $M$ drawings of each, all are different with the probability
 #
 # $$\prod_{i=1}^{N-1} \frac{(C - i) \, M}{C M - i} \qquad \text{(Formula 7.12)}$$
