@@ -3,19 +3,20 @@
     PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py            (about 25 minutes on one core)
     PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py features   (one part: baselines, features, rotations, images)
 
-features: conv4 with 32 filters and strides is pretrained on the images of the training alphabets by 400 steps of Adam
-with cosine decay. A step calls it on 128 images, for every method: 32 images in four rotations, two views of 64 images,
-or 128 images. All images are augmented as the views are. The settings (learning rate; temperature, latent variables,
-and which images are rotated; features as they are, or centered with length 1) are selected on 300 tasks of the
-validation alphabets with one seed after 150 steps (for rotations, 300 steps of 256 images), one after the other, and a
-grid is extended while its best value is at the edge. The test: three new seeds, each with 600 tasks of the six test
-alphabets of its own, the same for every method.
+baselines: raw pixels, aligned and blurred pixels (chapter 01), and random features. This and `features` use one
+protocol: 600 tasks of the six test alphabets for each of three seeds, the same for every method. Features are taken as
+they are, or centered with length 1, as selected on 300 tasks of the validation alphabets; so is the width of the blur.
 
-baselines: raw pixels, aligned and blurred pixels (chapter 01), and random features, in the same protocol.
+features: conv4 with 32 filters and strides is pretrained on the images of the training alphabets by 300 steps of Adam
+with cosine decay. A step calls it on 256 images, for every method: 64 images in four rotations, two views of 128
+images, or 256 images. All images are augmented as the views are. For rotations, the learning rate and the images that
+are rotated were selected on the validation tasks with another seed. For contrastive learning, so were the temperature
+and two learning rates, after 800 steps; a third rate, 0.009, was not tried. The settings of the autoencoder were not
+selected: they are those of the chapter.
 
 rotations: how often the number of quarter turns is predicted correctly: for letters on new drawings of the training
-letters and on unseen letters, during training; for clothes on new images and on unseen classes; and for unseen letters
-with one reference drawing.
+letters and on unseen letters, during training; for clothes on new images; and for unseen letters with reference
+drawings.
 
 images: the bound of a variational autoencoder during training, and how often a classifier recognizes its
 reconstructions, on clothes.
@@ -38,7 +39,7 @@ from record import Record
 import meta_keras as mk
 from meta_keras.unsupervised import VAE, Contrastive, Rotation, few_shot_score, rotation_similarity
 
-STEPS, SELECTION_STEPS, INPUTS = 400, 150, 128
+STEPS, SELECTION_STEPS, INPUTS = 300, 300, 256
 SEEDS, SELECTION_SEED, SELECTION_TASKS, TASKS = (0, 1, 2), 100, 300, 600
 SHOTS = (1, 5)
 Settings = dict[str, Any]
@@ -118,7 +119,6 @@ START: dict[str, Settings] = {
     "rotation": {"rate": 0.003, "augmented": True, "similarity": 0.8},
     "contrastive": {"rate": 0.003, "augmented": False, "temperature": 0.1},  # its views are augmented
     "VAE": {"rate": 0.003, "augmented": True, "latent": 16},
-    "supervised": {"rate": 0.003, "augmented": True},
 }
 # Geometric grids, and other choices.
 GRIDS = {"rate": (0.001, 0.003, 0.009), "temperature": (0.05, 0.1, 0.2), "latent": (8, 16, 32)}
@@ -133,24 +133,11 @@ def asymmetric(images: np.ndarray, similarity: float) -> np.ndarray:
 def pretrained(method: str, settings: Settings, seed: int, steps: int = STEPS) -> tuple[keras.Model, Encode]:
     """The model, and the function that encodes images."""
     keras.utils.set_random_seed(seed)
-    if method == "supervised":
-        return classifier(settings, seed, steps)
     model, size, images = METHODS[method](settings)
     model.compile(adam(settings["rate"], steps))
     data = batches(images, size=size, seed=seed, augmented=settings["augmented"])
     model.fit(data, steps_per_epoch=steps, verbose=0)
     return model, functools.partial(model.encode, batch_size=1024)
-
-
-def classifier(settings: Settings, seed: int, steps: int) -> tuple[keras.Model, Encode]:
-    """An ordinary classifier of the characters of the training alphabets, with their labels."""
-    network, pool = encoder(), glyphs("train")
-    model = keras.Sequential([network, keras.layers.Dense(len(pool))])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(adam(settings["rate"], steps), loss, jit_compile=False)
-    data = batches(pretraining_images(), pool.labels, size=INPUTS, seed=seed, augmented=settings["augmented"])
-    model.fit(data, steps_per_epoch=steps, verbose=0, shuffle=False)
-    return model, plain(network)
 
 
 def plain(network: keras.Model) -> Encode:
@@ -188,7 +175,9 @@ def tested(encode: Encode, kind: str, seed: int) -> dict[str, float]:
 
 
 def selected(record: Record, method: str) -> Settings:
-    """The settings with the highest validation accuracy, searched one after the other."""
+    """The settings with the highest validation accuracy, searched one after the other; or those that are stored."""
+    if f"selected: {method}" in record.results:
+        return record.results[f"selected: {method}"]
 
     def trial(settings: Settings) -> dict[str, float]:
         shown = ", ".join(f"{name} {value:g}" for name, value in settings.items())
@@ -349,13 +338,6 @@ def clothes_accuracy(rate: float) -> float:
     return turned_correctly(rotation_of_clothes(x[~held_out], rate, SELECTION_SEED), x[held_out])
 
 
-def unseen_classes(rate: float, pair: int) -> float:
-    """The accuracy on test images of two classes, after training on the other eight."""
-    (x, y), (test_x, test_y) = clothes("train"), clothes("test")
-    model = rotation_of_clothes(x[y // 2 != pair], rate, pair)
-    return turned_correctly(model, test_x[test_y // 2 == pair])
-
-
 def rotations_part(record: Record) -> None:
     def of_letters(rate: float) -> float:
         key = f"validation: letters, rate {rate:g}"
@@ -379,8 +361,6 @@ def rotations_part(record: Record) -> None:
                 rotation_of_clothes(clothes("train")[0], rate, seed), clothes("test")[0]
             ),
         )
-    for pair in range(5):
-        record.measure(f"rotations: unseen clothes, pair {pair}", lambda pair=pair: unseen_classes(rate, pair))
 
 
 # Images

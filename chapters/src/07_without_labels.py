@@ -114,8 +114,8 @@ history = rotation.fit(clothes, validation_data=new_clothes, batch_size=64, epoc
 print(f"rotation of new images: accuracy {history.history['val_accuracy'][-1]:.3f} (chance 0.25)")
 
 # %% [markdown]
-# Chapters run small versions; longer trainings are stored. With 400 steps and a tuned learning rate, over three seeds,
-# and for pairs of classes that were left out of training:
+# Chapters run small versions; longer trainings are stored. With a learning rate that was selected on a part of the
+# training images, the accuracy on new images over three seeds is:
 
 
 # %%
@@ -129,9 +129,7 @@ def over_seeds(method, metric="1-shot", seeds=range(3)):
 
 
 known = [stored[f"rotations: clothes, seed {seed}"] for seed in range(3)]
-pairs = [stored[f"rotations: unseen clothes, pair {pair}"] for pair in range(5)]
-print(f"new images of known classes: {interval(known)}")
-print("unseen classes, by pair:    ", pairs)
+print(f"rotation of new images, 200 steps: {interval(known)}")
 
 # %% [markdown]
 # ### Letters have no natural orientation
@@ -279,8 +277,12 @@ shown["sample"] = vae.decode(np.random.default_rng(0).normal(size=(12, 16)))
 show(shown)
 
 # %% [markdown]
-# TEXT-VAE
-#
+# The classifier recognizes fewer reconstructions than images, because details such as laces and seams are blurred: the
+# loss compares single pixels, and where several details are possible, their mean is the best answer. Nevertheless, it
+# recognizes far more than if every image were replaced by the mean of all training images. The *samples* in the last
+# row are decoded from random draws of the prior.
+
+# %% [markdown]
 # ### Looking into the latent space
 #
 # `VAE.load()` returns a VAE that was trained longer, on the glyphs of the training alphabets. We encode four drawings
@@ -315,7 +317,9 @@ show(rows)
 # %%
 bounds = np.array([[point["loss"] for point in run["curve"]] for run in judged])
 assert (bounds[:, 0] > bounds.min(axis=1)).all()
-assert all(run["recognized: reconstructions"] > 0.5 for run in judged)
+for run in judged:
+    right = [run[f"recognized: {name}"] for name in ("images", "reconstructions", "mean image")]
+    assert right[0] > right[1] > right[2] + 0.2
 
 # %% [markdown]
 # ## Contrastive learning
@@ -348,14 +352,18 @@ show({"image": drawings, **views})
 
 # %%
 keras.utils.set_random_seed(0)
-contrastive = Contrastive(encoder(), augment, temperature=0.2)
+contrastive = Contrastive(encoder(), augment, temperature=0.05)
 contrastive.compile(keras.optimizers.Adam(0.003))
 history = contrastive.fit(images, batch_size=128, steps_per_epoch=30, epochs=4, verbose=0).history
 print("views that find their partner:", np.round(history["contrastive_accuracy"], 2))
 print(few_shot_score(contrastive.encode, test, center=images[::4]))
 
 # %% [markdown]
-# TEXT-CONTRASTIVE
+# A random guess finds the partner once in 255 attempts. The augmentation decides what the features ignore: here the
+# size, slant and position of a drawing, which differ between the writers of a character as well. It must not change
+# what matters; if rotations by any angle were included, 6 and 9 would have to be equal.
+#
+# `encode` returns the features *before* the projection, which Chen et al. found to be better than $z$.
 
 # %% [markdown]
 # ## Generative adversarial networks
@@ -596,41 +604,48 @@ plt.show()
 # ## What are the features worth?
 #
 # Finally, all features in one protocol, with 600 tasks of unseen alphabets per seed and intervals over three seeds. In
-# pretraining, each method processes 102,400 images, counting rotations and views separately. *Classifier, with labels*
-# is an ordinary classifier of the 851 training characters, and the tasks are those of the previous section.
+# pretraining, rotation, VAE and contrastive learning take 300 steps of 256 images, counting rotations and views
+# separately. CACTUs, UMTRA and *supervised*, prototypes meta-trained with labels, are those of the previous section.
 
 # %%
-names = {
-    "raw pixels": "raw pixels",
-    "random": "untrained network",
-    "VAE": "VAE",
-    "rotation": "rotation",
-    "contrastive": "contrastive",
-    "supervised": "classifier, with labels",
-    "aligned pixels": "aligned pixels (no network)",
+kinds = {
+    "raw pixels": stored,
+    "random": stored,
+    "VAE": stored,
+    "rotation": stored,
+    "contrastive": stored,
+    "CACTUs": task_runs,
+    "UMTRA": task_runs,
+    "supervised": task_runs,
+    "aligned pixels": stored,
 }
 scores = {
-    label: {k: mk.report.mean_and_interval(over_seeds(name, f"{k}-shot")) for k in (1, 5)}
-    for name, label in names.items()
+    (name, k): mk.Score.of([found[f"test: {name}, seed {seed}"][f"{k}-shot"] for seed in range(3)])
+    for name, found in kinds.items()
+    for k in (1, 5)
 }
+
+# %%
 fig, ax = plt.subplots(figsize=(7, 3.4))
 for shots, marker, color in ((1, "o", mk.report.PALETTE[0]), (5, "s", mk.report.PALETTE[1])):
-    means, widths = np.transpose([of[shots] for of in scores.values()])
-    ax.errorbar(means, range(len(scores)), xerr=widths, fmt=marker, color=color, label=f"{shots}-shot")
-ax.set(yticks=range(len(scores)), yticklabels=scores, xlabel="accuracy, 5-way, unseen alphabets")
+    of = [scores[name, shots] for name in kinds]
+    widths = [score.interval for score in of]
+    ax.errorbar(
+        [s.mean for s in of], range(9), xerr=widths, fmt=marker, color=color, label=f"{shots}-shot"
+    )
+ax.set(yticks=range(9), yticklabels=kinds, xlim=(0.15, 1), xlabel="accuracy, 5-way, unseen alphabets")
 ax.axvline(0.2, color="gray", lw=1)
 ax.text(0.205, 0.3, "chance", rotation=90)
-ax.set_xlim(0.15, 1)
 ax.legend(loc="lower right")
 plt.show()
 
 # %%
 mk.report.Table(
-    [
-        {"features": label, **{f"{k}-shot": f"{of[k][0]:.3f} ± {of[k][1]:.3f}" for k in (1, 5)}}
-        for label, of in scores.items()
-    ]
+    [{"features": name, **{f"{k}-shot": scores[name, k] for k in (1, 5)}} for name in kinds]
 )
+
+# %% [markdown]
+# TEXT-COMPARISON
 
 # %% [markdown]
 # ## Summary

@@ -3,7 +3,7 @@
     python data/make/glyph_vae.py            (about a minute on one core)
 
 It is trained on the images of the training alphabets, without their labels, with a bound on the validation alphabets
-printed after every tenth epoch. The file has the weights without the optimizer's state.
+printed after every fourth epoch. The file has the weights without the optimizer's state.
 """
 
 import sys
@@ -18,7 +18,7 @@ import meta_keras as mk  # noqa: E402
 import keras  # noqa: E402
 from keras import layers  # noqa: E402
 
-LATENT, EPOCHS, BATCH, RATE = 16, 20, 256, 0.003
+LATENT, EPOCHS, BATCH, RATE = 16, 12, 256, 0.003
 
 
 def main() -> None:
@@ -30,10 +30,10 @@ def main() -> None:
     vae = mk.unsupervised.VAE(mk.networks.conv4(filters=32, downsample="stride"), decoder)
     steps = EPOCHS * -(-len(x) // BATCH)
     vae.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(RATE, steps)))
-    for epoch in range(0, EPOCHS, 10):
-        vae.fit(x, batch_size=BATCH, epochs=10, verbose=0)
+    for epoch in range(0, EPOCHS, 4):
+        vae.fit(x, batch_size=BATCH, epochs=4, verbose=0)
         terms = vae.evaluate(validation, batch_size=256, verbose=0, return_dict=True)
-        print(epoch + 10, {name: round(value, 1) for name, value in terms.items()}, flush=True)
+        print(epoch + 4, {name: round(value, 1) for name, value in terms.items()}, flush=True)
     path = ROOT / "data" / "glyph_vae.keras"
     vae.save(path, include_optimizer=False)
     print(f"{path}: {path.stat().st_size:,} bytes")
