@@ -116,3 +116,17 @@ def inputs_of(data: Any) -> tf.Tensor:
     if y is not None or weight is not None:
         raise ValueError("These models learn without labels and weights: pass only inputs, also as validation_data.")
     return x
+
+
+def float_matrix(**values: Any) -> tf.Tensor:
+    """One argument as a tensor of floats of shape (rows, width), also within a graph; else a ValueError."""
+    ((name, value),) = values.items()
+    if not tf.is_tensor(value):
+        checks.numbers(**values)
+        value = np.asarray(value)
+    rank, floats = getattr(value.shape, "rank", len(value.shape)), tf.as_dtype(value.dtype).is_floating
+    if rank != 2 or not floats or 0 in value.shape:
+        raise ValueError(f"{name} must be floats of shape (rows, width); got {checks.shown(value)} of {value.dtype}.")
+    if not tf.is_tensor(value) or tf.executing_eagerly():
+        checks.finite_numbers(**values)
+    return tf.convert_to_tensor(value)

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.inputs import as_inputs
-from meta_keras.unsupervised.base import Unlabeled
+from meta_keras.unsupervised.base import Unlabeled, float_matrix
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
@@ -98,8 +98,8 @@ def contrastive_loss(projections: tf.Tensor, *, temperature: float = 0.2) -> tf.
     0.5514447...
     """
     checks.positive(temperature=temperature)
-    projections = tf.convert_to_tensor(projections)
-    if projections.shape.rank != 2 or len(projections) < 4 or len(projections) % 2:
+    projections = float_matrix(projections=projections)
+    if len(projections) < 4 or len(projections) % 2:
         raise ValueError(
             f"projections must have the shape (2 n, width), with two views of n >= 2 images; got {projections.shape}."
         )

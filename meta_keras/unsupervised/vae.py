@@ -9,7 +9,7 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.embedded import check_whole, embedded_folder
 from meta_keras.inputs import as_inputs
-from meta_keras.unsupervised.base import Unlabeled
+from meta_keras.unsupervised.base import Unlabeled, float_matrix
 
 # exp of half of it must be finite, and its square must not vanish.
 LOG_VARIANCES = (-20.0, 20.0)
@@ -134,8 +134,8 @@ def gaussian_kl(mean: tf.Tensor, log_variance: tf.Tensor) -> tf.Tensor:
     >>> gaussian_kl(tf.constant([[0.0, 1.0]]), tf.constant([[0.0, 0.0]])).numpy()
     array([0.5], dtype=float32)
     """
-    mean, log_variance = tf.convert_to_tensor(mean), tf.convert_to_tensor(log_variance)
-    if mean.shape.rank != 2 or mean.shape != log_variance.shape:
+    mean, log_variance = float_matrix(mean=mean), float_matrix(log_variance=log_variance)
+    if mean.shape != log_variance.shape:
         raise ValueError(
             f"mean and log_variance must have the same shape (rows, width); got {mean.shape} and {log_variance.shape}."
         )
