@@ -121,7 +121,8 @@ def inputs_of(data: Any) -> tf.Tensor:
 def float_matrix(**values: Any) -> tf.Tensor:
     """One argument as a tensor of floats of shape (rows, width), also within a graph; else a ValueError."""
     ((name, value),) = values.items()
-    if not tf.is_tensor(value):
+    if not tf.is_tensor(value) or isinstance(value, tf.RaggedTensor | tf.SparseTensor):
+        checks.examples(**values)
         checks.numbers(**values)
         value = np.asarray(value)
     rank, floats = getattr(value.shape, "rank", len(value.shape)), tf.as_dtype(value.dtype).is_floating

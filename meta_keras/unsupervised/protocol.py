@@ -45,6 +45,8 @@ def few_shot_score(
     accuracy 0.4... ± 0.0... (95 % interval over 100 values)
     """
     checks.function(encode=encode)
+    if not isinstance(pool, ClassPool):
+        raise ValueError(f"pool must be a ClassPool of unseen classes; got {checks.shown(pool)}.")
     features = _rows(encode, pool.arrays(scaled=True)[0])
     if center is not None:
         checks.examples(center=center)

@@ -47,12 +47,12 @@ class Rotation(Unlabeled):
         """(rows, 4) logits of the quarter turns."""
         return self.head(self.features(inputs, training))
 
-    def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
+    def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
         """As `keras.Model.compile`; without a loss, cross-entropy of the quarter turns, and accuracy as the metric."""
-        if loss is None:
-            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-            metrics = ["accuracy"] if metrics is None else metrics
-        keras.Model.compile(self, optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        if kwargs.get("loss") is None:
+            kwargs["loss"] = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            kwargs["metrics"] = ["accuracy"] if kwargs.get("metrics") is None else kwargs["metrics"]
+        keras.Model.compile(self, optimizer=optimizer, **kwargs)
 
     def pretext(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """All rotations of the images, counterclockwise, and by how many quarter turns each was rotated."""
@@ -70,6 +70,7 @@ def rotation_similarity(images: np.ndarray) -> np.ndarray:
     array([1.], dtype=float32)
     """
     checks.examples(images=images)
+    checks.numbers(images=images)
     rows = as_inputs(tf.constant(images)).numpy()
     if rows.ndim != 4 or rows.shape[1] != rows.shape[2]:
         raise ValueError(f"images must be squares (rows, side, side, channels); got the shape {rows.shape}.")
