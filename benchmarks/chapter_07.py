@@ -1,7 +1,7 @@
-"""Features that were learned without labels, on unseen alphabets; rotations, and a variational autoencoder.
+"""Features that were learned without labels, on unseen alphabets, and the accuracy of predicted rotations.
 
     PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py            (about 25 minutes on one core)
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py features   (one part: baselines, features, rotations, images)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py features   (one part: baselines, features, rotations)
 
 baselines: raw pixels, aligned and blurred pixels (chapter 01), and random features. This and `features` use one
 protocol: 600 tasks of the six test alphabets for each of three seeds, the same for every method. Features are taken as
@@ -17,9 +17,6 @@ selected: they are those of the chapter.
 rotations: how often the number of quarter turns is predicted correctly: for letters on new drawings of the training
 letters and on unseen letters, during training; for clothes on new images; and for unseen letters with reference
 drawings.
-
-images: the bound of a variational autoencoder during training, and how often a classifier recognizes its
-reconstructions, on clothes.
 
 Results are kept in data/results/chapter_07.json; a run that is stopped continues where it was.
 """
@@ -363,47 +360,10 @@ def rotations_part(record: Record) -> None:
         )
 
 
-# Images
-
-IMAGE_EPOCHS, LATENT = 20, 16
-
-
-def recognized_by(seed: int) -> keras.Model:
-    """A classifier of clothes, trained on the training images with their labels."""
-    keras.utils.set_random_seed(seed)
-    model = mk.networks.d3(10)
-    model.compile(keras.optimizers.Adam(0.001), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(*clothes("train"), batch_size=64, epochs=8, verbose=0)
-    return model
-
-
-def images_of(seed: int) -> dict[str, Any]:
-    """The bound on the test images after every fifth epoch, and how a classifier labels images and reconstructions."""
-    judge = recognized_by(seed)
-    model = VAE(encoder(), dense_decoder(LATENT))
-    model.compile(keras.optimizers.Adam(0.003))
-    (x, _), (test_x, test_y) = clothes("train"), clothes("test")
-    curve = []
-    for _ in range(0, IMAGE_EPOCHS, 5):
-        model.fit(x, batch_size=64, epochs=5, verbose=0)
-        terms = model.evaluate(test_x, batch_size=250, verbose=0, return_dict=True)
-        curve.append({name: round(float(value), 2) for name, value in terms.items()})
-    shown = {"images": test_x, "reconstructions": model.reconstruct(test_x)}
-    shown["mean image"] = np.repeat(x.mean(axis=0, keepdims=True), len(test_x), axis=0)
-    right = {name: judge.evaluate(images, test_y, verbose=0)[1] for name, images in shown.items()}
-    return {"curve": curve, **{f"recognized: {name}": round(float(value), 4) for name, value in right.items()}}
-
-
-def images_part(record: Record) -> None:
-    for seed in SEEDS:
-        record.measure(f"images: clothes, seed {seed}", lambda seed=seed: images_of(seed))
-
-
 PARTS = {
     "baselines": baselines_part,
     "features": features_part,
     "rotations": rotations_part,
-    "images": images_part,
 }
 
 
