@@ -643,6 +643,17 @@ mk.report.Table(
 # %% [markdown]
 # TEXT-COMPARISON
 
+
+# %%
+def clearly_above(name, other):
+    a, b = scores[name, 1], scores[other, 1]
+    return a.mean - a.interval > b.mean + b.interval
+
+
+assert clearly_above("rotation", "random") and clearly_above("contrastive", "rotation")
+assert clearly_above("contrastive", "raw pixels") and not clearly_above("rotation", "raw pixels")
+assert all(clearly_above("aligned pixels", name) for name in ("contrastive", "rotation"))
+
 # %% [markdown]
 # ## Summary
 #
