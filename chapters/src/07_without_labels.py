@@ -620,6 +620,9 @@ scores = {
     for name, found in kinds.items()
     for k in (1, 5)
 }
+mk.report.Table(
+    [{"features": name, **{f"{k}-shot": scores[name, k] for k in (1, 5)}} for name in kinds]
+)
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 3.4))
@@ -634,11 +637,6 @@ ax.axvline(0.2, color="gray", lw=1)
 ax.text(0.205, 0.3, "chance", rotation=90)
 ax.legend(loc="lower right")
 plt.show()
-
-# %%
-mk.report.Table(
-    [{"features": name, **{f"{k}-shot": scores[name, k] for k in (1, 5)}} for name in kinds]
-)
 
 # %% [markdown]
 # TEXT-COMPARISON
