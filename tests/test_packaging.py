@@ -77,7 +77,7 @@ LAYERS = {
     "transfer": {
         *("checks", "copies", "functional", "inputs", "internals", "networks", "outputs", "rules", "tasks", "transfer"),
     },
-    "unsupervised": {"checks", "embedded", "inputs", "learner", "report", "rules", "tasks", "unsupervised"},
+    "unsupervised": {"checks", "inputs", "learner", "report", "rules", "tasks", "unsupervised"},
 }
 
 

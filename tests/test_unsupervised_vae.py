@@ -5,8 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import meta_keras as mk
-from meta_keras.embedded import embedded_folder
 from meta_keras.unsupervised import VAE, gaussian_kl
 from tests.unlabeled import compiled, decoder, encoder, images
 
@@ -113,13 +111,3 @@ def test_a_decoder_must_return_the_images_that_the_encoder_takes():
         made().decode([[1.0, 2.0, 3.0]])
     with pytest.raises(ValueError, match="same shape"):
         gaussian_kl(tf.zeros((2, 3)), tf.zeros((2, 2)))
-
-
-def test_the_included_autoencoder_has_learned_glyphs_and_is_small():
-    vae = compiled(VAE.load())
-    x = mk.load("glyphs").split("test").arrays(scaled=True)[0][::20]
-    terms = vae.evaluate(x, verbose=0, return_dict=True)
-    ink = x.mean(axis=(0, 3))
-    of_each_pixel_alone = -(ink * np.log(ink + 1e-6) + (1 - ink) * np.log(1 - ink + 1e-6)).sum()
-    assert terms["loss"] < 0.7 * of_each_pixel_alone and terms["kl"] > 5
-    assert (embedded_folder() / "glyph_vae.keras").stat().st_size < 600_000

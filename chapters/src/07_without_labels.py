@@ -10,10 +10,10 @@
 #
 # **Time.** One lecture of 90 minutes. The code runs in about a minute and a half on two CPU cores.
 #
-# ![A grid of synthetic characters that change gradually between four drawings in the corners](without_labels.png)
+# ![A grid of images of clothes that change gradually between four garments in the corners](without_labels.png)
 #
-# *The four corners are decoded from drawings of characters in alphabets that the autoencoder never saw. Between them,
-# its latent variables are interpolated: the shapes change gradually. No label was used in training.*
+# *An autoencoder has reconstructed the four images in the corners, which it did not see in training. Between them, its
+# latent variables are interpolated: one garment gradually changes into another. No label was used in training.*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -286,15 +286,13 @@ show(shown)
 # %% [markdown]
 # ### Looking into the latent space
 #
-# `VAE.load()` returns a VAE that was trained longer, on the glyphs of the training alphabets. We encode four drawings
-# from unseen alphabets and decode what lies between them:
+# Images with similar latent variables look similar. We encode four new images and decode what lies between them:
 
 # %% picture="without_labels" jupyter={"outputs_hidden": true}
-glyph_vae = VAE.load()
-corners = glyph_vae.encode(letters[[100, 1230, 2500, 3700]])
+corners = vae.encode(new_clothes[[20, 160, 260, 460]])
 a, b = np.meshgrid(np.linspace(0, 1, 9), np.linspace(0, 1, 9))
 weights = np.stack([(1 - a) * (1 - b), a * (1 - b), (1 - a) * b, a * b], axis=-1)
-between = glyph_vae.decode(weights.reshape(81, 4) @ corners)
+between = vae.decode(weights.reshape(81, 4) @ corners)
 sheet = between.reshape(9, 9, 28, 28).transpose(0, 2, 1, 3).reshape(252, 252)
 plt.figure(figsize=(5, 5))
 plt.imshow(sheet, cmap="gray_r")
@@ -306,13 +304,13 @@ plt.show()
 # variables with a divergence near zero are ignored by the decoder.
 
 # %%
-mu, log_variance = glyph_vae.posterior(letters[::10])
+mu, log_variance = vae.posterior(new_clothes)
 per_variable = 0.5 * np.mean(mu**2 + np.exp(log_variance) - log_variance - 1, axis=0)
 rows = {}
 for variable in np.argsort(-per_variable)[:4]:
-    z = np.repeat(glyph_vae.encode(letters[[1230]]), 12, axis=0)
+    z = np.repeat(vae.encode(new_clothes[[160]]), 12, axis=0)
     z[:, variable] = np.linspace(-2.5, 2.5, 12)
-    rows[f"$z_{{{variable}}}$"] = glyph_vae.decode(z)
+    rows[f"$z_{{{variable}}}$"] = vae.decode(z)
 show(rows)
 
 # %%

@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.embedded import check_whole, embedded_folder
 from meta_keras.inputs import as_inputs
 from meta_keras.unsupervised.base import Unlabeled, float_matrix
 
@@ -110,17 +109,6 @@ class VAE(Unlabeled):
     def reconstruct(self, x: Any) -> np.ndarray:
         """The images that are decoded from the means of their latent variables, as probabilities of ink."""
         return self.decode(self.encode(x))
-
-    @classmethod
-    def load(cls) -> "VAE":
-        """A VAE of glyphs with 16 latent variables, which comes with the project (data/README.md says how it was made).
-
-        >>> VAE.load().latent
-        16
-        """
-        path = embedded_folder() / "glyph_vae.keras"
-        check_whole(path)
-        return keras.saving.load_model(path, compile=False)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "decoder": keras.saving.serialize_keras_object(self.decoder)}
