@@ -1,22 +1,22 @@
 """What chapter 07 reports about tasks that are made without labels: CACTUs and UMTRA against supervised tasks.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07_tasks.py      (about 5 minutes on one core)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07_tasks.py      (about 6 minutes on one core)
 
 Prototypes are meta-trained with the network and the images of benchmarks/chapter_07.py: conv4 with 32 filters and
-strides, and the training alphabets of glyphs. All methods take 200 steps of Adam with cosine decay; a step is one task
-of 20 classes with one support image and five queries each, which is 120 images.
+strides, and the training alphabets of glyphs. All methods take 200 steps of Adam with cosine decay; a step has 16 tasks
+of five classes with one support image and one query each, which is 160 images.
 
     supervised    classes are characters, by their labels
-    UMTRA         classes are single images; queries are augmented as the views in benchmarks/chapter_07.py
-    CACTUs        classes are 500 clusters of the aligned and blurred pixels of chapter 01
+    UMTRA         classes are single images; queries are augmented
+    CACTUs        classes are clusters of the aligned and blurred pixels of chapter 01; all images are augmented
 
-The learning rate was selected for supervised tasks on 300 tasks of the validation alphabets with another seed, and all
-methods use it. (The stored selection took steps of 16 five-way tasks with one query per class.) The other settings of
-UMTRA and CACTUs were not selected.
+The settings are selected on 300 tasks of the validation alphabets with one seed, one after the other, and a grid is
+extended while its best value is at the edge: the learning rate, the strength of the augmentation of UMTRA, the number
+of clusters, and whether images of supervised tasks are augmented (with strength 1, as those of clusters).
 
 The test: three new seeds, each with 600 tasks of the test alphabets of its own, the same for every method and the same
-as in benchmarks/chapter_07.py, which has the baselines. During training, accuracy is measured on 200 of the test tasks
-after every 100 steps.
+as in benchmarks/chapter_07.py, which has the baselines. During training, accuracy is measured on 300 of the test tasks
+after every 50 steps.
 
 Results are kept in data/results/chapter_07_tasks.json; a run that is stopped continues where it was.
 """
@@ -30,17 +30,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 from chapter_01 import align_and_blur
-from chapter_07 import SEEDS, SELECTION_SEED, SELECTION_TASKS, TASKS, encoder, few_shot, glyphs, plain
+from chapter_07 import SEEDS, SELECTION_SEED, SELECTION_TASKS, TASKS, Settings, encoder, few_shot, glyphs, plain
 from common import begin_again, best_inside
 from record import Record
 
 import meta_keras as mk
 from meta_keras.unsupervised import UMTRA, cluster_classes
 
-STEPS, EVERY, META_BATCH, QUERIES, WAYS, CURVE_TASKS = 200, 100, 1, 5, 20, 200
-RATES = (0.001, 0.003, 0.009, 0.027)
-METHODS = ("supervised", "UMTRA", "CACTUs")
-STRENGTH, CLUSTERS = 1.0, 500
+STEPS, EVERY, META_BATCH, QUERIES, WAYS, CURVE_TASKS = 200, 50, 16, 1, 5, 300
+GRIDS = {"rate": (0.001, 0.003, 0.009), "strength": (0.5, 1.0, 2.0), "clusters": (250, 500, 1000)}
+CHOICES = {"augmented": (True, False)}
+# The first setting of each is where the search begins; "rate" is searched last.
+START: dict[str, Settings] = {
+    "supervised": {"rate": 0.003, "augmented": True},
+    "UMTRA": {"rate": 0.003, "strength": 1.0},
+    "CACTUs": {"rate": 0.003, "clusters": 500},
+}
 
 
 def augmentation(strength: float = 1.0) -> keras.Sequential:
@@ -64,12 +69,12 @@ def images() -> np.ndarray:
 # Tasks
 
 
-def tasks(method: str, seed: int) -> mk.Tasks:
+def tasks(method: str, settings: Settings, seed: int) -> mk.Tasks:
     options = {"ways": WAYS, "shots": 1, "queries": QUERIES, "meta_batch": META_BATCH, "seed": seed}
     if method == "UMTRA":
-        return UMTRA(images(), {"query": augmentation(STRENGTH)}, **options)
-    pool = glyphs("train") if method == "supervised" else clusters(CLUSTERS, seed)
-    return mk.FewShot(pool, **options)
+        return UMTRA(images(), {"query": augmentation(settings["strength"])}, **options)
+    pool = glyphs("train") if method == "supervised" else clusters(int(settings["clusters"]), seed)
+    return mk.FewShot(pool, **options, augment=augmentation() if settings.get("augmented", True) else None)
 
 
 @functools.lru_cache(maxsize=1)
@@ -116,47 +121,57 @@ def learner() -> tuple[mk.MetaLearner, Cosine]:
 
 
 def meta_trained(
-    method: str, chosen_rate: float, seed: int, after_each: Callable[[keras.Model], None] | None = None
+    method: str, settings: Settings, seed: int, after_each: Callable[[keras.Model], None] | None = None
 ) -> keras.Model:
     """The embedding that Prototypes have learned from these tasks."""
     trained, rate = learner()
     begin_again(trained, encoder, seed)
-    rate.rate.assign(chosen_rate)
+    rate.rate.assign(settings["rate"])
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: after_each and after_each(trained.network))
-    source = tasks(method, seed)
+    source = tasks(method, settings, seed)
     trained.fit(source, steps_per_epoch=EVERY, epochs=STEPS // EVERY, callbacks=[callback], verbose=0)
     return trained.network
 
 
-def accuracy(network: keras.Model, split: str, seed: int, shots: int, count: int) -> float:
-    return few_shot(plain(network), split, seed, shots, count, None)
+def accuracy(network: keras.Model, split: str, seed: int, count: int) -> float:
+    return few_shot(plain(network), split, seed, 1, count, None)
 
 
-def selected(record: Record) -> float:
-    """The learning rate with the highest validation accuracy of supervised tasks, which all methods then use."""
-    if "selected" in record.results:
-        return record.results["selected"]["rate"]
+def selected(record: Record, method: str) -> Settings:
+    """The settings with the highest validation accuracy, searched one after the other."""
 
-    def trial(rate: float) -> float:
-        network = meta_trained("supervised", rate, SELECTION_SEED)
-        return accuracy(network, "validation", 3, 1, SELECTION_TASKS)
+    def trial(settings: Settings) -> float:
+        shown = ", ".join(f"{name} {value:g}" for name, value in settings.items())
+        key = f"validation: {method}, {shown}"
+        return record.measure(
+            key, lambda: accuracy(meta_trained(method, settings, SELECTION_SEED), "validation", 3, SELECTION_TASKS)
+        )
 
-    rate = best_inside(
-        lambda rate: record.measure(f"validation: supervised, rate {rate:g}", lambda: trial(rate)), RATES
-    )
-    return record.measure("selected", lambda: {"rate": rate})["rate"]
+    best = dict(START[method])
+    for name in [*list(best)[1:], "rate"]:
+
+        def with_value(value: Any, name: str = name) -> float:
+            return trial(best | {name: value})
+
+        best[name] = best_inside(with_value, GRIDS[name]) if name in GRIDS else max(CHOICES[name], key=with_value)
+    return record.measure(f"selected: {method}", lambda: best)
 
 
-def of_seed(method: str, rate: float, seed: int) -> dict[str, Any]:
+def test(record: Record, method: str, settings: Settings) -> None:
     """The accuracy on the test tasks, and during training; for clusters also their purity."""
-    curve: list[float] = []
-    network = meta_trained(
-        method, rate, seed, lambda network: curve.append(accuracy(network, "test", seed, 1, CURVE_TASKS))
-    )
-    result: dict[str, Any] = {f"{shots}-shot": accuracy(network, "test", seed, shots, TASKS) for shots in (1, 5)}
-    if method == "CACTUs":
-        result["purity"] = purity(clusters(CLUSTERS, seed))
-    return result | {"curve": curve}
+
+    def of_seed(seed: int) -> dict[str, Any]:
+        curve: list[float] = []
+        network = meta_trained(
+            method, settings, seed, lambda network: curve.append(accuracy(network, "test", seed, CURVE_TASKS))
+        )
+        result: dict[str, Any] = {"1-shot": accuracy(network, "test", seed, TASKS), "curve": curve}
+        if "clusters" in settings:
+            result["purity"] = purity(clusters(int(settings["clusters"]), seed))
+        return result
+
+    for seed in SEEDS:
+        record.measure(f"test: {method}, seed {seed}", lambda seed=seed: of_seed(seed))
 
 
 def main() -> None:
@@ -164,10 +179,8 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="discard what was measured before")
     record = Record("chapter_07_tasks", again=parser.parse_args().again)
     tf.get_logger().setLevel("ERROR")
-    rate = selected(record)
-    for seed in SEEDS:
-        for method in METHODS:
-            record.measure(f"test: {method}, seed {seed}", lambda method=method, seed=seed: of_seed(method, rate, seed))
+    for method in START:
+        test(record, method, selected(record, method))
 
 
 if __name__ == "__main__":
