@@ -678,7 +678,7 @@ assert all(clearly_above("aligned pixels", name) for name in ("contrastive", "ro
 # %%
 def check_chance_loss(chance_loss):
     for images in (2, 10, 128):
-        equal = tf.ones((2 * images, 1))
+        equal = np.ones((2 * images, 1))
         expected = float(mk.unsupervised.contrastive_loss(equal, temperature=0.5))
         assert np.isclose(chance_loss(images), expected, atol=1e-4), (
             f"for {images} images it is {expected:.3f}"
