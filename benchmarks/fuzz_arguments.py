@@ -34,6 +34,18 @@ def network(units: int = 2) -> keras.Model:
     return keras.Sequential([keras.Input((1,)), hidden, norm, layers.Dense(units, name="head")])
 
 
+def encoder_of_images() -> keras.Model:
+    return keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+
+
+def decoder() -> keras.Model:
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(16), keras.layers.Reshape((4, 4, 1))])
+
+
+def pixels() -> np.ndarray:
+    return np.linspace(0, 1, 48, dtype=np.float32).reshape(3, 4, 4, 1)
+
+
 @lru_cache
 def folder() -> str:
     """A folder of images, two classes of three each."""
@@ -130,12 +142,17 @@ ARGUMENTS: Factories = {
     "a": inputs,
     "arrows": lambda: [("a", "b", "word")],
     "at": lambda: "hidden",
+    "augment": lambda: keras.layers.RandomTranslation(0.1, 0.1),
     "b": inputs,
     "boxes": lambda: {"a": (0.1, 0.5, "A"), "b": (0.9, 0.5, "B")},
     "classes": lambda: [0, 1],
+    "clusters": lambda: 2,
+    "count": lambda: 2,
     "curves": lambda: {"a": [1.0, 2.0]},
     "data": lambda: (inputs(), labels()),
+    "decoder": decoder,
     "descriptions": lambda: np.eye(2),
+    "encode": lambda: lambda x: x,
     "encoder": network,
     "episode": episode_of_images,
     "features": network,
@@ -144,13 +161,17 @@ ARGUMENTS: Factories = {
     "examples": inputs,
     "function": lambda: lambda x: x,
     "heads": lambda: {"kind": keras.layers.Dense(2)},
+    "generated": logits,
+    "generator": decoder,
     "images": lambda: np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1),
     "labels": labels,
     "layer": lambda: "hidden",
     "learner": lambda: guess,
     "learning_rate": lambda: 0.1,
+    "log_variance": lambda: tf.zeros((2, 3)),
     "loss": lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     "losses": lambda: [1.0, 2.0],
+    "mean": lambda: tf.ones((2, 3)),
     "meta_batch": lambda: 2,
     "model": network,
     "name": lambda: "train",
@@ -161,8 +182,10 @@ ARGUMENTS: Factories = {
     "path": folder,
     "penalty": lambda: 1.0,
     "pool": pool,
+    "projections": lambda: tf.eye(4),
     "queries": lambda: 1,
     "regression": lambda: [True, False],
+    "real": logits,
     "right": lambda: tf.constant(labels()),
     "rows": lambda: [{"learner": "a", "accuracy": 0.5}],
     "scores": lambda: np.eye(2),
@@ -195,6 +218,7 @@ ARGUMENTS: Factories = {
     "x_train": inputs,
     "y": labels,
     "y_train": lambda: np.eye(2, dtype=np.float32)[labels()],
+    "z": lambda: np.zeros((2, 2), np.float32),
 }
 
 FIT: Factories = {"epochs": lambda: 1, "verbose": lambda: 0}
@@ -229,6 +253,7 @@ SPECIAL: dict[str, Factories] = {
     "report.measured": {"name": lambda: "chapter_10"},
     "maml_loop": {"iterations": lambda: 1},
     "restart": {"model": lambda: compiled(network(), loss="mse"), "weights": lambda: network().get_weights()},
+    "unsupervised.k_means": {"features": inputs},
     "multitask.MultiTask.task_gradients": {"x": inputs, "y": labels_of_tasks},
     "multitask.describe_tasks": {"x": lambda: inputs()[None], "y": lambda: inputs()[None]},
     "multitask.generalize": {"steps": lambda: 1},
@@ -246,6 +271,16 @@ SPECIAL: dict[str, Factories] = {
     "transfer.coral_loss": {"a": logits, "b": logits},
     "transfer.feature_loss": {"teacher": logits, "student": logits},
     "transfer.soft_loss": {"teacher": logits, "student": logits},
+    "unsupervised.Contrastive": {"encoder": encoder_of_images},
+    "unsupervised.GAN": {"encoder": encoder_of_images},
+    "unsupervised.Rotation": {"encoder": encoder_of_images},
+    "unsupervised.VAE": {"encoder": encoder_of_images},
+    "unsupervised.VAE.encode": {"x": pixels},
+    "unsupervised.VAE.posterior": {"x": pixels},
+    "unsupervised.VAE.reconstruct": {"x": pixels},
+    "unsupervised.UMTRA": {"augment": lambda: keras.layers.GaussianNoise(0.1)},
+    "unsupervised.density_and_coverage": {"real": inputs, "generated": inputs},
+    "unsupervised.few_shot_score": {"ways": lambda: 2, "queries": lambda: 1, "episodes": lambda: 2},
 }
 RECEIVERS: Factories = {
     "ClassPool": pool,
@@ -261,4 +296,7 @@ RECEIVERS: Factories = {
     "transfer.Strategy": lambda: prepared(mk.transfer.Strategy(network(), 0.1)),
     "transfer.StrategyNetwork": lambda: prepared(mk.transfer.StrategyNetwork(network(), inputs(), 0.1)),
     "transfer.ZeroShot": lambda: compiled(mk.transfer.ZeroShot(network(), np.eye(2))),
+    "unsupervised.GAN": lambda: mk.unsupervised.GAN(encoder_of_images(), decoder()),
+    "unsupervised.Rotation": lambda: mk.unsupervised.Rotation(encoder_of_images()),
+    "unsupervised.VAE": lambda: mk.unsupervised.VAE(encoder_of_images(), decoder()),
 }

@@ -15,12 +15,16 @@ import meta_keras as mk
 from benchmarks.fuzz_arguments import ARGUMENTS, RECEIVERS, SPECIAL, Factories, inputs, labels, learner
 from benchmarks.fuzz_values import UNKNOWN
 
-MODULES = (mk, mk.tasks, mk.networks, mk.functional, mk.report, mk.rules, mk.transfer, mk.multitask, mk.classical)
+MODULES = (
+    mk, mk.tasks, mk.networks, mk.functional, mk.report, mk.rules, mk.transfer, mk.multitask, mk.unsupervised,
+    mk.classical,
+)  # fmt: skip
 CALLED_BY_OTHERS = {
     "answer_width", "build", "call", "carry_on", "check_regression", "compile_from_config", "compute_loss",
     "compute_metrics", "compute_output_shape", "distil", "export", "from_config",
     "get_compile_config", "get_config", "get_metrics_result", "load_own_variables", "make_train_function",
-    "meta_gradients", "on_epoch_end", "on_replicas", "running_values", "save_own_variables", "test_step", "train_step",
+    "meta_gradients", "on_epoch_end", "on_replicas", "pretext", "running_values", "save_own_variables", "test_step",
+    "train_step",
     "ways_of",
 }  # fmt: skip
 ABSTRACT = (mk.Tasks, mk.Curves, mk.rules.Rule, mk.rules.Update)  # which users subclass and do not create

@@ -13,7 +13,7 @@ from meta_keras.startup import start_tensorflow
 
 start_tensorflow()
 
-from meta_keras import classical, functional, multitask, networks, report, rules, transfer  # noqa: E402
+from meta_keras import classical, functional, multitask, networks, report, rules, transfer, unsupervised  # noqa: E402
 from meta_keras.copies import restart  # noqa: E402
 from meta_keras.learned_optimizer import LearnedOptimizer  # noqa: E402
 from meta_keras.learner import MetaLearner  # noqa: E402
@@ -45,4 +45,5 @@ __all__ = [
     "restart",
     "rules",
     "transfer",
+    "unsupervised",
 ]

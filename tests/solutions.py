@@ -1,5 +1,7 @@
 """One solution and one wrong answer for every exercise, by the name of its check."""
 
+import math
+
 import numpy as np
 
 import meta_keras as mk
@@ -208,6 +210,28 @@ def shares(sizes, temperature):
     return powers / powers.sum()
 
 
+def importance_weighted(log_likelihoods, log_priors, log_posteriors):
+    weights = log_likelihoods + log_priors - log_posteriors
+    return weights.max() + np.log(np.mean(np.exp(weights - weights.max())))
+
+
+def best_discriminator(p, q):
+    probabilities = p / (p + q)
+    return probabilities, -(p @ np.log(probabilities) + q @ np.log(1 - probabilities)) / 2
+
+
+def all_different(counts, ways):
+    sets = np.eye(1, ways + 1)[0]  # how many sets of 0 ... ways images have different classes
+    for count in counts:
+        sets[1:] += count * sets[:-1]
+    return sets[ways] / math.comb(sum(counts), ways)
+
+
+def as_if_of_equal_size(counts, ways):
+    each = np.mean(counts)
+    return np.prod([(len(counts) - i) * each / (sum(counts) - i) for i in range(1, ways)])
+
+
 RIGHT = {
     "check_labeled_mean": labeled_mean,
     "check_best_log_variance": lambda loss, regression: np.log(loss if regression else 2 * loss),
@@ -252,6 +276,10 @@ RIGHT = {
     "check_hypergradients": hypergradients,
     "check_greedy_rate": greedy_rate,
     "check_hypergradient_descent": hypergradient_descent,
+    "check_chance_loss": lambda images: np.log(2 * images - 1),
+    "check_importance_weighted": importance_weighted,
+    "check_best_discriminator": best_discriminator,
+    "check_all_different": all_different,
 }
 
 WRONG = {
@@ -307,4 +335,8 @@ WRONG = {
     "check_hypergradients": as_if_each_step_were_the_last,
     "check_greedy_rate": lambda curvatures, square, noise: np.sum(curvatures**2 * square) / np.sum(curvatures**3),
     "check_hypergradient_descent": rate_changed_too_late,
+    "check_chance_loss": lambda images: np.log(2 * images),
+    "check_importance_weighted": lambda *logs: np.mean(logs[0] + logs[1] - logs[2]),
+    "check_best_discriminator": lambda p, q: (p / q, best_discriminator(p, q)[1]),
+    "check_all_different": as_if_of_equal_size,
 }

@@ -712,3 +712,76 @@ def test_a_meta_model_generalizes_within_the_range_of_its_tasks():
         rows = [np.reshape(part, (-1, 1)) for part in (tasks.query_x, tasks.query_y)]
         errors.append(np.mean((model([rows[0], np.repeat(parameters, 10, axis=0)]) - rows[1]) ** 2) / np.var(rows[1]))
     assert errors[0] < 0.05 and errors[1] > 4 * errors[0]
+
+
+def test_a_self_supervised_loss_depends_on_the_outputs_of_a_model():
+    """D4 4.3: L(x_n, y_n) of inputs and labels is a constant. With a model and labels made from x, it trains."""
+    layers = [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    model = mk.unsupervised.Rotation(keras.Sequential(layers))
+    x = np.random.default_rng(0).uniform(size=(6, 4, 4, 1)).astype("float32")
+    turned, turns = model.pretext(tf.constant(x))
+    with tf.GradientTape(persistent=True) as tape:
+        without_model = tf.reduce_mean(tf.square(tf.reduce_sum(turned, axis=(1, 2, 3)) - tf.cast(turns, tf.float32)))
+        with_model = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(turns, model(turned)))
+    assert tape.gradient(without_model, model.trainable_variables) == [None] * len(model.trainable_variables)
+    assert all(np.abs(gradient).max() > 0 for gradient in tape.gradient(with_model, model.trainable_variables))
+
+
+def test_a_rotation_is_a_label_only_where_it_changes_the_image():
+    """D4 4.3 takes the rotation of any image as its label; a symmetric one has several right answers."""
+    round_shape = np.zeros((1, 28, 28, 1), "float32")
+    round_shape[:, 10:18, 10:18] = 1
+    model = mk.unsupervised.Rotation(mk.networks.conv4(filters=2, downsample="stride"))
+    model.compile()
+    found = model.evaluate(round_shape, verbose=0, return_dict=True)
+    assert found["accuracy"] == 0.25 and found["loss"] >= np.log(4) - 1e-5, "no network is better than chance"
+    assert mk.unsupervised.rotation_similarity(round_shape)[0] == pytest.approx(1)
+
+
+def d4s_gan_loss(real, generated, transform=lambda probabilities: probabilities):
+    """D4 4.4: -1/2 (E[D(x)] - E[D(G(z))]), for the logits of D; `transform` puts the logarithms in."""
+    real, generated = (transform(tf.sigmoid(logits)) for logits in (real, generated))
+    return -(tf.reduce_mean(real) - tf.reduce_mean(generated)) / 2
+
+
+def test_a_gan_loss_without_logarithms_neither_punishes_certain_mistakes_nor_moves_the_generator():
+    for logit in (-10.0, -20.0):  # a generated image that D recognizes with certainty, as at the start of training
+        logits, real = tf.Variable([logit]), tf.constant([0.0])
+        with tf.GradientTape(persistent=True) as tape:
+            losses = (-d4s_gan_loss(real, logits), mk.unsupervised.gan_losses(real, logits)[1])
+        of_d4, ours = (float(tape.gradient(loss, logits)[0]) for loss in losses)
+        assert abs(of_d4) < 1e-4 and ours == pytest.approx(-1, abs=1e-3)
+    logits = tf.Variable([-10.0])  # and a real image that D takes for a generated one
+    with tf.GradientTape(persistent=True) as tape:
+        losses = (d4s_gan_loss(logits, tf.constant([0.0])), mk.unsupervised.gan_losses(logits, tf.constant([0.0]))[0])
+    of_d4, ours = (float(tape.gradient(loss, logits)[0]) for loss in losses)
+    assert abs(of_d4) < 1e-4 and ours == pytest.approx(-0.5, abs=1e-3)
+
+
+def test_the_second_term_of_the_gan_loss_needs_another_sign():
+    """With logarithms but D4's sign, the loss of D has no minimum, and its best D is no probability."""
+    real, certain = tf.constant([0.0]), [tf.constant([-logit]) for logit in (10.0, 20.0, 40.0)]
+    with_logarithms = [float(d4s_gan_loss(real, logits, tf.math.log)) for logits in certain]
+    corrected = [float(mk.unsupervised.gan_losses(real, logits)[0]) for logits in certain]
+    np.testing.assert_allclose(np.diff(with_logarithms), [-5, -10], rtol=1e-4)
+    np.testing.assert_allclose(corrected, np.log(2) / 2, rtol=1e-3)
+    p, q = np.array([0.8, 0.2]), np.array([0.4, 0.6])  # two images, real and generated
+    logits = np.linspace(-4, 4, 8001)
+    probabilities = 1 / (1 + np.exp(-logits))
+    best = [
+        probabilities[np.argmin(-a * np.log(probabilities) - b * np.log(1 - probabilities))]
+        for a, b in zip(p, q, strict=True)
+    ]
+    np.testing.assert_allclose(best, p / (p + q), atol=1e-3)
+    linear = [probabilities[np.argmin(-(a - b) * probabilities)] for a, b in zip(p, q, strict=True)]
+    np.testing.assert_allclose(linear, [probabilities[-1], probabilities[0]])  # 1 and 0: only which one is larger
+
+
+def test_a_generator_maps_noise_to_images():
+    """D4 4.4 writes G(x) = z, for an image x."""
+    images, noise = np.ones((2, 6), np.float32), np.ones((2, 4), np.float32)
+    generator = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6)])
+    model = mk.unsupervised.GAN(mk.networks.mlp(3, input_shape=(6,)), generator)
+    assert model.generate(noise).shape == images.shape
+    with pytest.raises(ValueError, match="z must have the shape"):
+        model.generate(images)

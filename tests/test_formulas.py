@@ -1001,3 +1001,142 @@ def test_formula_4_7_a_meta_model_predicts_the_weights_of_a_task():
     standard = (parameters - np.mean(parameters, axis=0)) / np.std(parameters, axis=0)
     by_hand = 1.5 * descriptions.std() * meta_model(standard).numpy()
     np.testing.assert_allclose(model([np.full((8, 1), 1.5), parameters.numpy()]), by_hand, rtol=1e-3, atol=1e-5)
+
+
+def test_formula_7_1_the_accuracy_of_the_nearest_prototype_on_frozen_features():
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(40, 3)).astype("float32"), np.repeat(range(4), 10)
+    pool, mixing = mk.ClassPool.from_arrays(x, labels), rng.normal(size=(3, 2)).astype("float32")
+    found = mk.unsupervised.few_shot_score(lambda x: x @ mixing, pool, ways=3, shots=2, seed=1, episodes=20)
+    task = next(iter(mk.FewShot(pool, 3, 2, 5, meta_batch=20, seed=1)))
+    for values, support_x, support_y, query_x, query_y in zip(
+        found.values, *(part.numpy() for part in task), strict=True
+    ):
+        prototypes = np.array([(support_x[support_y == k] @ mixing).mean(axis=0) for k in range(3)])
+        apart = np.linalg.norm((query_x @ mixing)[:, None] - prototypes, axis=2)
+        assert values == pytest.approx((apart.argmin(axis=1) == query_y).mean())
+
+
+def test_formula_7_2_the_loss_of_predicting_rotations():
+    layers = [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    model = mk.unsupervised.Rotation(keras.Sequential(layers))
+    model.compile()
+    x = np.random.default_rng(0).uniform(size=(5, 4, 4, 1)).astype("float32")
+    losses = []
+    for image in x:
+        for turns in range(4):
+            logits = model(np.rot90(image, turns)[None]).numpy()[0]
+            losses.append(-np.log(np.exp(logits[turns]) / np.exp(logits).sum()))
+    assert model.evaluate(x, verbose=0, return_dict=True)["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_formula_7_3_the_evidence_lower_bound_is_below_the_log_likelihood():
+    """For one latent variable the likelihood is an integral that can be computed on a grid."""
+    keras.utils.set_random_seed(0)
+    encoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="tanh")])
+    decoder = keras.Sequential([keras.Input((1,)), keras.layers.Dense(3)])
+    decoder.layers[-1].set_weights([np.float32([[2.0, -1.0, 0.5]]), np.float32([0.1, 0.2, -0.3])])
+    vae, x = mk.unsupervised.VAE(encoder, decoder), np.float32([[1, 0, 1]])
+    vae.compile(jit_compile=False)
+    many = np.repeat(x, 20_000, axis=0)
+    bound = -vae.evaluate(many, batch_size=20_000, verbose=0, return_dict=True)["loss"]
+
+    def log_joint(z):
+        probabilities = vae.decode(z[:, None])
+        prior = -0.5 * (z**2 + np.log(2 * np.pi))
+        return np.log(np.where(x == 1, probabilities, 1 - probabilities)).sum(axis=1) + prior
+
+    z = np.linspace(-8, 8, 4001).astype("float32")
+    likelihood = np.log(np.exp(log_joint(z)).sum() * (z[1] - z[0]))
+    mean, log_variance = (float(part[0, 0]) for part in vae.posterior(x))
+    q = np.exp(-0.5 * ((z - mean) ** 2 / np.exp(log_variance) + log_variance + np.log(2 * np.pi)))
+    by_hand = np.sum(q * (log_joint(z) - np.log(np.maximum(q, 1e-30)))) * (z[1] - z[0])
+    assert bound == pytest.approx(by_hand, abs=0.05) and by_hand < likelihood - 1e-3
+
+
+def test_formula_7_4_the_divergence_of_normal_distributions():
+    mean, variance = np.array([0.5, -2.0]), np.array([0.3, 1.7])
+    z = np.linspace(-20, 20, 200_001)
+    by_hand = 0.0
+    for m, v in zip(mean, variance, strict=True):
+        q = np.exp(-0.5 * (z - m) ** 2 / v) / np.sqrt(2 * np.pi * v)
+        log_ratio = -0.5 * ((z - m) ** 2 / v + np.log(v)) + 0.5 * z**2
+        by_hand += np.sum(q * log_ratio) * (z[1] - z[0])
+    found = mk.unsupervised.gaussian_kl(mean[None], np.log(variance)[None])
+    assert float(found[0]) == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_formula_7_5_the_contrastive_loss():
+    z = np.array(
+        [[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.8, -0.6]]
+    )  # views 0 and 2 are of one image, 1 and 3 of another
+    scores = np.exp(z @ z.T / 0.5)
+    np.fill_diagonal(scores, 0)
+    by_hand = -np.mean([np.log(scores[i, (i + 2) % 4] / scores[i].sum()) for i in range(4)])
+    assert float(mk.unsupervised.contrastive_loss(z, temperature=0.5)) == pytest.approx(by_hand, rel=1e-9)
+
+
+GAN_REAL, GAN_GENERATED = np.array([2.0, -1.0, 0.5]), np.array([-3.0, 0.2])
+
+
+def test_formula_7_6_the_loss_of_the_discriminator():
+    by_hand = -(np.log(sigmoid(GAN_REAL)).mean() + np.log(1 - sigmoid(GAN_GENERATED)).mean()) / 2
+    losses = mk.unsupervised.gan_losses(tf.constant(GAN_REAL), tf.constant(GAN_GENERATED))
+    assert float(losses[0]) == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_formula_7_7_the_loss_of_the_generator():
+    losses = mk.unsupervised.gan_losses(tf.constant(GAN_REAL), tf.constant(GAN_GENERATED))
+    assert float(losses[1]) == pytest.approx(-np.log(sigmoid(GAN_GENERATED)).mean(), rel=1e-12)
+
+
+def test_formula_7_8_the_gradient_penalty():
+    """For logit D(x) = w . x^2, whose gradient is 2 w x."""
+    square = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(tf.square)])
+    model = mk.unsupervised.GAN(square, keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)]), penalty=3.0)
+    model.compile()
+    x, w = np.float32([[1, 2], [-1, 0.5]]), np.float32([[0.5], [-2]])
+    model.head.set_weights([w, np.zeros(1)])
+    by_hand = 3 / 2 * np.mean(np.sum((2 * w[:, 0] * x) ** 2, axis=1))
+    logs = model.evaluate(x, verbose=0, return_dict=True)
+    assert logs["gradient_penalty"] == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_formula_7_9_density_and_coverage():
+    """For k = 1 the radii are 1, 1, 2 and 8."""
+    real, generated = np.array([[0.0], [1.0], [3.0], [11.0]]), np.array([[1.2], [-9.0], [2.5]])
+    inside = np.array([[0, 0, 0], [1, 0, 0], [1, 0, 1], [0, 0, 0]])
+    found = mk.unsupervised.density_and_coverage(real, generated, neighbors=1)
+    assert found.density == pytest.approx(inside.sum() / 3) and found.coverage == pytest.approx(0.5)
+    found = mk.unsupervised.density_and_coverage(real, generated, neighbors=2)  # radii 3, 2, 3, 10
+    inside = np.array([[1, 0, 1], [1, 0, 1], [1, 0, 1], [1, 0, 1]])
+    assert found == pytest.approx((inside.sum() / 6, 1.0))
+
+
+def test_formula_7_10_the_effective_number_of_classes():
+    fractions = np.array([0.5, 0.3, 0.2])
+    labels = np.repeat([4, 7, 9], [5, 3, 2])
+    by_hand = np.exp(-np.sum(fractions * np.log(fractions)))
+    assert mk.unsupervised.effective_classes(labels) == pytest.approx(by_hand)
+
+
+def test_formula_7_11_k_means_finds_the_least_squares_of_small_sets():
+    """No other way to cut six sorted numbers into three groups has a smaller sum."""
+    rows = np.array([0.0, 1.0, 4.0, 5.0, 9.0, 11.0])
+    cuts = [(i, j) for i in range(1, 5) for j in range(i + 1, 6)]
+    sums = [sum(np.sum((part - part.mean()) ** 2) for part in np.split(rows, cut)) for cut in cuts]
+    found = [mk.unsupervised.k_means(rows[:, None], 3, seed=seed) for seed in range(10)]
+    squares = [np.sum((rows[:, None] - one.centers[one.labels]) ** 2) for one in found]
+    assert min(squares) == pytest.approx(min(sums)) and all(one > min(sums) - 1e-9 for one in squares)
+
+
+def test_formula_7_12_the_probability_that_random_images_have_different_classes():
+    classes, each, ways = 4, 5, 3
+    by_hand = np.prod([(classes - i) * each / (classes * each - i) for i in range(1, ways)])
+    examples = np.repeat(np.arange(classes, dtype=np.float32), each)[:, None]
+    tasks = mk.unsupervised.UMTRA(
+        examples, {"query": keras.layers.GaussianNoise(0.1, seed=0)}, ways=ways, meta_batch=10_000
+    )
+    drawn = next(iter(tasks)).support_x.numpy()[..., 0]
+    different = np.mean([len({*task}) == ways for task in drawn])
+    assert different == pytest.approx(by_hand, abs=0.02)

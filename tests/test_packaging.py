@@ -81,6 +81,7 @@ LAYERS = {
     "transfer": {
         *("checks", "copies", "functional", "inputs", "internals", "networks", "outputs", "rules", "tasks", "transfer"),
     },
+    "unsupervised": {"checks", "inputs", "learner", "report", "rules", "tasks", "unsupervised"},
 }
 
 

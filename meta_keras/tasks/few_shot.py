@@ -71,8 +71,8 @@ class FewShot(Tasks):
         for_classes, for_rows, for_support, for_query = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
         rows = self._rows(self._classes(for_classes), for_rows)
         labels = tf.broadcast_to(tf.range(self.ways)[:, None], tf.shape(rows))
-        support = _shuffled(rows[..., : self.shots], labels[..., : self.shots], for_support)
-        query = _shuffled(rows[..., self.shots :], labels[..., self.shots :], for_query)
+        support = shuffled(rows[..., : self.shots], labels[..., : self.shots], for_support)
+        query = shuffled(rows[..., self.shots :], labels[..., self.shots :], for_query)
         examples = {
             part: self._augmentations[part](as_inputs(self._lookup(rows), leading=2), seed)
             for part, rows in (("support", support[0]), ("query", query[0]))
@@ -85,24 +85,24 @@ class FewShot(Tasks):
         sizes = tf.reduce_sum(tf.cast(self._members >= 0, tf.float32), axis=1)
         group = tf.random.stateless_categorical(tf.math.log(sizes)[None], self.meta_batch, for_group, dtype=tf.int32)
         members = tf.gather(self._members, group[0])
-        return tf.gather(members, _distinct(members >= 0, self.ways, for_class), batch_dims=1)
+        return tf.gather(members, distinct(members >= 0, self.ways, for_class), batch_dims=1)
 
     def _rows(self, classes: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """(meta_batch, ways, shots + queries) row numbers, distinct within a class."""
         there = tf.range(tf.reduce_max(self._count)) < tf.gather(self._count, classes)[..., None]
-        chosen = _distinct(there, self.shots + self.queries, seed)
+        chosen = distinct(there, self.shots + self.queries, seed)
         return tf.gather(self._first, classes)[..., None] + chosen
 
 
-def _distinct(allowed: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
+def distinct(allowed: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
     """`count` distinct positions of the last axis among the allowed ones, every choice and order equally likely."""
     lots = tf.random.stateless_uniform(tf.shape(allowed), seed)
     return tf.math.top_k(tf.where(allowed, lots, -1.0), count).indices
 
 
-def _shuffled(rows: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def shuffled(rows: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """(meta_batch, ways, n) rows and labels as (meta_batch, ways * n), each task in its own order."""
     meta_batch, ways, each = rows.shape
     rows, labels = (tf.reshape(values, (meta_batch, ways * each)) for values in (rows, labels))
-    order = _distinct(tf.ones((meta_batch, ways * each), tf.bool), ways * each, seed)
+    order = distinct(tf.ones((meta_batch, ways * each), tf.bool), ways * each, seed)
     return tf.gather(rows, order, batch_dims=1), tf.gather(labels, order, batch_dims=1)

@@ -1,0 +1,133 @@
+"""What models that learn without labels have in common: an encoder, and a task that is made from the inputs."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from meta_keras import checks
+from meta_keras.inputs import as_inputs, check_inputs, check_pixels
+
+
+class Unlabeled(keras.Model):
+    """A Keras model that `fit` trains on inputs alone. Its encoder gives the features.
+
+    encoder: a built Keras model with one input and outputs (rows, width); `fit` trains it in place.
+
+    A subclass says in `pretext` which inputs and targets a batch is turned into. Training and evaluation are then those
+    of Keras. Integer images are scaled to 0 ... 1, as everywhere in the library.
+    """
+
+    def __init__(self, encoder: keras.Model, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.encoder = checked_encoder(encoder)
+
+    def pretext(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """The inputs and targets that a batch of unlabeled inputs is turned into."""
+        raise NotImplementedError
+
+    def features(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """(rows, width) the outputs of the encoder."""
+        return self.encoder(as_inputs(tf.convert_to_tensor(inputs)), training=training)
+
+    def encode(self, x: Any, *, batch_size: int = 256) -> np.ndarray:
+        """(rows, width) the features of the inputs `x`, in inference mode."""
+        checks.at_least(1, batch_size=batch_size)
+        check_inputs(self.encoder, x)
+        checks.finite_numbers(x=x)
+        check_pixels(x, "x")
+        starts = range(0, len(x), batch_size)
+        return np.concatenate([self.features(x[start : start + batch_size]) for start in starts])
+
+    def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
+        """As `keras.Model.compile`, without a loss and metrics, because the model has its own."""
+        for name in ("loss", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"A {type(self).__name__} has its own loss and metrics; got {name}={checks.shown(kwargs[name])}. "
+                    "Leave it out."
+                )
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """As Keras does when it loads a file."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> keras.callbacks.History:
+        """As `keras.Model.fit`, on inputs without labels: an array, or a dataset with batches of inputs."""
+        self._check_unlabeled(x, y, kwargs)
+        if isinstance(x, tf.data.Dataset):
+            kwargs.setdefault("shuffle", False)
+        return super().fit(x, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+        """As `keras.Model.evaluate`, on inputs without labels."""
+        self._check_unlabeled(x, y, kwargs)
+        return super().evaluate(x, **kwargs)
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        return super().train_step(self.pretext(inputs_of(data)))
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        return super().test_step(self.pretext(inputs_of(data)))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "encoder": keras.saving.serialize_keras_object(self.encoder)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Unlabeled":
+        """Any part of the config that is a serialized Keras object is made from it."""
+        return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
+
+    def _check_unlabeled(self, x: Any, y: Any, options: dict[str, Any]) -> None:
+        name = type(self).__name__
+        for unused in ("sample_weight", "class_weight"):
+            if options.get(unused) is not None:
+                raise ValueError(f"{name} learns without labels and weights; leave {unused} out.")
+        if y is not None:
+            raise ValueError(f"{name} learns without labels: pass only x; got y = {checks.shown(y)}.")
+        if isinstance(x, tf.data.Dataset):
+            if isinstance(x.element_spec, tuple):
+                raise ValueError(
+                    f"{name} learns without labels; the dataset has tuples of {len(x.element_spec)}. Keep only the "
+                    "inputs with dataset.map(lambda x, y: x)."
+                )
+            return
+        check_inputs(self.encoder, x)
+        checks.finite_numbers(x=x)
+        check_pixels(x, "x", whole=True)
+
+
+def checked_encoder(encoder: Any, name: str = "encoder") -> keras.Model:
+    """The model, if it is built and has one input and outputs (rows, width); else an error."""
+    checks.fittable_model(**{name: encoder})
+    checks.one_input(**{name: encoder})
+    shape = getattr(encoder, "output_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 2:
+        raise ValueError(f"{name} must have outputs of shape (rows, width); got {shape}. End it with a Flatten layer.")
+    return encoder
+
+
+def inputs_of(data: Any) -> tf.Tensor:
+    """The inputs of a batch of Keras, which has neither labels nor weights; else a ValueError."""
+    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if y is not None or weight is not None:
+        raise ValueError("These models learn without labels and weights: pass only inputs, also as validation_data.")
+    return x
+
+
+def float_matrix(**values: Any) -> tf.Tensor:
+    """One argument as a tensor of floats of shape (rows, width), also within a graph; else a ValueError."""
+    ((name, value),) = values.items()
+    if not tf.is_tensor(value) or isinstance(value, tf.RaggedTensor | tf.SparseTensor):
+        checks.examples(**values)
+        checks.numbers(**values)
+        value = np.asarray(value)
+    rank, floats = getattr(value.shape, "rank", len(value.shape)), tf.as_dtype(value.dtype).is_floating
+    if rank != 2 or not floats or 0 in value.shape:
+        raise ValueError(f"{name} must be floats of shape (rows, width); got {checks.shown(value)} of {value.dtype}.")
+    if not tf.is_tensor(value) or tf.executing_eagerly():
+        checks.finite_numbers(**values)
+    return tf.convert_to_tensor(value)

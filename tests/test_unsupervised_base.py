@@ -1,0 +1,173 @@
+"""What the models that learn without labels share: Keras' own fit, callbacks and files, encode, and clear errors."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from meta_keras.unsupervised import VAE, Contrastive, Rotation
+from tests.unlabeled import SHAPE, compiled, decoder, encoder, images
+
+MAKE = {
+    "rotation": lambda **options: Rotation(encoder(**options)),
+    "vae": lambda **options: VAE(encoder(**options), decoder()),
+    "contrastive": lambda **options: Contrastive(
+        encoder(**options), keras.layers.RandomTranslation(0.1, 0.1), projection=(16, 8)
+    ),
+}
+each = pytest.mark.parametrize("name", MAKE)
+
+
+def flat(outputs):
+    return np.concatenate([np.ravel(part) for part in keras.tree.flatten(outputs)])
+
+
+@each
+def test_training_lowers_the_loss_and_is_evaluated_by_keras(name):
+    model = compiled(MAKE[name](), run_eagerly=False, jit_compile=False)
+    x, other = images(32), images(32, seed=1)
+    before = model.evaluate(other, verbose=0, return_dict=True)["loss"]
+    stop = keras.callbacks.EarlyStopping(monitor="val_loss", patience=100)
+    history = model.fit(x, batch_size=16, epochs=20, validation_data=other, callbacks=[stop], verbose=0).history
+    after = model.evaluate(other, verbose=0, return_dict=True)["loss"]
+    assert after < before and np.isfinite(history["val_loss"]).all()
+
+
+@each
+def test_all_weights_that_should_train_have_a_gradient(name):
+    model = compiled(MAKE[name](), optimizer=keras.optimizers.SGD(0.1))
+    before = [variable.numpy() for variable in model.trainable_variables]
+    model.fit(images(), batch_size=12, epochs=5, verbose=0)
+    changed = [not np.array_equal(a, b.numpy()) for a, b in zip(before, model.trainable_variables, strict=True)]
+    assert len(changed) >= 4 and all(changed)
+
+
+@each
+def test_a_dataset_of_inputs_gives_the_same_as_an_array(name):
+    found = []
+    for as_dataset in (False, True):
+        keras.utils.set_random_seed(3)
+        model = compiled(MAKE[name]())
+        data = tf.data.Dataset.from_tensor_slices(images()).batch(4) if as_dataset else images()
+        options = {} if as_dataset else {"batch_size": 4, "shuffle": False}
+        found.append(model.fit(data, epochs=2, verbose=0, **options).history["loss"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+@each
+def test_encode_has_one_row_per_input_in_inference_mode_whatever_the_batches(name):
+    model = MAKE[name]()
+    model.encoder.add(keras.layers.Dropout(0.5))
+    x = images(7)
+    features = model.encode(x, batch_size=3)
+    expected = model.encoder(x, training=False)
+    if name == "vae":
+        expected = model.mean(expected)
+    assert isinstance(features, np.ndarray)
+    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
+
+
+@each
+def test_integer_images_are_scaled_in_training_encoding_and_calls(name):
+    pixels = np.round(images() * 255).astype("uint8")
+    model = MAKE[name]()
+    np.testing.assert_allclose(model.encode(pixels), model.encode(pixels / np.float32(255)), rtol=1e-5)
+    losses = []
+    for x in (pixels, pixels / np.float32(255)):
+        keras.utils.set_random_seed(1)
+        model = compiled(MAKE[name]())
+        losses.append(model.fit(x, epochs=2, shuffle=False, verbose=0).history["loss"])
+        outputs = model(x)
+        assert flat(outputs).shape and np.isfinite(flat(outputs)).all()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@each
+def test_a_file_keeps_settings_weights_and_the_state_of_the_optimizer(name, tmp_path):
+    model = compiled(MAKE[name](), optimizer=keras.optimizers.Adam(0.02))
+    model.fit(images(), epochs=2, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.encode(images()), model.encode(images()))
+    assert json.dumps(loaded.get_config()) == json.dumps(model.get_config())
+    assert int(loaded.optimizer.iterations) == 2 and float(loaded.optimizer.learning_rate) == pytest.approx(0.02)
+    again = [one.fit(images(), shuffle=False, verbose=0).history["loss"][0] for one in (model, loaded)]
+    # Keras does not store the states of random generators, here of the noise and of the views.
+    assert again[0] == pytest.approx(again[1], rel=1e-4 if name == "rotation" else 0.1)
+
+
+@each
+def test_a_loss_of_a_layer_is_added(name):
+    found = []
+    for factor in (0.0, 1.0):
+        keras.utils.set_random_seed(0)
+        model = MAKE[name](kernel_regularizer=keras.regularizers.L2(factor))
+        found.append(compiled(model).evaluate(images(), verbose=0, return_dict=True)["loss"])
+        square = float(np.sum(np.square(model.encoder.layers[-1].kernel)))
+    assert found[1] - found[0] == pytest.approx(square, rel=1e-3)
+
+
+@each
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_trains(name, policy):
+    keras.config.set_dtype_policy(policy)
+    history = compiled(MAKE[name]()).fit(images(), epochs=3, verbose=0).history["loss"]
+    assert np.isfinite(history).all()
+
+
+@each
+def test_labels_and_weights_are_refused(name):
+    model = compiled(MAKE[name]())
+    x, y = images(), np.zeros(12)
+    with pytest.raises(ValueError, match="without labels: pass only x; got y"):
+        model.fit(x, y)
+    with pytest.raises(ValueError, match="without labels"):
+        model.evaluate(x, y)
+    with pytest.raises(ValueError, match=r"dataset.map\(lambda x, y: x\)"):
+        model.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(4))
+    with pytest.raises(ValueError, match="without labels"):
+        model.fit(x, validation_data=(x, y), verbose=0)
+    with pytest.raises(ValueError, match="without labels and weights"):
+        model.fit(x, sample_weight=np.ones(12), verbose=0)
+
+
+@each
+def test_inputs_that_would_be_silently_wrong_are_refused(name):
+    model = compiled(MAKE[name]())
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        model.fit(255 * images())
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        model.encode(255 * images())
+    with pytest.raises(ValueError, match="finite"):
+        model.fit(images() * np.nan)
+    with pytest.raises(ValueError, match="must have the shape"):
+        model.encode(np.zeros((3, 4, 4, 1), "float32"))
+    with pytest.raises(ValueError, match="batch_size"):
+        model.encode(images(), batch_size=0)
+
+
+@pytest.mark.parametrize("name", ["vae", "contrastive"])
+def test_a_model_with_its_own_loss_takes_no_other(name):
+    with pytest.raises(ValueError, match="its own loss and metrics; got loss='mse'"):
+        MAKE[name]().compile(loss="mse")
+    with pytest.raises(ValueError, match="got metrics="):
+        MAKE[name]().compile(metrics=["accuracy"])
+
+
+@each
+def test_an_encoder_must_give_one_row_of_features_per_image(name):
+    image = keras.Sequential([keras.Input(SHAPE), keras.layers.Conv2D(2, 3)])
+    arguments = {
+        "rotation": (Rotation,),
+        "vae": (VAE, decoder()),
+        "contrastive": (Contrastive, keras.layers.RandomTranslation(0.1, 0.1)),
+    }
+    make, *others = arguments[name]
+    with pytest.raises(ValueError, match=r"outputs of shape \(rows, width\).*Flatten"):
+        make(image, *others)
+    with pytest.raises(ValueError, match="no weights yet"):
+        make(keras.Sequential([keras.layers.Dense(2)]), *others)
+    with pytest.raises(TypeError, match="must be a Keras model"):
+        make("conv4", *others)
