@@ -8,15 +8,13 @@
 # [02](02_classical_learning.ipynb)). Chapter [10](10_maml.ipynb), on the mathematics of MAML, can be read before or
 # after.
 #
-# **Time.** About 75 minutes, or a lecture of 90 minutes with two exercises. The notebook runs in about one minute on two
-# CPU cores.
+# **Time.** About 75 minutes, or a lecture of 90 minutes with two exercises; about one minute to run on two CPU cores.
 #
 # ![Five characters with one support image each, and predictions for eight queries of each](adapted_network.png)
 #
 # *A network with a zero-initialized output layer (section 5), whose other layers were meta-trained for 250 steps,
 # adapted by one gradient step to the five support images on the left, from an unseen alphabet. Queries in a solid frame
-# are classified correctly; those in a dashed frame are misclassified, with the predicted class below. The task is
-# typical: its accuracy, 27 of 40 queries, is the closest to the mean of 200 tasks, 67 %.*
+# are classified correctly; those in a dashed frame are misclassified, with the predicted class below. Its accuracy, 27 of 40 queries, is the closest to the mean of 200 tasks, 67 %.*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -48,7 +46,7 @@ stored = mk.report.measured("chapter_12")  # long measurements, made by benchmar
 # 3. compute the **prediction error** (预测误差) of the task model, which will be its loss on the queries;
 # 4. optimize the network with respect to that error.
 #
-# We write these steps by hand, then let `fit` run them, and finally exchange step 2, the inner loop. Outline and
+# We write these steps by hand, let `fit` run them, and exchange step 2, the inner loop. Outline and
 # network are from article D3:
 
 # %%
@@ -93,8 +91,8 @@ for labels in (tf.range(5), tf.range(4, -1, -1)):
     assert list(probabilities[0].argmax(axis=-1)) == list(labels)
 
 # %% [markdown]
-# The adapted network classifies the same five images correctly under both assignments of labels, but this only shows
-# that it can memorize them; the goal is to classify *other* images.
+# The adapted network classifies the same five images correctly under both assignments, but the goal is to classify
+# *other* images.
 
 # %% [markdown]
 # **Where does the optimizer belong?** In `compile`, which sets `self.optimizer` in every Keras model, overwriting one
@@ -386,14 +384,13 @@ plt.show()
 # %% [markdown]
 # Circles mark the selected numbers of steps: 90 for MAML and the meta-trained zero-initialized head. Both are best at
 # 810 steps, the end of the grid, but gain less than 0.01 from 90 on. On unit-length embeddings of the classifier, one
-# step is selected, which is the nearest class mean (section 5), so we test this head after 90 steps instead.
+# step is selected, which is the nearest class mean (section 5), so we test it after 90 steps.
 
 # %% [markdown]
 # **Test.** Each of five seeds has its own initialization, training tasks and 200 test tasks, which are the same for all
 # methods. So the intervals over seeds include the variation of tasks. The test alphabets are harder than the validation
 # alphabets, even without training: pixels reach 0.588 in validation and 0.523 in the test. Below, `choice` is the
-# selected number of steps or normalization, `rates` are the inner learning rate (if there is one) and the outer one,
-# and from scratch, a zero-initialized head was tried, too:
+# selected number of steps or normalization, `rates` are the inner learning rate (if there is one) and the outer one:
 
 # %%
 for key, value in stored.items():
@@ -509,8 +506,7 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # **Is it meta-training, or the inner loop alone?** On a random backbone, the zero-initialized head reaches 0.499, and
-# class means reach 0.518, which is not significantly different from pixels (0.523). Meta-trained backbones add +0.253 ±
-# 0.050 to the head (with 90 instead of 10 selected steps), and +0.328 ± 0.019 to class means (prototypes). So the inner
+# class means reach 0.518, which is not significantly different from pixels (0.523). Meta-trained backbones add +0.253 ± 0.050 to the head, and +0.328 ± 0.019 to class means (prototypes). So the inner
 # loop alone does not explain their accuracy.
 
 # %% [markdown]
@@ -522,19 +518,19 @@ mk.report.Table(rows)
 # **Against the pretrained classifier.** At equal numbers of images, prototypes beat the classifier with class means by
 # +0.064 ± 0.018. The two also differ in batches, loss and normalization, so the tasks are only one possible cause. MAML
 # is worse (-0.113 ± 0.020). The zero-initialized head after 90 steps is worse by the book's rule, but so narrowly
-# (-0.0301 ± 0.0300) that another seed could change this. Ninety steps of a head on the embeddings of the classifier, instead of class
-# means, make no significant difference (-0.001 ± 0.003).
+# (-0.0301 ± 0.0300) that another seed could change this. Ninety steps of a head on the embeddings of the classifier,
+# instead of class means, make no significant difference (-0.001 ± 0.003).
 
 # %% [markdown]
 # **Against aligned pixels.** Without any training, aligned pixels reach 0.842 ± 0.011. Prototypes are not significantly
-# different (+0.004 ± 0.006), and the other methods in the table are worse. So in this setting, meta-training has not
-# been shown to achieve more than prior knowledge: position, size and small shifts of strokes (the blur) do not identify
-# a character. In [chapter 01](01_learning_to_learn.ipynb), with another network and 28 x 28 pixels, prototypes beat
-# aligned pixels in 5-way tasks from 30,000 images on.
+# different (+0.004 ± 0.006), and the other methods in the table are worse. So here, meta-training has not been shown to
+# achieve more than prior knowledge: position, size and small shifts (the blur) do not identify a character. In [chapter
+# 01](01_learning_to_learn.ipynb), with another network and 28 x 28 pixels, prototypes beat aligned pixels in 5-way
+# tasks from 30,000 images on.
 
 # %% [markdown]
 # **The number of steps.** MAML and the zero-initialized head were meta-trained with one step, but 90 steps in
-# evaluation are better than one, by +0.089 ± 0.038 and +0.061 ± 0.015. (The learning rates were selected for up to 30
+# evaluation are better than one, by +0.089 ± 0.038 and +0.061 ± 0.015. (Learning rates were selected for up to 30
 # steps, which favors more than one.)
 
 # %% [markdown]
@@ -583,8 +579,7 @@ mk.report.Table(
 # **Limits.** These results hold for synthetic characters, one set of test alphabets, and a small budget; MAML was
 # trained with a single inner step only (Ye and Chao, 2022, find that it needs more). On random backbones,
 # the head drops from 0.704 in validation (one initialization) to 0.499 ± 0.073 in the test, and class means, which have
-# no learning rate, from 0.668 to 0.518. In chapter
-# 01, prototypes have no significant lead over the classifier after 100,000 images (5-way).
+# no learning rate, from 0.668 to 0.518.
 
 # %%
 differ = {pair for pair in pairs if abs(difference(*pair).mean) > difference(*pair).interval}
@@ -624,7 +619,7 @@ print(f"{np.sum(predictions.argmax(axis=-1) == query_y)} of {len(query_y)} queri
 folder.cleanup()
 
 # %% [markdown]
-# This accuracy is above the mean of 200 such tasks, 67 %, measured with the network of the opening figure. The learner itself can be saved in the same way,
+# The learner itself can be saved in the same way,
 # but loading its file requires the library. Each step of the outline is an argument that can be replaced: the dataset
 # of `fit`, the `rule`, and the `loss` and `optimizer` of `compile`.
 
