@@ -8,7 +8,7 @@
 # [02](02_classical_learning.ipynb)). Chapter [10](10_maml.ipynb), on the mathematics of MAML, can be read before or
 # after.
 #
-# **Time.** About 75 minutes, or a lecture of 90 minutes with two exercises; about one minute to run on two CPU cores.
+# **Time.** About 75 minutes, or a lecture of 90 minutes with two exercises; about one minute to run.
 #
 # ![Five characters with one support image each, and predictions for eight queries of each](adapted_network.png)
 #
