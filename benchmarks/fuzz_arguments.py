@@ -253,6 +253,7 @@ SPECIAL: dict[str, Factories] = {
     "report.measured": {"name": lambda: "chapter_10"},
     "maml_loop": {"iterations": lambda: 1},
     "restart": {"model": lambda: compiled(network(), loss="mse"), "weights": lambda: network().get_weights()},
+    "unsupervised.cluster_classes": {"features": inputs},
     "unsupervised.k_means": {"features": inputs},
     "multitask.MultiTask.task_gradients": {"x": inputs, "y": labels_of_tasks},
     "multitask.describe_tasks": {"x": lambda: inputs()[None], "y": lambda: inputs()[None]},

@@ -188,13 +188,8 @@ def comparison(title, baseline, others):
 # %%
 sine_rows = comparison("rates, sines", "one rate", ("layer-step", "weight"))
 glyph_rows = comparison("rates, glyphs", "one rate", ("layer-step",))
-mk.report.Table(
-    [
-        {"tasks": tasks} | row
-        for tasks, rows in (("sine curves", sine_rows), ("glyphs", glyph_rows))
-        for row in rows
-    ]
-)
+tables = {"sine curves": sine_rows, "glyphs": glyph_rows}
+mk.report.Table([{"tasks": tasks} | row for tasks, rows in tables.items() for row in rows])
 
 # %% [markdown]
 # The last column applies the book's rule: two methods differ where the interval of their paired differences excludes

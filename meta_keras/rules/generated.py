@@ -84,6 +84,7 @@ def width_of(model: keras.Model, name: str) -> int:
 
 def flat(examples: tf.Tensor) -> tf.Tensor:
     """One row of floats for each example."""
+    examples = tf.convert_to_tensor(examples)
     examples = examples if examples.dtype.is_floating else tf.cast(examples, keras.config.floatx())
     return tf.reshape(examples, (tf.shape(examples)[0], math.prod(examples.shape[1:])))
 
