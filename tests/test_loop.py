@@ -58,7 +58,8 @@ def test_the_loop_takes_an_optimizer_object_and_a_function_for_a_loss():
 
 
 def test_the_loop_fits_on_a_page():
-    assert len(inspect.getsource(maml_loop).splitlines()) <= 40
+    code = len(inspect.getsource(maml_loop).splitlines()) - len(inspect.getdoc(maml_loop).splitlines())
+    assert code <= 40
 
 
 @pytest.mark.parametrize(
