@@ -96,7 +96,7 @@ def rotation(settings: Settings) -> tuple[keras.Model, int, np.ndarray]:
 
 
 def vae(settings: Settings) -> tuple[keras.Model, int, np.ndarray]:
-    return VAE(encoder(), dense_decoder(settings["latent"])), INPUTS, pretraining_images()
+    return VAE(encoder(), dense_decoder(int(settings["latent"]))), INPUTS, pretraining_images()
 
 
 def contrastive(settings: Settings) -> tuple[keras.Model, int, np.ndarray]:
