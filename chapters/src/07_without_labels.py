@@ -521,7 +521,8 @@ for penalty in (0.1, 1, 10, 100):
 #
 # So far, features were learned first and few-shot tasks came later. **Unsupervised meta-learning** (无监督元学习) in the
 # strict sense meta-trains *on tasks*, which are constructed without labels. Two constructions are common.
-#
+
+# %% [markdown]
 # **CACTUs** (Hsu, Levine and Finn, 2019) takes *clusters* of features as classes. The clusters come from **k-means**
 # (k均值聚类), which chooses centers $m$ with a small sum of squared distances:
 #
@@ -645,7 +646,8 @@ plt.show()
 # better than every other kind (paired over seeds; by 0.018 ± 0.015 against CACTUs, which had fewer steps). Between VAE,
 # UMTRA and rotation features, no significant difference was found. Labels help: prototypes that were meta-trained on
 # labeled tasks are far ahead. However, aligned pixels, without any training, are best by a wide margin.
-#
+
+# %% [markdown]
 # These networks were trained for a few hundred steps, which is little. The comparison therefore says what this budget
 # buys, and not what the methods can reach.
 
