@@ -20,6 +20,8 @@ TITLES = {
     "networks": "Networks",
     "rules": "Adaptation rules",
     "transfer": "Transfer learning",
+    "multitask": "Multi-task learning",
+    "unsupervised": "Learning without labels",
     "report": "Scores, tables and figures",
     "classical": "Classical learning",
     "functional": "Models as functions",

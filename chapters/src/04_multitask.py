@@ -42,15 +42,16 @@ stored = mk.report.measured("chapter_04")  # long measurements, made by benchmar
 # $$f_k(x) = h_k\big(t(x)\big), \qquad k = 1, \dots, K \qquad \text{(Formula 4.1)}$$
 
 # %% [markdown]
-# Unlike transfer (chapter [03](03_transfer.ipynb)), which learns one task *after* another, this learns several tasks at the
-# same time. The simplest objective is the **average loss** (平均损失函数), where $L_k$ is the mean loss of task $k$ over its
-# labeled examples:
+# Unlike transfer (chapter [03](03_transfer.ipynb)), which learns one task *after* another, this learns several tasks at
+# the same time. The simplest objective is the **average loss** (平均损失函数), where $L_k$ is the mean loss of task $k$ over
+# its labeled examples:
 #
 # $$J = \frac1K \sum_{k=1}^K L_k \qquad \text{(Formula 4.2)}$$
 
 # %% [markdown]
-# As an example, we place drawings of 20 letters of the synthetic data set *glyphs* (14 x 14 pixels) at random positions
-# of a 24 x 24 canvas. The tasks are to classify the letter and to predict its position, two numbers from -1 to 1.
+# As an example, we place drawings of 20 letters of the synthetic data set *glyphs* (reduced to 14 x 14 pixels) at
+# random positions of a 24 x 24 canvas. The tasks are to classify the letter and to predict its position, two numbers
+# from -1 to 1.
 
 
 # %%
@@ -94,8 +95,8 @@ y_test = {"class": labels[test_rows][chosen], "position": position}
 print("training:", x.shape, " test:", x_test.shape)
 
 # %% [markdown]
-# `MultiTask` is a Keras model with a trunk and a dictionary of heads, and takes a dictionary of labels. Integer labels get
-# cross-entropy and other targets the mean squared error, unless `compile` names other losses.
+# `MultiTask` is a Keras model with a trunk and a dictionary of heads, and takes a dictionary of labels. Integer labels
+# get cross-entropy and other targets the mean squared error, unless `compile` names other losses.
 
 
 # %%
@@ -119,9 +120,9 @@ model.fit(x, y, batch_size=64, epochs=15, verbose=0)
 model.evaluate(x_test, y_test, verbose=0, return_dict=True)
 
 # %% [markdown]
-# Every task has a loss of its own in the logs. After 900 steps, this small network names half of the letters correctly, and is
-# wrong about the position by about one pixel. The learning rate and the weight of the position in the average are
-# those that were selected on validation data for a narrower trunk, as described [below](#When-sharing-hurts).
+# Every task has a loss of its own in the logs. After 900 steps, this small network names half of the letters correctly,
+# and is wrong about the position by about one pixel. The learning rate and the weight of the position in the average
+# are those that were selected on validation data for a narrower trunk, as described [below](#When-sharing-hurts).
 
 
 # %% picture="two_tasks" jupyter={"outputs_hidden": true}
@@ -164,8 +165,8 @@ assert np.isclose(loss, -np.mean([log_p[0, 3], log_p[1, 5]]), rtol=1e-4)
 # %% [markdown]
 # ## Weighting the losses
 #
-# The average loss depends on units. If positions are measured in pixels instead of half canvases, their squared errors
-# are multiplied by 25, and the position dominates the trunk. One remedy is to tune a weight for every task.
+# The average loss depends on units. If positions are measured in pixels instead of units of five pixels, their squared
+# errors are multiplied by 25, and the position dominates the trunk. One remedy is to tune a weight for every task.
 
 # %% [markdown]
 # Instead of tuning a weight per task, **uncertainty weighting**
@@ -173,15 +174,15 @@ assert np.isclose(loss, -np.mean([log_p[0, 3], log_p[1, 5]]), rtol=1e-4)
 # distributed with a variance $\sigma_k^2 = e^{s_k}$, and trains $s_k$ together with the network. For classification,
 # $e^{-s_k}$ scales the logits, approximately:
 #
-# $$J = \sum_k c_k \, e^{-s_k} L_k + \tfrac12 s_k, \qquad c_k = \tfrac12 \text{ (regression)}, \; 1 \text{ (classification)}
+# $$J = \sum_k \big( c_k \, e^{-s_k} L_k + \tfrac12 s_k \big), \qquad c_k = \tfrac12 \text{ (regression)}, \; 1 \text{ (classification)}
 # \qquad \text{(Formula 4.3)}$$
 
 # %% [markdown]
-# The first term alone would make every $s_k$ grow without limit; the second one prevents it.
-# The derivative with respect
-# to $s_k$ is $-c_k e^{-s_k} L_k + \frac12$, which is zero at $s_k = \log(2 c_k L_k)$. With this $s_k$, the gradient of task
-# $k$ is $c_k e^{-s_k} \nabla L_k = \nabla L_k / (2 L_k)$. It is divided by the loss, so units cancel. For example, a
-# classification loss of $3$ gives $s = \log 6 = 1.79$, and a squared error of $0.05$ gives $s = \log 0.05 = -3.00$.
+# The first term alone would make every $s_k$ grow without limit; the second one prevents it. The derivative with
+# respect to $s_k$ is $-c_k e^{-s_k} L_k + \frac12$, which is zero at $s_k = \log(2 c_k L_k)$. With this $s_k$, the
+# gradient of task $k$ is $c_k e^{-s_k} \nabla L_k = \nabla L_k / (2 L_k)$. It is divided by the loss, so units cancel.
+# For example, a classification loss of $3$ gives $s = \log 6 = 1.79$, and a squared error of $0.05$ gives $s = \log
+# 0.05 = -3.00$.
 
 # %%
 losses = tf.Variable([3.0, 0.05])
@@ -210,7 +211,8 @@ assert np.allclose(weights, 1 / (2 * losses))
 #
 # $$g_j \leftarrow g_j - \frac{g_j \cdot g_k}{\lVert g_k \rVert^2} \, g_k \qquad \text{(Formula 4.5)}$$
 #
-# This is done for every task $j$ with all other tasks $k$, in random order, and the trunk gets the mean of the results.
+# This is done for every task $j$ with the original gradients of all other tasks $k$, in random order, and the trunk gets
+# the mean of the results (in the paper, their sum).
 
 # %% [markdown]
 # For example, let $g_1 = (1, 0)$ and $g_2 = (-1, 1)$. Their product is $-1$ and the cosine $-1/\sqrt2 = -0.71$. Surgery
@@ -248,14 +250,15 @@ print(
 # %% [markdown]
 # ## When sharing hurts
 #
-# If a trunk is too narrow for both tasks, they compete for it. The stored measurements use a trunk that ends in 4 units;
-# we have not compared wider ones. **Alone** means a network of the same size for each task. All networks train for 800 steps
-# with 64 canvases.
+# If a trunk is too narrow for both tasks, they compete for it. The stored measurements use a trunk that ends in 4
+# units; we have not compared wider ones. **Alone** means a network of the same size for each task. All networks train
+# for 800 steps with 64 canvases per step; two networks alone have about twice the weights in total.
 
 # %% [markdown]
-# Learning rates, and the weight of the position in the average loss, are those with the highest
-# validation score (accuracy minus a tenth of the error in pixels), averaged over two seeds: changing either by a factor of 3
-# makes the score worse. The table shows five other seeds, which also vary the drawings.
+# Learning rates, and the weight of the position in the average loss, are those with the highest validation score
+# (accuracy minus a tenth of the root mean squared error per coordinate in pixels), averaged over two seeds: changing
+# either by a factor of 3 makes the score worse. The table shows five other seeds, which also split the drawings anew,
+# so selection and test drawings overlap.
 
 
 # %%
@@ -287,13 +290,14 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # With 4 units, the shared trunk with the average loss is significantly worse than training alone on *both* tasks: its
-# accuracy is lower by 0.19 ± 0.13, and its error larger by 0.22 ± 0.17 pixels. This is **negative transfer** (负迁移). In one
-# of the five seeds, both the shared network and the one for the position alone end with constant answers (an accuracy of 0.05 and an
-# error of 2.3 pixels), which widens the intervals.
+# accuracy is lower by 0.19 ± 0.13, and its error larger by 0.22 ± 0.17 pixels. This is **negative transfer** (负迁移). In
+# one of the five seeds, the shared network stays at chance in classification (0.05), and both it and the network for
+# the position alone have an error of 2.3 pixels (constant answers: 3.2), which widens the intervals.
 
 # %% [markdown]
-# Do uncertainty weighting or gradient surgery help? We show one live run of each method with 4 units. Their hyperparameters
-# were not selected (all use those of the average), and single runs cannot decide which one is better.
+# Do uncertainty weighting or gradient surgery help? We show one live run of each method with 4 units. Their
+# hyperparameters were not selected (all use the learning rate of the average, and surgery also its loss weight), and
+# single runs cannot decide which one is better.
 
 # %%
 for method in ("average", "uncertainty", "surgery"):
@@ -322,9 +326,9 @@ plt.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# With 4 units and the average loss, the cosine is negative on average over training, by 0.11 ± 0.09, and in 60 % of
-# the batches. The gradients conflict where sharing hurts. This alone does not show that the conflicts are the cause: both tasks also have
-# to fit into four numbers.
+# With 4 units and the average loss, the cosine is negative on average over training, by 0.11 ± 0.09, and in 60 % of the
+# batches that were measured (eight every 100 steps). The gradients conflict where sharing hurts. This alone does not
+# show that the conflicts are the cause: both tasks also have to fit into four numbers.
 
 # %%
 harm = canvas_tests("average", 4)[0] - canvas_tests("alone", 4)[0]
@@ -357,7 +361,7 @@ print({name: f"{len(parts['train'][0])} images" for name, parts in data.items()}
 
 # %% [markdown]
 # If batches were drawn from all examples together, the small task would rarely be in them. `mix_tasks` draws the same
-# number of rows for every task (fair sampling); the labels of all other tasks are missing.
+# number of rows for every task (equal mixing); the labels of all other tasks are missing.
 
 # %%
 train = {name: parts["train"] for name, parts in data.items()}
@@ -411,14 +415,15 @@ print(f"alone:  accuracy {small_task_accuracy({SMALL: train[SMALL]}, alone, 300)
 print(f"shared: accuracy {small_task_accuracy(train, shared, 300):.3f}")
 
 # %% [markdown]
-# These runs are shorter than the stored measurements, which repeat them with eight seeds. There, every method may train for up
-# to 1,200 steps, with 16 images of each task per step. The number of steps (300, 600 or 1,200) and the learning rate
-# were selected on the small task's validation set, separately for each method, and for training alone also the
+# These runs are shorter than the stored measurements, which repeat them with eight seeds. There, every method may train
+# for up to 1,200 steps, with 16 images of each task per step. The number of steps (300, 600 or 1,200) and the learning
+# rate were selected on the small task's validation set, separately for each method, and for training alone also the
 # dropout rate (0 or 0.3; otherwise 0.3).
 
 # %% [markdown]
-# The table also has training alone without augmentation, and the nearest class mean of the pixels, which needs no training.
-# We have not measured transfer: a trunk trained on the four large alphabets first (chapter [03](03_transfer.ipynb)).
+# The table also has training alone without augmentation, and the nearest class mean of the pixels, which needs no
+# training. We have not measured transfer: a trunk trained on the four large alphabets first (chapter
+# [03](03_transfer.ipynb)).
 
 # %%
 ALPHABETS = ("alone", "alone, augmented", "shared, augmented")
@@ -440,11 +445,12 @@ plt.xlabel("test accuracy on the small task (dots: seeds; bars: 95 % intervals)"
 plt.show()
 
 # %% [markdown]
-# Sharing the trunk raises the accuracy on the small task from 0.41 to 0.54, and the intervals do not overlap, although the
-# single-task baseline is tuned and augmented. Augmentation alone doubles the accuracy: without it, a comparison would
-# attribute to sharing what a better baseline achieves, too. The best number of steps was the largest one for both
-# augmented methods, so this compares them at a budget of 1,200 steps; in each of them, the shared network processes four more
-# batches, those of the other tasks.
+# Sharing the trunk raises the accuracy on the small task from 0.41 to 0.54, and the intervals do not overlap, although
+# the single-task baseline is tuned and augmented. Augmentation alone doubles the accuracy: without it, a comparison
+# would attribute to sharing what a better baseline achieves, too. Without augmentation, the smallest number of steps
+# was the best (300), and the larger dropout rate was selected for both baselines. The best number of steps was the
+# largest one for both augmented methods, so this compares them at a budget of 1,200 steps; in each of them, the shared
+# network processes four more batches, those of the other tasks.
 
 # %%
 scores = {name: mk.Score.of(values) for name, values in results.items()}
@@ -579,10 +585,10 @@ for name in ("without difference", "with difference"):
     )
 
 # %% [markdown]
-# The stored measurements add two baselines: a network for **images alone**, and **pseudo-labels** (伪标签; Lee, 2013), where
-# the model without a difference loss classifies the captions of all unlabeled pairs, and a network for images is trained on
-# these labels. For every method, the learning rate, the number of steps (200, 400 or 800) and the weight of the difference loss
-# were selected on validation images; the table shows five other seeds.
+# The stored measurements add two baselines: a network for **images alone**, and **pseudo-labels** (伪标签; Lee, 2013),
+# where the model without a difference loss classifies the captions of all unlabeled pairs, and a network for images is
+# trained on these and the 50 true labels. For every method, the learning rate, the number of steps (200, 400 or 800) and the weight of
+# the difference loss were selected on validation images; the table shows five other seeds.
 
 # %%
 PAIRS, rows = ("image alone", "without difference", "with difference", "pseudo-labels"), []
@@ -597,14 +603,15 @@ for name, own in image.items():
 mk.report.Table(rows)
 
 # %% [markdown]
-# The difference loss improves the accuracy on images by 0.05, compared with images alone and with the same network without
-# it. It is symmetric, however, and the answers to captions move toward those to images: their accuracy decreases by
-# 0.09. Pseudo-labels let only the images learn from the captions. They are a simple baseline, need no paired loss, and are
-# better by 0.08.
+# The difference loss improves the accuracy on images by 0.05, compared with images alone and with the same network
+# without it. It is symmetric, however, and the answers to captions are also drawn toward those to images: with
+# hyperparameters selected on images, their accuracy is lower by 0.09. Pseudo-labels let only the images learn from the
+# captions. They are a simple baseline, need no paired loss, and are better by 0.08. The best number of
+# steps was the smallest one without the difference loss, and the largest one with it and for pseudo-labels.
 
 # %% [markdown]
 # The weight must not be too large, because a large one favors constant answers, for which the difference loss is zero.
-# Validation accuracies on images after 200, 400 and 800 steps:
+# Validation accuracies on images after 200, 400 and 800 steps (learning rate 0.001, one seed):
 
 # %%
 for weight in ("0.3", "1", "3"):
@@ -647,9 +654,9 @@ for loss in (image["pseudo-labels"] - image["with difference"], text[0] - text[1
 # $$f(x; \xi) = \psi(x) \cdot w(\xi) \qquad \text{(Formula 4.7)}$$
 
 # %% [markdown]
-# Our task space consists of sine curves $A \sin(x - \phi)$ with amplitudes $A$ from 1 to 3 and phases $\phi$ from 0 to 2, so
-# $\xi = (A, \phi)$ and the truth is known. Each of 200 training tasks has 20 points with normal noise of standard deviation
-# 0.5. The features are 24 Gaussian bumps.
+# Our task space consists of sine curves $A \sin(x - \phi)$ with amplitudes $A$ from 1 to 3 and phases $\phi$ from 0 to
+# 2, so $\xi = (A, \phi)$ and the truth is known. Each of 200 training tasks has 20 points with normal noise of standard
+# deviation 0.5. The features are 24 Gaussian bumps.
 
 # %%
 INSIDE = {"amplitude": (1.0, 3.0), "phase": (0.0, 2.0)}
@@ -691,11 +698,11 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 plt.show()
 
 # %% [markdown]
-# The task on the right is outside of the range of the training parameters. The stored measurements use five seeds with 300
-# test tasks each, inside this range and outside of it ($A$ from 3 to 5, $\phi$ from 2 to 3), and report mean squared errors
-# against the noise-free curves. Two more networks are trained on the points of all training tasks: **one model** for
-# all tasks, which does not know $\xi$, and one **with parameters**, which gets $\xi$ as further inputs. Learning rates and ridge
-# penalties were selected on validation tasks inside the range.
+# The task on the right is outside of the range of the training parameters. The stored measurements use five seeds with
+# 300 test tasks each, inside this range and outside of it ($A$ from 3 to 5, $\phi$ from 2 to 3), and report mean
+# squared errors against the noise-free curves. Two more networks are trained on the points of all training tasks: **one
+# model** for all tasks, which does not know $\xi$, and one **with parameters**, which gets $\xi$ as further inputs.
+# Learning rates and ridge penalties were selected on validation tasks inside the range.
 
 # %%
 SPACE = ("one model", "one model per task", "generalize", "with parameters")
@@ -708,14 +715,15 @@ rows = [
 mk.report.Table(rows)
 
 # %% [markdown]
-# Inside the range, both models that know $\xi$ have lower errors than one model per task, although they see no example of the
-# new task, whereas the latter has only ten noisy points. One model for all tasks has the highest error, since it gives the
-# same answer for every task.
+# Inside the range, both models that know $\xi$ have lower errors than one model per task, although they see no example
+# of the new task, whereas the latter has only ten noisy points. One model for all tasks has the highest error, since it
+# gives the same answer for every task.
 
 # %% [markdown]
-# Outside the range, the order changes: one model per task, which uses points of the new task, has the lowest error,
-# and both models that know $\xi$ have much larger errors than inside. The error of `generalize` is larger than that of the network with parameters as inputs, by 1.5 ± 0.3; inside, we found no significant
-# difference between them. Both generalize to tasks *between* those that they were trained on.
+# Outside the range, the order changes: one model per task, which uses points of the new task, has the lowest error, and
+# both models that know $\xi$ have much larger errors than inside. The error of `generalize` is larger than that of the
+# network with parameters as inputs, by 1.5 ± 0.3; inside, we found no significant difference between them. Both
+# generalize to tasks *between* those that they were trained on.
 
 
 # %%
@@ -737,17 +745,19 @@ for other in ("one model", *informed):
 #   gives every task the same number of rows per batch.
 # - A task with two drawings per character gained 0.13 in accuracy from sharing a trunk with four larger tasks, compared with
 #   a tuned and augmented network of its own.
-# - Two tasks that share a trunk with four units were both worse than alone; their gradients had negative cosines.
+# - Two tasks that share a trunk with four units were both worse than alone; the cosine of their gradients was negative on
+#   average.
 # - Uncertainty weighting removes the units of the losses, and gradient surgery the conflicting parts of gradients. We have
 #   not compared them over several seeds.
 # - The difference loss learned from unlabeled pairs of images and captions, but pseudo-labels were better.
-# - A meta-model of task parameters needs no examples of a new task within the range of its training tasks, and fails outside
-#   of it.
+# - A meta-model of task parameters needs no examples of a new task within the range of its training tasks, and has much
+#   larger errors outside of it.
 
 # %% [markdown]
 # ## Exercises
 #
-# Exercises 1 to 4 have a check: run its cell, then call the check with your function ([solutions](../tests/solutions.py)).
+# Exercises 1 to 4 have a check: run its cell, then call the check with your function
+# ([solutions](../tests/solutions.py)).
 #
 # **1. Missing labels (warm-up).** Write `labeled_mean(losses, labels)`, the mean of the losses of the rows whose label is
 # not -1, and 0 if there is none.
@@ -799,8 +809,9 @@ def check_operate(operate):
 
 
 # %% [markdown]
-# **4. Between fair and proportional.** Large collections of tasks are often sampled with a temperature $T$: the share of
-# a task is proportional to $n_k^{1/T}$, where $n_k$ is its number of examples. Write `shares(sizes, temperature)`.
+# **4. Between equal and proportional mixing.** Large collections of tasks are often sampled with a temperature $T$: the
+# share of a task is proportional to $n_k^{1/T}$, where $n_k$ is its number of examples. Write `shares(sizes,
+# temperature)`.
 
 
 # %%
@@ -814,8 +825,8 @@ def check_shares(shares):
 
 # %% [markdown]
 # **5. Project: which tasks help?** Choose one alphabet as the small task and measure how much each of four others helps
-# it if they share a trunk. Is the cosine of the gradients, measured early in training, a predictor of the gain? Extend the
-# [script](../benchmarks/chapter_04.py). A good report
+# it if they share a trunk. Is the cosine of the gradients, measured early in training, a predictor of the gain? Extend
+# the [script](../benchmarks/chapter_04.py). A good report
 #
 # - states a prediction for every pair before the experiment (2 points);
 # - selects hyperparameters for every method on validation data, with no best value at the edge of its grid (3 points);
@@ -831,7 +842,8 @@ def check_shares(shares):
 # - T. Yu and others, [Gradient Surgery for Multi-Task Learning](https://arxiv.org/abs/2001.06782), 2020.
 # - D.-H. Lee, Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural Networks, 2013.
 # - V. Kurin and others, [In Defense of the Unitary Scalarization for Deep Multi-Task
-#   Learning](https://arxiv.org/abs/2201.04122), 2022: tuned weighted averages match such methods in many benchmarks.
+#   Learning](https://arxiv.org/abs/2201.04122), 2022: the unweighted sum, with standard regularization and
+#   stabilization, matches or improves upon such methods.
 # - T. Standley and others, [Which Tasks Should Be Learned Together in Multi-task
 #   Learning?](https://arxiv.org/abs/1905.07553), 2020.
 #

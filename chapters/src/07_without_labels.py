@@ -238,7 +238,8 @@ assert abs(exact - sampled) < 0.02
 # %% [markdown]
 # The gradient of the first term must pass through the random $z$ to the encoder. This is possible because $z = \mu +
 # \sigma \varepsilon$ with $\varepsilon \sim N(0, I)$, a differentiable function of $\mu$ and $\sigma$ (the
-# *reparameterization trick*). `VAE` takes an encoder and a decoder, which outputs logits of pixels, and `fit` logs both terms:
+# *reparameterization trick*). `VAE` takes an encoder and a decoder, which outputs logits of pixels, and `fit` logs both
+# terms:
 
 # %%
 keras.utils.set_random_seed(0)
@@ -523,7 +524,8 @@ for penalty in (0.1, 1, 10, 100):
 # strict sense meta-trains *on tasks*, which are constructed without labels. Two constructions are common.
 
 # %% [markdown]
-# **CACTUs** (Hsu, Levine and Finn, 2019) takes *clusters* of features as classes. The clusters come from **k-means**
+# **CACTUs** (Hsu, Levine and Finn, 2019) takes clusters of features as classes. **Clustering** (聚类) joins similar
+# examples without labels, here by **k-means**
 # (k均值聚类), which chooses centers $m$ with a small sum of squared distances:
 #
 # $$\sum_i \min_c \lVert f(x_i) - m_c \rVert^2 \qquad \text{(Formula 7.11)}$$
@@ -536,10 +538,10 @@ episode = next(iter(mk.FewShot(clusters, ways=4, shots=1, queries=2, seed=1)))
 figure = mk.report.show_episode(episode)
 
 # %% [markdown]
-# A cluster may join different characters, or hold only some drawings of one. **UMTRA** (Khodadadeh, Bölöni and Shah, 2019)
-# therefore does without clusters: $N$ random images are the $N$ classes of a task, and *augmented* versions of them are
-# its queries. Two of the images may show the same character.
-# With $C$ characters and $M$ drawings of each, all are different with the probability
+# A cluster may join different characters, or hold only some drawings of one. **UMTRA** (Khodadadeh, Bölöni and Shah,
+# 2019) therefore does without clusters: $N$ random images are the $N$ classes of a task, and *augmented* versions of
+# them are its queries. Two of the images may show the same character. With $C$ characters and $M$ drawings of each, all
+# are different with the probability
 #
 # $$\prod_{i=1}^{N-1} \frac{(C - i) \, M}{C M - i} \qquad \text{(Formula 7.12)}$$
 
@@ -762,11 +764,11 @@ def check_all_different(all_different):
 
 
 # %% [markdown]
-# **5. Project: what do the views ignore?** Choose the augmentation of `Contrastive` for Fashion-MNIST or for your own images. Test at least three
-# augmentations, one of which you expect to harm, for example horizontal flips of letters. State a hypothesis first. A good report (a) selects
-# temperature and learning rate for each augmentation on validation classes, (b) uses at least three seeds with
-# intervals, (c) includes raw pixels, an untrained network and a supervised classifier, (d) tests classes that were not
-# in the pretraining images, and (e) claims no more than the intervals.
+# **5. Project: what do the views ignore?** Choose the augmentation of `Contrastive` for Fashion-MNIST or for your own
+# images. Test at least three augmentations, one of which you expect to harm, for example horizontal flips of letters.
+# State a hypothesis first. A good report (a) selects temperature and learning rate for each augmentation on validation
+# classes, (b) uses at least three seeds with intervals, (c) includes raw pixels, an untrained network and a supervised
+# classifier, (d) tests classes that were not in the pretraining images, and (e) claims no more than the intervals.
 
 # %% [markdown]
 # ## References
