@@ -9,8 +9,9 @@ they are, or centered with length 1, as selected on 300 tasks of the validation 
 
 features: conv4 with 32 filters and strides is pretrained on the images of the training alphabets by 300 steps of Adam
 with cosine decay. A step calls it on 256 images, for every method: 64 images in four rotations, two views of 128
-images, or 256 images. All images are augmented as the views are. Settings were selected on the validation tasks with another seed: the learning rate of every method,
-which images are rotated, the temperature of contrastive learning, and the latent dimensions of the autoencoder.
+images, or 256 images. All images are augmented as the views are. Settings were selected on the validation tasks with
+another seed: the learning rate of every method, which images are rotated, the temperature of contrastive learning, and
+the latent dimensions of the autoencoder.
 
 rotations: how often the number of quarter turns is predicted correctly: for letters on new drawings of the training
 letters and on unseen letters, during training; for clothes on new images; and for unseen letters with reference

@@ -273,5 +273,5 @@ class Own(keras.Model):
 def test_a_network_that_cannot_be_copied_is_refused():
     net = Own(1)
     net(tf.zeros((1, 1)))
-    with pytest.raises(ValueError, match="No new copies of 'own' can be created"):
+    with pytest.raises(ValueError, match=f"No new copies of {net.name!r} can be created"):
         training_of(built(), net)

@@ -1,10 +1,10 @@
 """Learning without labels: models that learn features from inputs alone, and how useful these features are."""
 
 from meta_keras.unsupervised.cactus import cluster_classes
+from meta_keras.unsupervised.clustering import Clusters, k_means
 from meta_keras.unsupervised.contrastive import Contrastive, contrastive_loss
 from meta_keras.unsupervised.coverage import DensityCoverage, density_and_coverage, effective_classes
 from meta_keras.unsupervised.gan import GAN, gan_losses
-from meta_keras.unsupervised.k_means import Clusters, k_means
 from meta_keras.unsupervised.protocol import few_shot_score
 from meta_keras.unsupervised.rotation import Rotation, rotation_similarity
 from meta_keras.unsupervised.umtra import UMTRA

@@ -6,8 +6,8 @@ import numpy as np
 
 from meta_keras import checks
 from meta_keras.tasks import ClassPool
+from meta_keras.unsupervised.clustering import k_means
 from meta_keras.unsupervised.distances import matrix
-from meta_keras.unsupervised.k_means import k_means
 
 
 def cluster_classes(

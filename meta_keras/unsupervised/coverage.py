@@ -13,6 +13,10 @@ class DensityCoverage(NamedTuple):
 
     density: about 1 if the distributions are equal; below 1 if many generated examples are far from all real ones.
     coverage: from 0 to 1; low if the generator leaves out a part of the real examples.
+
+    >>> real = np.array([[0.0], [1.0], [10.0], [11.0]])
+    >>> density_and_coverage(real, real[:2], neighbors=1).coverage
+    0.5
     """
 
     density: float

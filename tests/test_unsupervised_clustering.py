@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from meta_keras.unsupervised import k_means
-from meta_keras.unsupervised.k_means import _without_empty
+from meta_keras.unsupervised.clustering import _without_empty
 
 
 def objective(rows, found):

@@ -9,7 +9,12 @@ from meta_keras.unsupervised.distances import matrix, squared_distances
 
 
 class Clusters(NamedTuple):
-    """labels: (rows,) the cluster of each row; centers: (clusters, width) the mean of each cluster."""
+    """labels: (rows,) the cluster of each row; centers: (clusters, width) the mean of each cluster.
+
+    >>> labels, centers = k_means([[0.0], [1.0], [10.0], [11.0]], 2)
+    >>> labels.tolist()
+    [1, 1, 0, 0]
+    """
 
     labels: np.ndarray
     centers: np.ndarray
