@@ -26,7 +26,6 @@ examples. There is no batch normalization.
 Results are kept in data/results/chapter_04.json; a run that is stopped continues where it was.
 """
 
-import argparse
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +36,7 @@ import numpy as np
 import tensorflow as tf
 from common import climb, halved
 from keras import layers
-from record import Record
+from record import Record, measure_parts
 
 import meta_keras as mk
 from meta_keras.multitask import MultiTask, generalize, gradient_cosines, mix_tasks
@@ -595,11 +594,4 @@ PARTS = {
 }
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--again", action="store_true", help="discard the record")
-    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}")
-    options = parser.parse_args()
-    tf.get_logger().setLevel("ERROR")
-    measurements = Record("chapter_04", again=options.again)
-    for part in options.parts:
-        PARTS[part](measurements)
+    measure_parts("chapter_04", PARTS, __doc__)

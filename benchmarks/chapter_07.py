@@ -20,7 +20,6 @@ drawings.
 Results are kept in data/results/chapter_07.json; a run that is stopped continues where it was.
 """
 
-import argparse
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 from chapter_01 import align_and_blur
 from common import best_inside
-from record import Record
+from record import Record, measure_parts
 
 import meta_keras as mk
 from meta_keras.unsupervised import VAE, Contrastive, Rotation, few_shot_score, rotation_similarity
@@ -366,16 +365,5 @@ PARTS = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help="by default all")
-    parser.add_argument("--again", action="store_true", help="discard what was measured before")
-    options = parser.parse_args()
-    tf.get_logger().setLevel("ERROR")
-    record = Record("chapter_07", again=options.again)
-    for part in options.parts or PARTS:
-        PARTS[part](record)
-
-
 if __name__ == "__main__":
-    main()
+    measure_parts("chapter_07", PARTS, __doc__)

@@ -22,7 +22,6 @@ times: seconds to adapt to one task, in turns in one process, as ratios to those
 Results are kept in data/results/chapter_08.json; a run that is stopped continues where it was.
 """
 
-import argparse
 import functools
 import time
 from collections.abc import Callable
@@ -33,7 +32,7 @@ import numpy as np
 import tensorflow as tf
 from chapter_10 import TEST, TEST_SEEDS, VALIDATION, batches, task_errors
 from common import begin_again, best_inside, halved, unit
-from record import Record
+from record import Record, measure_parts
 
 import meta_keras as mk
 from meta_keras.rules import Context, CoordinateGenerator, GradientDescent, Prototypes, Rule, WeightGenerator
@@ -406,16 +405,5 @@ def times_part(record: Record) -> None:
 PARTS = {"glyphs": glyph_part, "sines": sine_part, "shared": shared_part, "times": times_part}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help="by default all")
-    parser.add_argument("--again", action="store_true", help="discard what was measured before")
-    options = parser.parse_args()
-    tf.get_logger().setLevel("ERROR")
-    record = Record("chapter_08", again=options.again)
-    for part in options.parts or PARTS:
-        PARTS[part](record)
-
-
 if __name__ == "__main__":
-    main()
+    measure_parts("chapter_08", PARTS, __doc__)

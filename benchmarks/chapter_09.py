@@ -20,7 +20,6 @@ Label smoothing, rates per weight on glyphs and hypergradient descent are part o
 results. Results are kept in data/results/chapter_09.json; a run that is stopped continues where it was.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from common import AdjustableRate, begin_again, best_inside, halved
-from record import Record
+from record import Record, measure_parts
 
 import meta_keras as mk
 from meta_keras.rules import GradientDescent, LearnedLoss, LearnedRates, Update
@@ -462,16 +461,5 @@ def tested_hypergradient(rate: float, beta: float) -> dict[str, Any]:
 PARTS = {"rates": rates, "losses": losses, "schedules": schedules}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--again", action="store_true", help="discard what was measured before")
-    parser.add_argument("--only", choices=PARTS, help="one part")
-    arguments = parser.parse_args()
-    record = Record("chapter_09", again=arguments.again)
-    for name, part in PARTS.items():
-        if arguments.only in (None, name):
-            part(record)
-
-
 if __name__ == "__main__":
-    main()
+    measure_parts("chapter_09", PARTS, __doc__)

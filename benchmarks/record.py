@@ -8,13 +8,15 @@ of the packages. A stored measurement is not repeated; `--again` discards the re
 with `mk.report.measured("chapter_01")`.
 """
 
+import argparse
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,24 @@ class Record:
         )  # renamed when it is complete, so that an interruption loses one measurement at most
         unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         unfinished.replace(self.path)
+
+
+def measure_parts(name: str, parts: Mapping[str, Callable[[Record], Any]], description: str) -> None:
+    """The command line of benchmarks/<name>.py, whose measurements come in parts: all of them, or those that are named.
+
+    description: the docstring of the script.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}; by default all")
+    parser.add_argument("--again", action="store_true", help="discard what was measured before")
+    options = parser.parse_args()
+    unknown = set(options.parts) - set(parts)
+    if unknown:
+        parser.error(f"There are the parts {', '.join(parts)}; got {', '.join(sorted(unknown))}.")
+    logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of every function that is traced again
+    record = Record(name, again=options.again)
+    for part in options.parts or parts:
+        parts[part](record)
 
 
 def _commit() -> str:

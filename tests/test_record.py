@@ -5,7 +5,7 @@ import json
 import pytest
 
 import meta_keras.report.results
-from benchmarks.record import Record
+from benchmarks.record import Record, measure_parts
 from meta_keras import report
 
 
@@ -42,3 +42,18 @@ def test_chapters_read_the_results(tmp_path, monkeypatch):
     assert report.measured("some") == {"a": 1}
     with pytest.raises(ValueError, match="no stored results 'other'; there are some."):
         report.measured("other")
+
+
+@pytest.mark.parametrize(("arguments", "called"), [([], ["a", "b"]), (["b"], ["b"])])
+def test_all_parts_are_measured_or_those_that_are_named(arguments, called, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["script", *arguments])
+    found = []
+    measure_parts("none", {name: lambda _, name=name: found.append(name) for name in "ab"}, "A script.")
+    assert found == called
+
+
+def test_an_unknown_part_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["script", "c"])
+    with pytest.raises(SystemExit):
+        measure_parts("none", {"a": print}, "A script.")
+    assert "There are the parts a; got c." in capsys.readouterr().err

@@ -257,7 +257,7 @@ print(
 # %% [markdown]
 # Learning rates, and the weight of the position in the average loss, are those with the highest validation score
 # (accuracy minus a tenth of the root mean squared error per coordinate in pixels), averaged over two seeds: changing
-# either by a factor of 3 makes the score worse. The table shows five other seeds, which also split the drawings anew,
+# either by a factor of 3 makes the score worse. The table shows five other seeds, which also split the drawings again,
 # so selection and test drawings overlap.
 
 

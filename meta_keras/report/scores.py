@@ -1,6 +1,5 @@
 """How well a learner does, as the mean over many tasks with its confidence interval."""
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -117,7 +116,7 @@ def _answers(learner: MetaLearner | Predictor, tasks: tf.data.Dataset) -> Iterat
         inspected = learner.batches_of(tasks)
         # A new graph for every evaluation, although tracing takes a second: a cached graph would not notice that
         # an attribute has changed since, such as `rule.evaluation_steps`.
-        call = functools.partial(learner.on_replicas)
+        call = learner.on_replicas
         together = call if learner.run_eagerly else tf.function(call, reduce_retracing=True, autograph=False)
         with inspected.reporting():
             for inputs, query_y in inspected.batches:

@@ -26,8 +26,7 @@ class ClassPool:
 
     Create one with `from_arrays`, `from_folder` or `meta_keras.load`. Pools do not change: methods return new ones.
 
-    >>> pool = ClassPool(np.zeros((4, 28, 28, 1), np.uint8), ["a", "b", "a", "b"], splits=["train", "test"] * 2)
-    >>> pool.split("test").names
+    >>> ClassPool(np.zeros((4, 28, 28, 1), np.uint8), ["a", "b"] * 2, splits=["train", "test"] * 2).split("test").names
     ('b',)
     """
 

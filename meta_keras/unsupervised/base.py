@@ -131,3 +131,13 @@ def float_matrix(**values: Any) -> tf.Tensor:
     if not tf.is_tensor(value) or tf.executing_eagerly():
         checks.finite_numbers(**values)
     return tf.convert_to_tensor(value)
+
+
+def images_of(network: keras.Model, z: Any, latent: int) -> np.ndarray:
+    """The images, with pixels from 0 to 1, that a network whose outputs are logits makes of (rows, latent) numbers."""
+    checks.numbers(z=z)
+    checks.finite_numbers(z=z)
+    z = np.asarray(z, np.float32)
+    if z.ndim != 2 or z.shape[1] != latent:
+        raise ValueError(f"z must have the shape (rows, {latent}); got {z.shape}.")
+    return tf.sigmoid(network(z, training=False)).numpy()

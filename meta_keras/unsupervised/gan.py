@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.inputs import as_inputs
-from meta_keras.unsupervised.base import Unlabeled, inputs_of
+from meta_keras.unsupervised.base import Unlabeled, images_of, inputs_of
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
@@ -113,12 +113,7 @@ class GAN(Unlabeled):
 
     def generate(self, z: Any) -> np.ndarray:
         """The images (rows, ...), with pixels from 0 to 1, that the generator makes of (rows, latent) noise."""
-        checks.numbers(z=z)
-        checks.finite_numbers(z=z)
-        z = np.asarray(z, np.float32)
-        if z.ndim != 2 or z.shape[1] != self.latent:
-            raise ValueError(f"z must have the shape (rows, {self.latent}); got {z.shape}.")
-        return tf.sigmoid(self.generator(z, training=False)).numpy()
+        return images_of(self.generator, z, self.latent)
 
     def sample(self, count: int, *, seed: int | None = None) -> np.ndarray:
         """`count` generated images. The same seed gives the same images."""

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.inputs import as_inputs
-from meta_keras.unsupervised.base import Unlabeled, float_matrix
+from meta_keras.unsupervised.base import Unlabeled, float_matrix, images_of
 
 # exp of half of it must be finite, and its square must not vanish.
 LOG_VARIANCES = (-20.0, 20.0)
@@ -99,12 +99,7 @@ class VAE(Unlabeled):
 
     def decode(self, z: Any) -> np.ndarray:
         """The images, as probabilities of ink, of (rows, latent) latent variables."""
-        checks.numbers(z=z)
-        checks.finite_numbers(z=z)
-        z = np.asarray(z, np.float32)
-        if z.ndim != 2 or z.shape[1] != self.latent:
-            raise ValueError(f"z must have the shape (rows, {self.latent}); got {z.shape}.")
-        return tf.sigmoid(self.decoder(z, training=False)).numpy()
+        return images_of(self.decoder, z, self.latent)
 
     def reconstruct(self, x: Any) -> np.ndarray:
         """The images that are decoded from the means of their latent variables, as probabilities of ink."""
