@@ -5,8 +5,7 @@
 # autoencoder, by contrastive learning and by a generative adversarial network. You can also construct few-shot tasks
 # without labels, and measure what all of this is worth for classes that were never seen.
 #
-# **Prerequisites.** Few-shot tasks and prototypes (chapter [01](01_learning_to_learn.ipynb)); MAML (chapter
-# [10](10_maml.ipynb)) for one section.
+# **Prerequisites.** Few-shot tasks and prototypes (chapter [01](01_learning_to_learn.ipynb)).
 #
 # **Time.** One lecture of 90 minutes. The code runs in about a minute and a half on two CPU cores.
 #
@@ -206,9 +205,10 @@ assert all(run["5 drawings"] > 0.9 for run in references["aligned pixels"])
 # ## Variational autoencoders
 #
 # An **autoencoder** encodes an image as a few numbers and decodes them again. A **variational autoencoder** (变分自编码器,
-# VAE; Kingma and Welling, 2014) is a probabilistic version of it that can also generate images: it assumes that an image
-# $x$ is made from latent variables $z$ with the **prior** $N(0, I)$, by a decoder $p(x|z)$. The encoder outputs the mean
-# $\mu$ and the variance $\sigma^2$ of a normal distribution $q(z|x)$, which approximates the posterior.
+# VAE; Kingma and Welling, 2014) is a probabilistic version of it that can also generate images: it assumes that an
+# image $x$ is made from latent variables $z$ with the **prior** $N(0, I)$, by a decoder $p(x|z)$. The encoder outputs
+# the mean $\mu$ and the variance $\sigma^2$ of a normal distribution $q(z|x)$, which approximates the posterior
+# $p(z|x)$, the distribution of $z$ given the image.
 
 # %% [markdown]
 # The likelihood $p(x)$ is an integral over $z$ that cannot be computed, but it has a lower bound, the **evidence lower
@@ -261,7 +261,7 @@ plt.show()
 
 # %% [markdown]
 # Gray values are not coin flips, so for clothes the cross-entropy of the pixels is a common surrogate and not a
-# log-likelihood; for black and white glyphs it is exact. Are the reconstructions recognizable? We ask a classifier
+# log-likelihood; for black and white images it is exact. Are the reconstructions recognizable? We ask a classifier
 # that is trained on real images with their labels, and which never sees a reconstruction in training:
 
 # %%
