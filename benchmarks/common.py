@@ -1,6 +1,8 @@
-"""What the measurements of several chapters share: the search of learning rates, training again, and preparing data."""
+"""What several measurements share: the search of learning rates, training again, preparing data, and timing."""
 
 import functools
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,6 +44,21 @@ def climb(measure: Callable[[Point], float], start: Point, factors: Sequence[flo
         if winner == best:
             return best
         best = winner
+
+
+def milliseconds(functions: dict[str, Callable[[], None]], repeats: int) -> dict[str, dict[str, float]]:
+    """The median and the minimum time of functions that are called in turn. The first five times are for compiling."""
+    found: dict[str, list[float]] = {name: [] for name in functions}
+    for number in range(repeats + 5):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            if number >= 5:
+                found[name].append(1000 * (time.perf_counter() - began))
+    return {
+        name: {"median": round(statistics.median(times), 2), "minimum": round(min(times), 2)}
+        for name, times in found.items()
+    }
 
 
 class RatePerNetwork(keras.optimizers.schedules.LearningRateSchedule):

@@ -10,14 +10,13 @@ in benchmarks/results/learned_optimizer.json: medians and minima in milliseconds
 import importlib.metadata
 import json
 import os
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
+from common import milliseconds
 
 import meta_keras as mk
 
@@ -53,18 +52,9 @@ def step_of(optimizer: keras.optimizers.Optimizer, *, training: bool) -> Callabl
 
 
 def measured(training: bool) -> dict[str, dict[str, float]]:
-    steps = {name: step_of(optimizer, training=training) for name, optimizer in optimizers().items()}
-    found: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(REPEATS + 5):
-        for name, step in steps.items():
-            began = time.perf_counter()
-            step()
-            if number >= 5:  # after compiling
-                found[name].append(1000 * (time.perf_counter() - began))
-    return {
-        name: {"median": round(statistics.median(times), 2), "minimum": round(min(times), 2)}
-        for name, times in found.items()
-    }
+    return milliseconds(
+        {name: step_of(optimizer, training=training) for name, optimizer in optimizers().items()}, REPEATS
+    )
 
 
 def main() -> None:
