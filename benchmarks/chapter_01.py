@@ -9,7 +9,7 @@ edge of its grid, and the batch size is halved or doubled for as long as that ga
 selected one is not always the one with the highest accuracy. The middle budget selects the learning rate again, and the
 largest budget has the settings of the middle one. Each method is trained with three seeds, from the same
 initializations. The strongest baseline without training compares aligned and blurred images; only the width of its blur
-is selected. The results are in data/results/chapter_01.json, from where the chapter reads them.
+is selected. For raw pixels and an untrained network, the normalization is selected, too. The results are in data/results/chapter_01.json, from where the chapter reads them.
 """
 
 import argparse
@@ -183,10 +183,19 @@ class Measurements:
         sigma = self.record.measure("selected: aligned", lambda: {"sigma": max(trials, key=trials.get)})["sigma"]
         self.record.measure("aligned", lambda: tested(vectors("test", sigma)))
 
-    def untrained(self, seed: int) -> None:
-        keras.utils.set_random_seed(seed)
-        network = mk.networks.conv4(filters=FILTERS)
-        self.record.measure(f"untrained, seed {seed}", lambda: tested(embeddings(network, glyphs("test"), "plain")))
+    def without_training(self, name: str, seed: int) -> None:
+        """Raw pixels, or the network with random weights, with the best normalization."""
+
+        def network(seed: int) -> keras.Model:
+            keras.utils.set_random_seed(seed)
+            flatten = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten()])
+            return flatten if name == "pixels" else mk.networks.conv4(filters=FILTERS)
+
+        trials = self.record.measure(f"validation: {name}", lambda: validated(network(SELECTION_SEED), KINDS))
+        best = max(trials, key=trials.get)
+        kind = self.record.measure(f"selected: {name}", lambda: {"embeddings": best, "accuracy": trials[best]})
+        key = name if name == "pixels" else f"{name}, seed {seed}"
+        self.record.measure(key, lambda: tested(embeddings(network(seed), glyphs("test"), kind["embeddings"])))
 
     def from_scratch(self, ways: int, seed: int) -> None:
         """conv4 with a head, trained on the support set of each task by gradient descent."""
@@ -223,10 +232,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--again", action="store_true", help="discard what was measured before")
     measurements = Measurements(Record("chapter_01", again=parser.parse_args().again))
-    measurements.record.measure("pixels", lambda: tested(glyphs("test").map(lambda x: np.float32(x) / 255)))
     measurements.aligned()
+    measurements.without_training("pixels", 0)
     for seed in SEEDS:
-        measurements.untrained(seed)
+        measurements.without_training("untrained", seed)
         for images in BUDGETS:
             for method in ("prototypes", "classifier"):
                 measurements.test(method, images, seed)
