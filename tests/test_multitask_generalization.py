@@ -107,6 +107,7 @@ def test_the_features_are_not_trained_and_the_model_can_be_saved(tmp_path):
         ),
         (lambda: generalize(mk.Sinusoids(), identity(), ridge=0.0), "ridge must be"),
         (lambda: describe_tasks(identity(), np.ones((2, 3, 1)), np.ones((2, 4, 1))), r"\(2, 3, 1\) and \(2, 4, 1\)"),
+        (lambda: describe_tasks(identity(), np.ones((2, 3, 1)), (None, None)), "y must be an array of numbers"),
     ],
 )
 def test_errors_say_what_is_wrong(function, complaint):

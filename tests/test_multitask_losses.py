@@ -79,6 +79,8 @@ def test_the_layer_is_saved_with_its_weight(tmp_path):
         (lambda: average_loss([]), "at least one task"),
         (lambda: average_loss([[1.0, 2.0]]), "one number per task"),
         (lambda: average_loss("ab"), "array of numbers"),
+        (lambda: average_loss([np.nan, 1.0]), r"losses\[0\] must be finite"),
+        (lambda: average_loss({"class": np.inf}), "must be finite"),
         (lambda: difference_loss(np.ones((2, 3)), np.ones((3, 3))), r"\(2, 3\) and \(3, 3\)"),
         (lambda: difference_loss("a", np.ones(3)), "first must be"),
         (lambda: Difference(-1.0), "weight must be"),

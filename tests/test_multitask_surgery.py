@@ -71,6 +71,8 @@ def test_cosines_do_not_depend_on_lengths(seed):
     ("function", "complaint"),
     [
         (lambda: gradient_cosines(np.ones(3)), r"shape \(tasks, weights\)"),
+        (lambda: gradient_cosines([[np.nan, 1.0]]), "gradients must be finite"),
+        (lambda: project_conflicts(np.full((2, 3), np.inf)), "gradients must be finite"),
         (lambda: project_conflicts(np.ones((2, 3)), [[0, 1]]), r"integers of shape \(2, 2\)"),
         (lambda: project_conflicts(np.ones((2, 3)), [[0, 0], [0, 1]]), "each of the tasks 0 to 1"),
         (lambda: project_conflicts(np.ones((2, 3)), tf.ones((2, 2))), "integers of shape"),

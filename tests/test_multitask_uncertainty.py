@@ -62,3 +62,16 @@ def test_every_task_needs_an_entry(changed, name):
     arguments = {"losses": [1.0, 2.0], "log_variances": tf.zeros(2), "regression": [True, False]} | changed
     with pytest.raises(ValueError, match=f"{name} must have one entry for each of the 2 tasks"):
         uncertainty_loss(**arguments)
+
+
+@pytest.mark.parametrize("labeled", [(None, None), ["x", "y"], [1, 0]])
+def test_whether_a_task_has_labels_is_true_or_false(labeled):
+    with pytest.raises(ValueError, match="labeled must be True or False for each task"):
+        uncertainty_loss([1.0, 2.0], tf.zeros(2), regression=[True, False], labeled=labeled)
+
+
+def test_losses_and_variances_must_be_finite():
+    with pytest.raises(ValueError, match=r"losses\[1\] must be finite"):
+        uncertainty_loss([1.0, np.nan], tf.zeros(2), regression=[True, False])
+    with pytest.raises(ValueError, match="log_variances must be finite"):
+        uncertainty_loss([1.0, 2.0], [0.0, np.nan], regression=[True, False])

@@ -237,6 +237,14 @@ def test_a_label_without_an_output_is_told_before_training():
         fine_tune(network(), (x, y + 3), verbose=0)
 
 
+def test_a_model_with_several_outputs_needs_named_losses():
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, [layers.Dense(3, name=name)(inputs) for name in "ab"])
+    for train in (fine_tune, unfreeze_gradually):
+        with pytest.raises(ValueError, match="has 2 outputs; name their losses with loss="):
+            train(model, (np.ones((4, 8)), np.ones((4, 3))), train="all", verbose=0)
+
+
 def test_data_without_answers_are_told():
     for data in (tf.data.Dataset.from_tensor_slices(task()[0]).batch(4), task()[0]):
         with pytest.raises(ValueError, match="data must be inputs and targets"):

@@ -89,6 +89,8 @@ def test_a_learner_trained_on_clusters_recognizes_groups():
         ({"features": np.zeros((3, 2))}, "4 examples and 3 rows of features"),
         ({"clusters": 5}, "5 clusters need as many different rows"),
         ({"clusters": 0}, "clusters must be"),
+        ({"clusters": np.array(["a"])}, "clusters must be"),
+        ({"clusters": range(2)}, "clusters must be"),
         ({"partitions": 0}, "partitions must be"),
         ({"seed": -1}, "seed must be"),
         ({"examples": 3}, "examples must be"),

@@ -74,3 +74,5 @@ def test_similarity_of_an_empty_image_is_zero_and_other_shapes_are_refused():
         rotation_similarity(np.zeros((2, 28, 20, 1), "float32"))
     with pytest.raises(ValueError, match="must be squares"):
         rotation_similarity(np.zeros((2, 28), "float32"))
+    with pytest.raises(ValueError, match="must be squares"):
+        rotation_similarity((tf.ones(2), tf.ones(2)))

@@ -14,7 +14,7 @@
 #
 # *A network trained on 16 other sets of characters classifies characters of an alphabet that it has never seen, from
 # one labeled image per class (left). Queries (right) in a solid frame are classified correctly. Those in a dashed frame
-# are misclassified, with the predicted class below. The task is of about average difficulty.*
+# are misclassified, with the predicted class below.*
 
 # %% [markdown]
 # ## Learning from one example
@@ -41,7 +41,7 @@ keras.utils.set_random_seed(0)
 # %% [markdown]
 # ## The data
 #
-# All experiments use `glyphs`, a synthetic data set modeled on Omniglot (Lake et al., 2015). A short data card:
+# All experiments use `glyphs`, a synthetic data set modeled on Omniglot (Lake et al., 2015):
 #
 # | | |
 # |---|---|
@@ -66,7 +66,7 @@ for pool in (train, validation, test):
 #
 # No alphabet is in two splits, but alphabets may share shapes. Therefore, when the data set was made, one of any two
 # characters that were too similar was removed. We check that no test image is in the training set, and show the six
-# test characters whose mean images correlate most with that of a training character:
+# test characters whose mean images correlate most with that of a training character (numbers: correlations):
 
 # %%
 training_images = {image.tobytes() for image in train.examples}
@@ -79,7 +79,8 @@ def mean_images(pool):
     return np.array([pool.examples[pool.labels == k].mean(axis=0).ravel() for k in range(len(pool))])
 
 
-correlations = np.corrcoef(mean_images(test), mean_images(train))
+test_means, training_means = mean_images(test), mean_images(train)
+correlations = np.corrcoef(test_means, training_means)
 similarity = correlations[: len(test), len(test) :]  # (test classes, training classes)
 
 # %%
@@ -87,8 +88,8 @@ closest = similarity.max(axis=1)
 figure, axes = plt.subplots(2, 6, figsize=(7, 2.7))
 for column, k in zip(axes.T, np.argsort(-closest)[:6], strict=True):
     nearest = similarity[k].argmax()
-    column[0].imshow(test.examples[test.first[k]].squeeze())
-    column[1].imshow(train.examples[train.first[nearest]].squeeze())
+    column[0].imshow(test_means[k].reshape(28, 28))
+    column[1].imshow(training_means[nearest].reshape(28, 28))
     column[0].set_title(f"{closest[k]:.2f}", fontsize=9, loc="center")
 for axis, name in zip(axes[:, 0], ("test", "training"), strict=True):
     axis.set_ylabel(name)
@@ -104,8 +105,8 @@ plt.show()
 #
 # A learner adapts to the labeled **support set** (支持集) $S$ of a task and is then evaluated on its **query set** (查询集)
 # $Q$. The two together form an **episode** (情节). An *N-way K-shot* task has $N$ classes with $K$ support examples per
-# class. In the library, `FewShot` is an endless `tf.data.Dataset` of batches of episodes; the first axis of each tensor
-# indexes the tasks.
+# class. In `meta_keras`, the library of this book, `FewShot` is an endless `tf.data.Dataset` of batches of episodes;
+# the first axis of each tensor indexes the tasks.
 
 # %%
 tasks = mk.FewShot(train, ways=5, shots=1, queries=5, meta_batch=2, seed=0)
@@ -309,9 +310,9 @@ assert np.allclose(history.history["loss"], losses, rtol=1e-3)
 #   layer is replaced by the nearest class mean of its embeddings, as in SimpleShot (Wang et al., 2019).
 
 # %% [markdown]
-# Except for their mean image, only the classifier sees the training alphabets. It shows whether *any training on related data* is enough. With such
-# features, Chen et al. (2019), who train a cosine layer on every support set, matched many meta-learning methods, and
-# Tian et al. (2020), who use logistic regression, outperformed them.
+# Except for their mean image, only the classifier sees the training alphabets. It shows whether *any training on
+# related data* is enough. With such features, Chen et al. (2019), who train a cosine layer on every support set,
+# matched many meta-learning methods, and Tian et al. (2020), who use logistic regression, outperformed them.
 
 # %%
 test_tasks = mk.FewShot(test, ways=5, shots=1, queries=5, meta_batch=20, seed=2)
@@ -360,8 +361,8 @@ print(f"sigma {sigma}: {results['aligned pixels']}")
 # A fair comparison tunes every method, baselines included. The script `benchmarks/chapter_01.py` used the 20-way
 # accuracy on 1,000 tasks of the *validation* alphabets to select `sigma` from 1, 1.5, 2, 3 and 4; for pixels and
 # networks, whether vectors are scaled to length 1 (L2-normalized), with or without first subtracting their mean on
-# training images (both was selected for pixels, neither for networks); and for the classifier and **prototypical networks**
-# (原型网络; *prototypes* in figures and tables), the learning rate and the batch size (images per update). The grid of
+# training images (both was selected for pixels, neither for networks); and for the classifier and prototypical networks
+# (*prototypes* in figures and tables), the learning rate and the batch size (images per update). The grid of
 # learning rates was extended while the best value was at its edge, and the batch size, first the better of 60 and 120,
 # was then halved or doubled as long as accuracy rose by 0.01. (The classifier's next batch size, 15, reached 0.683, the
 # selected one 0.680.) The figure shows one run per point, each with its best normalization:
@@ -399,8 +400,8 @@ assert selected_kinds == ["plain", "plain", "plain", "centered unit"]  # plain: 
 # (support and query sets separately) and their moving averages in evaluation, so that predictions do not depend on
 # other queries.
 #
-# First, the prototypical network: 250 updates, each on one 20-way task. Snell et al. (2017) also recommend training on more
-# ways than in the test.
+# First, the prototypical network: 250 updates, each on one 20-way task. Snell et al. (2017) also recommend training on
+# more ways than in the test.
 
 # %%
 IMAGES = 30_000
@@ -505,7 +506,7 @@ plt.show()
 # $$t_{n-1} \cdot \frac{s}{\sqrt{n}} \qquad \text{(Formula 1.7)}$$
 #
 # to both sides of the mean. The 97.5 % quantile $t_{n-1}$ of Student's t-distribution is 1.96 for large $n$ and 4.30
-# for three values. Four times as many tasks halve the interval.
+# for three values.
 
 # %% [markdown]
 # In this book, two methods differ *significantly* only if their 95 % intervals do not overlap, or if the interval of
@@ -635,16 +636,15 @@ mk.report.Table([row(problem, images) for problem in PROBLEMS for images in BUDG
 # The classifier is significantly worse on 20-way tasks; the other two comparisons are inconclusive, although the single
 # 5-way classifier above was significantly worse. From 100,000 examples on, both are significantly
 # better: after 250,000, prototypes reach 0.970 instead of 0.872 (5-way) and 0.899 instead of 0.747 (20-way). So
-# training on other alphabets can achieve much more than alignment and blur, but not at every budget. Whether aligned
-# images would also help the networks was not tested.
+# training on other alphabets can achieve much more than alignment and blur, but not at every budget.
 
 # %% [markdown]
 # ### Prototypical networks against the classifier
 #
-# After 30,000 examples, prototypical networks are better by about 7 percentage points in 5-way and 14 in 20-way tasks, which is
-# significant. After more, the comparison is inconclusive, which does not mean that the methods are equal. Episodes are
-# only one possible cause of a difference: the methods also differ in the number of updates, batch size, learning rate
-# and loss.
+# After 30,000 examples, prototypical networks are better by about 7 percentage points in 5-way and 14 in 20-way tasks,
+# which is significant. After more, the comparison is inconclusive, which does not mean that the methods are equal.
+# Episodes are only one possible cause of a difference: the methods also differ in the number of updates, batch size,
+# learning rate and loss.
 #
 # All this is limited to one network, 1-shot tasks, and one data set, generated with random sizes and distortions;
 # aligned pixels were not tested on real handwriting.
@@ -746,7 +746,7 @@ plt.show()
 # %% [markdown]
 # ## The landscape of meta-learning
 #
-# A common taxonomy, reviewed by Hospedales et al. (2020), who propose a finer one, has three families:
+# A common taxonomy, reviewed by Hospedales et al. (2020), has three families:
 #
 # | family | adaptation to a task | examples | chapters |
 # |---|---|---|---|
@@ -756,8 +756,8 @@ plt.show()
 
 # %% [markdown]
 # Two neighboring fields do not optimize performance after adaptation (Formula 1.4). **Transfer learning** (迁移学习)
-# reuses a model trained on one task for another (chapters 03, 05, 06), as our classifier does. **Unsupervised
-# learning** (无监督学习) finds structure without labels, for example clusters or representations.
+# reuses a model trained on one task for another (chapters 03, 05, 06). **Unsupervised
+# learning** (无监督学习; chapter 07) finds structure without labels.
 
 # %% [markdown]
 # ## Sources and terms
@@ -774,8 +774,8 @@ plt.show()
 # > **In the articles.** D2 writes $g(x) = \psi(x; \omega)$ and $h(x) = \rho(x; \xi)$; this chapter adds the support set
 # > and the seed. D1's *meta-network* (元网络) is model-based and its *meta-optimization* (元优化) optimization-based; D1 also
 # > counts transfer learning as meta-learning. D4's families are model adaptation (distillation, splitting), transfer,
-# > and unsupervised algorithms; its "frameworks" (GAN, VAE; Adam, Adagrad; TensorFlow, PyTorch) are general tools. D4
-# > expects efficiency, generalization and adaptability.
+# > and unsupervised algorithms. D4
+# > names efficiency, generalization and adaptability as advantages.
 
 # %% [markdown]
 # ## Summary
@@ -783,11 +783,10 @@ plt.show()
 # - A meta-learner, a network with an adaptation rule, adapts to the support set of a task. Meta-training minimizes the
 #   loss on the query sets after adaptation.
 # - Prototypical networks classify by the nearest class mean in an embedding space, and learn only the embedding.
-# - After 30,000 training examples, only prototypes on 5-way tasks were significantly better than alignment and blur.
+# - After 30,000 training examples, only prototypical networks on 5-way tasks were significantly better than alignment and blur.
 #   From 100,000 examples on, both networks were.
-# - Prototypes were better than an ordinary classifier after 30,000 examples. After 100,000 or more, the comparison on
-#   ordinary test tasks is inconclusive: the intervals reach from 1.8 points in favor of the classifier to 4.5 in favor
-#   of prototypes. Within an alphabet, prototypes were also better after 250,000.
+# - Prototypical networks were better than an ordinary classifier after 30,000 examples. After 100,000 or more, the comparison on
+#   ordinary test tasks is inconclusive. Within an alphabet, prototypes were also better after 250,000.
 # - Comparisons need strong baselines, equal budgets, settings selected on validation tasks, and intervals.
 
 # %% [markdown]

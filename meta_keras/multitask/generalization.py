@@ -81,6 +81,7 @@ def describe_tasks(features: keras.Model, x: Any, y: Any, *, ridge: float = 1e-3
     _check_features(features)
     checks.positive(ridge=ridge)
     checks.examples(x=x, y=y)
+    checks.numbers(x=x, y=y)
     checks.finite_numbers(x=x, y=y)
     x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
     if y.shape.rank != 3 or y.shape[2] != 1 or x.shape.rank < 3 or x.shape[:2] != y.shape[:2]:

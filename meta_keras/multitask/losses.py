@@ -95,11 +95,13 @@ def stacked(losses: Any, name: str = "losses") -> tf.Tensor:
 
 
 def as_floats(name: str, value: Any) -> tf.Tensor:
-    """A tensor of floats; a ValueError for anything else."""
+    """A tensor of floats, finite ones where they are known; a ValueError for anything else."""
     try:
         tensor = tf.convert_to_tensor(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be an array of numbers; got {checks.shown(value)}.") from error
     if not (tensor.dtype.is_floating or tensor.dtype.is_integer):
         raise ValueError(f"{name} must be an array of numbers; got {checks.shown(value)}.")
+    if tf.executing_eagerly():
+        checks.finite_numbers(**{name: tensor})
     return tensor if tensor.dtype.is_floating else tf.cast(tensor, tf.float32)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from meta_keras import checks
 from meta_keras.multitask.losses import as_floats, stacked
 
 
@@ -37,7 +38,17 @@ def uncertainty_loss(
     log_variances = tf.cast(log_variances, losses.dtype)
     factors = tf.constant([0.5 if one else 1.0 for one in regression], losses.dtype)
     terms = factors * tf.exp(-log_variances) * losses + log_variances / 2
-    return tf.reduce_sum(tf.where(tf.cast(tf.stack(labeled), tf.bool), terms, tf.zeros_like(terms)))
+    return tf.reduce_sum(tf.where(_conditions(labeled), terms, tf.zeros_like(terms)))
+
+
+def _conditions(labeled: Any) -> tf.Tensor:
+    try:
+        values = tf.convert_to_tensor(labeled)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"labeled must be True or False for each task; got {checks.shown(labeled)}.") from error
+    if values.dtype != tf.bool:
+        raise ValueError(f"labeled must be True or False for each task; got {checks.shown(labeled)}.")
+    return values
 
 
 def _check_one_per_task(name: str, values: Any, count: int) -> None:

@@ -150,7 +150,9 @@ def _inputs_and_targets(data: Any) -> tuple[Any, Any, Any]:
 
 
 def _check_targets(model: keras.Model, targets: tf.Tensor) -> None:
-    """Raise a ValueError unless the targets are numbers, and each label has an output."""
+    """Raise a ValueError unless the targets are numbers for a model with one output, and each label has a unit."""
+    if (outputs := len(getattr(model, "outputs", None) or [None])) > 1:
+        raise ValueError(f"The model {model.name!r} has {outputs} outputs; name their losses with loss=.")
     if not tf.size(targets) or not (targets.dtype.is_integer or targets.dtype.is_floating):
         raise ValueError(
             f"Targets must be integers for classes, or floats; got {targets.dtype.name} of shape "

@@ -33,7 +33,7 @@ def cluster_classes(
     """
     checks.examples(examples=examples)
     rows = matrix(features=features)
-    checks.at_least(1, partitions=partitions)
+    checks.at_least(1, clusters=clusters, partitions=partitions)
     checks.at_least(0, seed=seed)
     if len(rows) != len(examples):
         raise ValueError(f"Each example needs features: got {len(examples)} examples and {len(rows)} rows of features.")

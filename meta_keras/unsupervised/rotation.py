@@ -71,7 +71,7 @@ def rotation_similarity(images: np.ndarray) -> np.ndarray:
     """
     checks.examples(images=images)
     checks.numbers(images=images)
-    rows = as_inputs(tf.constant(images)).numpy()
+    rows = as_inputs(tf.constant(np.asarray(images))).numpy()
     if rows.ndim != 4 or rows.shape[1] != rows.shape[2]:
         raise ValueError(f"images must be squares (rows, side, side, channels); got the shape {rows.shape}.")
     rows = _blurred(rows - rows.mean(axis=(1, 2, 3), keepdims=True))  # so that nothing changes at the edges
