@@ -9,7 +9,8 @@ edge of its grid, and the batch size is halved or doubled for as long as that ga
 selected one is not always the one with the highest accuracy. The middle budget selects the learning rate again, and the
 largest budget has the settings of the middle one. Each method is trained with three seeds, from the same
 initializations. The strongest baseline without training compares aligned and blurred images; only the width of its blur
-is selected. For raw pixels and an untrained network, the normalization is selected, too. The results are in data/results/chapter_01.json, from where the chapter reads them.
+is selected. For raw pixels and an untrained network, the normalization is selected, too. The results are in
+data/results/chapter_01.json, from where the chapter reads them.
 """
 
 import argparse
