@@ -260,7 +260,7 @@ SPECIAL: dict[str, Factories] = {
     "multitask.generalize": {"steps": lambda: 1},
     "multitask.mix_tasks": {"data": lambda: {"kind": (inputs(), labels()), "color": (inputs(), labels())}},
     "multitask.uncertainty_loss": {"log_variances": lambda: tf.zeros(2)},
-    "transfer.Distiller.distil": as_tensors(),
+    "transfer.Distiller.distill": as_tensors(),
     "transfer.Distiller.fit": FIT,
     "transfer.DomainAdaptation.fit": FIT | {"x": pairs, "y": lambda: None, "steps_per_epoch": lambda: 1},
     "transfer.RisingWeight": {"weight": lambda: 1.0, "steps": lambda: 10},

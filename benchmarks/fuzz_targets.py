@@ -21,7 +21,7 @@ MODULES = (
 )  # fmt: skip
 CALLED_BY_OTHERS = {
     "answer_width", "build", "call", "carry_on", "check_regression", "compile_from_config", "compute_loss",
-    "compute_metrics", "compute_output_shape", "distil", "export", "from_config",
+    "compute_metrics", "compute_output_shape", "distill", "export", "from_config",
     "get_compile_config", "get_config", "get_metrics_result", "load_own_variables", "make_train_function",
     "meta_gradients", "on_epoch_end", "on_replicas", "pretext", "running_values", "save_own_variables", "test_step",
     "train_step",

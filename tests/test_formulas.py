@@ -706,7 +706,7 @@ def test_formula_5_4_the_whole_loss_is_a_weighted_sum():
     soft = 9 * (p * np.log(p / q)).sum(axis=1)
     hard = -np.log(softmax(scores[0])[np.arange(3), QUERY_Y])
     distiller = mk.transfer.Distiller(student, teacher, temperature=3.0, soft=0.7)
-    loss = distiller.distil(tf.constant(QUERY_X), tf.constant(QUERY_Y))[1]
+    loss = distiller.distill(tf.constant(QUERY_X), tf.constant(QUERY_Y))[1]
     np.testing.assert_allclose(loss, np.mean(0.7 * soft + 0.3 * hard), rtol=1e-4)
 
 
@@ -716,7 +716,7 @@ def test_formula_5_5_features_are_compared_through_a_linear_map():
     plain, hinted = (
         mk.transfer.Distiller(student, teacher, features=features, feature_weight=2.0) for features in (None, names)
     )
-    losses = [made.distil(tf.constant(QUERY_X), tf.constant(QUERY_Y))[1] for made in (plain, hinted)]
+    losses = [made.distill(tf.constant(QUERY_X), tf.constant(QUERY_Y))[1] for made in (plain, hinted)]
     ours, theirs = (QUERY_X @ w[0] + w[1] for w in weights)
     apart = ours @ hinted.projection.kernel.numpy() - theirs
     np.testing.assert_allclose(losses[1] - losses[0], 2 * np.mean(apart**2), rtol=1e-3)

@@ -49,7 +49,7 @@ def same(before, model):
 def test_the_loss_is_that_of_the_paper(temperature, soft):
     student, teacher = network(), network(5)
     x, y = data()
-    answers, loss = Distiller(student, teacher, temperature=temperature, soft=soft).distil(x, tf.constant(y))
+    answers, loss = Distiller(student, teacher, temperature=temperature, soft=soft).distill(x, tf.constant(y))
     np.testing.assert_array_equal(answers, student(x))
     rows = by_hand(teacher(x).numpy(), student(x).numpy(), y, temperature, soft)
     np.testing.assert_allclose(loss, rows.mean(), rtol=1e-4)
@@ -63,7 +63,7 @@ def test_probabilities_and_scores_are_taught_alike():
         pair = [network(5, end=end) for end in ends]
         for model, role in zip(pair, scores, strict=True):
             model.set_weights(scores[role].get_weights())
-        losses.append(float(Distiller(*pair, temperature=3).distil(x, tf.constant(y))[1]))
+        losses.append(float(Distiller(*pair, temperature=3).distill(x, tf.constant(y))[1]))
         np.testing.assert_allclose(
             soft_labels(pair[1], x, 3), softmax(scores["teacher"](x).numpy() / 3), rtol=1e-5, atol=1e-6
         )
@@ -106,7 +106,7 @@ def test_half_precision_learns_as_single_does():
         distiller = Distiller(network(5), network(6), features=("hidden_0", "hidden_0"))
         weights = weights or distiller.get_weights()
         distiller.set_weights(weights)
-        losses.append(distiller.distil(x, tf.constant(y))[1])
+        losses.append(distiller.distill(x, tf.constant(y))[1])
     assert losses[1].dtype == tf.float32
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-2)
 
@@ -143,9 +143,9 @@ def test_the_loss_of_features_is_a_mean_for_every_row(shape):
 def test_features_add_their_mean_squared_distance(width):
     student, teacher = network(5), network(6, width)
     x, y = data()
-    plain = Distiller(student, teacher).distil(x, tf.constant(y))[1]
+    plain = Distiller(student, teacher).distill(x, tf.constant(y))[1]
     distiller = Distiller(student, teacher, features=("hidden_0", "hidden_1"), feature_weight=2.5)
-    answers, loss = distiller.distil(x, tf.constant(y))
+    answers, loss = distiller.distill(x, tf.constant(y))
     seen = keras.Model(student.inputs[0], student.layers[0].output)(x).numpy()
     shown = keras.Model(teacher.inputs[0], teacher.layers[1].output)(x).numpy()
     seen = seen if distiller.projection is None else seen @ distiller.projection.kernel.numpy()
@@ -161,7 +161,7 @@ def test_features_of_pictures_are_mapped_place_by_place():
     assert distiller.projection.kernel.shape == (2, 3)
     x = np.random.default_rng(0).normal(size=(4, 28, 28, 1)).astype("float32")
     with tf.GradientTape() as tape:
-        _, loss = distiller.distil(x, tf.zeros(4, tf.int32), training=True)
+        _, loss = distiller.distill(x, tf.zeros(4, tf.int32), training=True)
     slopes = tape.gradient(loss, [*student.layers[0].trainable_variables, distiller.projection.kernel])
     assert all(np.isfinite(slope).all() and np.any(slope) for slope in slopes)
 
@@ -184,7 +184,9 @@ def test_what_the_layers_of_the_student_add_is_added_and_those_of_the_teacher_ar
     student = keras.Sequential([keras.Input((4,)), layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.5))])
     rows = by_hand(teacher(x).numpy(), student(x).numpy(), y, 4.0, 0.9)
     extra = 0.5 * np.sum(student.get_weights()[0] ** 2)
-    np.testing.assert_allclose(Distiller(student, teacher).distil(x, tf.constant(y))[1], rows.mean() + extra, rtol=1e-4)
+    np.testing.assert_allclose(
+        Distiller(student, teacher).distill(x, tf.constant(y))[1], rows.mean() + extra, rtol=1e-4
+    )
 
 
 # Training
@@ -214,7 +216,7 @@ def test_the_teacher_is_bit_identical_after_and_runs_as_in_a_test(features):
     np.testing.assert_array_equal(teacher(x), answers)
     rows = Distiller(student, teacher, soft=1.0)
     np.testing.assert_allclose(
-        rows.distil(x, training=True)[1], by_hand(answers, student(x).numpy(), y, 4.0, 1.0).mean(), rtol=1e-4
+        rows.distill(x, training=True)[1], by_hand(answers, student(x).numpy(), y, 4.0, 1.0).mean(), rtol=1e-4
     )
 
 
@@ -225,7 +227,7 @@ def test_the_student_runs_as_it_is_asked_to(features):
     )
     distiller = Distiller(student, network(6), features=features)
     x, y = data()
-    in_test, in_training = (distiller.distil(x, tf.constant(y), training=training)[0] for training in (False, True))
+    in_test, in_training = (distiller.distill(x, tf.constant(y), training=training)[0] for training in (False, True))
     np.testing.assert_allclose(in_test, student(x), rtol=1e-6)
     assert not np.allclose(in_training, student(x))
 
@@ -400,7 +402,7 @@ def test_labels_that_cannot_count_are_refused(y, message):
 def test_labels_may_stand_in_a_column():
     x, y = data()
     distiller = Distiller(network(), network(5))
-    flat, column = (distiller.distil(x, tf.constant(labels))[1] for labels in (y, y[:, None]))
+    flat, column = (distiller.distill(x, tf.constant(labels))[1] for labels in (y, y[:, None]))
     assert float(flat) == float(column)
 
 
@@ -461,7 +463,7 @@ def test_the_loss_of_several_inputs_is_the_mean_over_their_rows():
     distiller.compile()
     x = [data(5, 2, seed=seed)[0] for seed in (1, 2)]
     measured = distiller.evaluate(x, batch_size=4, verbose=0)
-    np.testing.assert_allclose(measured, distiller.distil(x)[1], rtol=1e-5)
+    np.testing.assert_allclose(measured, distiller.distill(x)[1], rtol=1e-5)
 
 
 def test_a_single_output_has_nothing_to_share():

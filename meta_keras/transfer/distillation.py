@@ -103,7 +103,7 @@ class Distiller(keras.Model):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
-            outputs, loss = self.distil(x, y, weight, training=True)
+            outputs, loss = self.distill(x, y, weight, training=True)
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables, strict=True))
@@ -111,10 +111,10 @@ class Distiller(keras.Model):
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-        outputs, loss = self.distil(x, y, weight, training=False)
+        outputs, loss = self.distill(x, y, weight, training=False)
         return self._results(loss, x, y, outputs, weight)
 
-    def distil(
+    def distill(
         self, x: tf.Tensor, y: tf.Tensor | None = None, weight: tf.Tensor | None = None, *, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The student's outputs and the whole loss (Formula 5.4). weight: (rows,) the weight of each row."""
