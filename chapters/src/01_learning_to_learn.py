@@ -83,7 +83,7 @@ test_means, training_means = mean_images(test), mean_images(train)
 correlations = np.corrcoef(test_means, training_means)
 similarity = correlations[: len(test), len(test) :]  # (test classes, training classes)
 
-# %%
+# %% alt="Mean images of six test characters, each above the mean image of the training character that it correlates with most; the shapes are similar, but not the same"
 closest = similarity.max(axis=1)
 figure, axes = plt.subplots(2, 6, figsize=(7, 2.7))
 for column, k in zip(axes.T, np.argsort(-closest)[:6], strict=True):
@@ -118,7 +118,7 @@ for name, tensor in episode._asdict().items():
 # Labels are reassigned in every task, so a network cannot memorize that a certain character is class 3. This is the
 # first task of the batch:
 
-# %%
+# %% alt="A task: for each of five characters, one support image and five query images that differ in slant, size and pen width"
 figure = mk.report.show_episode(episode, task=0, queries=5)
 
 # %% [markdown]
@@ -175,7 +175,7 @@ assert not support & query
 # images of the same class have similar embeddings, the mean of the embedded support examples, called the **prototype**
 # (原型), represents the class. A query is assigned to the class with the nearest prototype.
 
-# %%
+# %% alt="Embeddings of three classes as points in a plane, with their means; of the lines from a query to the three means, the one to the mean of class 1 is the shortest"
 rng = np.random.default_rng(3)
 class_centers = np.array([[0.0, 0.0], [3.0, 0.5], [1.2, 2.6]])
 points = class_centers[:, None] + 0.45 * rng.normal(size=(3, 4, 2))  # (classes, shots, dimensions)
@@ -367,7 +367,7 @@ print(f"sigma {sigma}: {results['aligned pixels']}")
 # was then halved or doubled as long as accuracy rose by 0.01. (The classifier's next batch size, 15, reached 0.683, the
 # selected one 0.680.) The figure shows one run per point, each with its best normalization:
 
-# %%
+# %% alt="Validation accuracy over the learning rate: that of prototypes rises up to 0.032 and then falls, that of the classifier is highest at 0.004"
 selected = {
     method: stored[f"selected: {method}, 30000 images"] for method in ("prototypes", "classifier")
 }
@@ -482,7 +482,7 @@ mk.report.Table(
     [{"learner": name, "accuracy": s, "tasks": len(s.values)} for name, s in results.items()]
 )
 
-# %%
+# %% alt="Bars of test accuracy: pixels, the untrained network and training from scratch are far below the classifier, aligned pixels and prototypes, which are highest"
 means, intervals = [s.mean for s in results.values()], [s.interval for s in results.values()]
 plt.barh(
     order,
@@ -563,7 +563,7 @@ def aligned_score(problem):
     return mk.Score("accuracy", *stored["aligned"][problem], np.zeros(600))
 
 
-# %%
+# %% alt="Test accuracy over the number of training examples, with 5 and 20 ways: prototypes begin above the classifier; later, both nearly meet and exceed aligned pixels"
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.4))
 for axis, problem in zip(axes, PROBLEMS, strict=True):
     for method, marker in (("prototypes", "o"), ("classifier", "s")):
@@ -717,7 +717,7 @@ plt.show()
 # largest variance (principal components).
 
 
-# %%
+# %% alt="Three scatter plots of embeddings of Greek letters: mixed for the untrained network, in groups for the classifier and for prototypes"
 def principal_components(network, examples):
     embedded = network.predict(examples / np.float32(255), verbose=0)
     embedded -= embedded.mean(axis=0)

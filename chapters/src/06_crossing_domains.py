@@ -67,7 +67,7 @@ def haze(images, rng, clear=0.6):
     return (clear * images + (1 - clear) * texture(len(images), rng)).astype("float32")
 
 
-# %%
+# %% alt="Ten garments in the source domain, and the same garments behind smooth gray noise in the target domain"
 shown = np.stack([x_train[y_train == label][0] for label in range(10)])
 figure, axes = plt.subplots(2, 10, figsize=(8, 2))
 for row, images in zip(axes, (shown, haze(shown, np.random.default_rng(0))), strict=True):
@@ -247,7 +247,7 @@ for weight in (1.0, 1e3, 1e5):
 # the schedule above, each at its selected learning rate.
 
 
-# %%
+# %% alt="Validation accuracy over the weight for CORAL and two variants of DANN: for small weights, reverse validation is nearly flat, whereas the accuracy on the target rises; for large weights, both fall"
 def of_rate(method, rate, criterion):
     """Weights, and the mean validation accuracy of each."""
     scores = {
@@ -500,7 +500,7 @@ changes = {
     for count in (1, 2, 5, 10)
 }
 
-# %%
+# %% alt="Change of accuracy by adaptation for 1, 2, 5 and 10 target classes: gains in haze with 5 and 10 classes, and losses by CORAL with weight 10,000 with fewer classes"
 figure, axes = plt.subplots(1, 2, figsize=(8.5, 3), sharey=True)
 for axis, clear, title in zip(axes, (0.6, 1.0), ("target in haze", "target without haze"), strict=True):
     for shift, (name, marker) in enumerate(zip(PAIRS, "o^s", strict=True)):
@@ -567,7 +567,7 @@ Code(inspect.getsource(ZeroShot.call), language="python")
 # Braille is a script with descriptions: each cell has up to eight dots in two columns, and its Unicode code point has
 # one bit per dot. Our glyphs contain 26 cells with three dots each and 20 drawings per cell.
 
-# %%
+# %% alt="Eight drawings of Braille cells, each with three dots"
 glyphs = mk.load("glyphs")
 cells = glyphs.select(np.flatnonzero(np.array(glyphs.groupings["alphabet"]) == "Braille"))
 drawings = cells.examples.reshape(26, 20, 28, 28, 1) / np.float32(255)
@@ -734,7 +734,7 @@ assert len(np.unique(written, axis=0)) == 10, "no two classes have the same desc
 words, _ = describe_names([name.replace("/", " ") for name in pool.names])
 assert (words.sum(axis=0) == 1).all(), "no two names share a word"
 
-# %%
+# %% alt="Table of ten classes and twelve attributes with a black square where a class has an attribute"
 plt.figure(figsize=(6, 3.2))
 plt.imshow(written.T, cmap="Greys", vmax=1.2)
 plt.xticks(range(10), pool.names, rotation=50, ha="right", fontsize=8)
@@ -866,7 +866,7 @@ for delta in deltas:
 chosen = int(np.argmax(means))
 assert 0 < chosen < len(deltas) - 1
 
-# %%
+# %% alt="Accuracy over the constant that is subtracted from the scores of seen classes: that of seen classes falls, that of unseen classes rises, and their harmonic mean has a maximum in between"
 results = np.array(
     [[both_accuracies(scores[n], y_test, pairs[n], delta) for n in scores] for delta in deltas]
 )

@@ -190,7 +190,7 @@ losses = [float(meta_step(batch)) for batch in tasks.take(150)]  # 50 batches pe
 by_hand = np.mean(np.split(np.array(losses), 3), axis=1)
 assert by_hand[2] < by_hand[0] - 0.1
 
-# %%
+# %% alt="Query loss over 150 iterations: single batches vary, and their means over 50 batches fall further and further below the line of equal probabilities"
 plt.figure(figsize=(6, 3))
 plt.plot(np.arange(1, 151), losses, color="0.75", label="query loss of one batch")
 plt.plot([25, 75, 125], by_hand, "o-", label="mean of 50 batches")
@@ -366,7 +366,7 @@ _ = prototypes.fit(tasks, steps_per_epoch=250, verbose=0)
 # training mean), and the standard deviation of the blur (`sigma`, in pixels of the aligned 24 x 24 images) were selected, too. All
 # other heads use plain embeddings, which may be a disadvantage.
 
-# %%
+# %% alt="Validation accuracy over gradient steps in evaluation: that of the head on the classifier is flat; MAML and the zero-initialized head improve up to 90 steps and then hardly change; the random backbone begins near chance"
 heads = ("classifier, zero head", "zero head", "MAML", "random backbone, zero head")
 plt.figure(figsize=(7, 3.4))
 for name, style in zip(heads, ("s-", "o-", "^-", "d--"), strict=True):
@@ -463,7 +463,7 @@ mk.report.Table(
     [{"method": name, "test accuracy": mk.Score.of(values)} for name, values in scores.items()]
 )
 
-# %%
+# %% alt="Test accuracy of twelve methods with intervals: prototypes and aligned pixels are highest, followed by the classifier, the zero-initialized head and MAML; methods on random backbones are lowest"
 STAR = {"color": "white", "markeredgecolor": "black", "markersize": 11}
 plt.figure(figsize=(7, 3.8))
 for row, (name, values) in enumerate(scores.items()):
