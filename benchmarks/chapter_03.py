@@ -182,6 +182,12 @@ def learned_features(name: str, labels: int, seed: int) -> Task:
     return features(name, labels, seed, random=False)
 
 
+def normalized_features(name: str, labels: int, seed: int) -> Task:
+    """The features of the source model as the nearest centroid sees them."""
+    data, center = represented(name, labels, seed, "frozen features")
+    return Task(*((of_unit_length(x, center), y) for x, y in data))
+
+
 def random_features(name: str, labels: int, seed: int) -> Task:
     return features(name, labels, seed, random=True)
 
@@ -201,6 +207,7 @@ METHODS = {
     "from scratch, with the steps of the source": Method(fresh_network, more_steps=True),
     "fine-tuning": Method(transferred),
     "frozen features, linear head": Method(linear_head, learned_features),
+    "normalized features, linear head": Method(linear_head, normalized_features),
     "random features, linear head": Method(linear_head, random_features),
     "head first, then all layers": Method(transferred, stages=(("head", 0.5), ("all", 0.5))),
     "gradual unfreezing": Method(transferred, stages=(("head", 0.25), (TOP[1:], 0.25), (TOP, 0.25), ("all", 0.25))),
@@ -276,18 +283,18 @@ def flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1).astype("float32") / 255
 
 
+def of_unit_length(rows: np.ndarray, center: np.ndarray) -> np.ndarray:
+    return (rows - center) / np.linalg.norm(rows - center, axis=1, keepdims=True)
+
+
 def nearest_centroid(name: str, labels: int, kind: str) -> dict[str, Any]:
     """The class of the nearest mean of the vectors, centered and normalized (Wang et al., "SimpleShot", 2019)."""
     accuracies = []
     for seed in range(SEEDS):
         data, center = represented(name, labels, seed, kind)
-
-        def unit(rows: np.ndarray, center: np.ndarray = center) -> np.ndarray:
-            return (rows - center) / np.linalg.norm(rows - center, axis=1, keepdims=True)
-
-        x, y = unit(data.train[0]), data.train[1]
+        x, y = of_unit_length(data.train[0], center), data.train[1]
         means = np.stack([x[y == label].mean(axis=0) for label in range(pair(name).classes)])
-        distances = np.linalg.norm(unit(data.test[0])[:, None] - means, axis=2)
+        distances = np.linalg.norm(of_unit_length(data.test[0], center)[:, None] - means, axis=2)
         accuracies.append(round(float(np.mean(distances.argmin(axis=1) == data.test[1])), 4))
     return {"accuracy": accuracies}
 

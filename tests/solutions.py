@@ -71,7 +71,7 @@ def nearest_centroid(x, y, queries):
     return labels[np.linalg.norm(queries[:, None] - means, axis=2).argmin(axis=1)]
 
 
-def pays(with_transfer, from_scratch):
+def helps(with_transfer, from_scratch):
     mean, half_width = mk.report.mean_and_interval(np.subtract(with_transfer, from_scratch))
     return "cannot tell" if abs(mean) <= half_width else "yes" if mean > 0 else "no"
 
@@ -260,7 +260,7 @@ RIGHT = {
     "check_fading": fading,
     "check_nearest_centroid": nearest_centroid,
     "check_saving": lambda m, n, r: m * n / (r * (m + n)),
-    "check_pays": pays,
+    "check_helps": helps,
     "check_soften": soften,
     "check_soft_derivative": soft_derivative,
     "check_lookup": lookup,
@@ -315,7 +315,9 @@ WRONG = {
     "check_fading": lambda source, target, names: mk.transfer.blend_weights(source, target, 0.5, names),
     "check_nearest_centroid": lambda x, y, queries: y[np.linalg.norm(queries[:, None] - x, axis=2).argmin(axis=1)],
     "check_saving": lambda m, n, r: m * n / r,
-    "check_pays": lambda with_transfer, from_scratch: "yes" if np.mean(with_transfer) > np.mean(from_scratch) else "no",
+    "check_helps": lambda with_transfer, from_scratch: (
+        "yes" if np.mean(with_transfer) > np.mean(from_scratch) else "no"
+    ),
     "check_soften": lambda p, temperature: p / temperature,
     "check_soft_derivative": lambda teacher, student, temperature: (
         soft_derivative(teacher, student, temperature) / temperature**2

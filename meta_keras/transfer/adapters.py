@@ -61,7 +61,7 @@ def with_low_rank(
     *,
     train: str | Sequence[str] | None = None,
 ) -> keras.Model:
-    """A copy of the source whose layers have low-rank residuals (Hu et al., "LoRA", 2021; Formula 3.6).
+    """A copy of the source whose layers get low-rank updates (Hu et al., "LoRA", 2021; Formula 3.6).
 
         W_mt = W_s + A B,   A of shape (inputs, rank), B of shape (rank, outputs) and initially zero
 
@@ -88,7 +88,7 @@ def with_low_rank(
     if wrong or not names:
         has_one = [name for name in wrong or named if getattr(named[name], "lora_enabled", False)]
         raise ValueError(
-            f"The layers that can get a low-rank residual are {', '.join(able) or 'none'}; got {wrong or 'no layers'}."
+            f"The layers that can get a low-rank update are {', '.join(able) or 'none'}; got {wrong or 'no layers'}."
             + (f" {', '.join(has_one)} already have one: change its rank where it is created." if has_one else "")
         )
     model = copy_of(source)
