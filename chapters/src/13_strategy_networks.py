@@ -578,8 +578,7 @@ compare_all([learned, means, pixels], [*rows, "MAML", "prototypical network"])
 # - **Learned coefficients do not surpass the best fixed strategies.** On near tasks, they are better than fine-tuning by 5
 #   points and worse than 0.5 x source by 2. On far tasks, they are worse than coefficient 0.5 and discriminative learning rates
 #   by 3 and 6.
-# - **MAML is better than learned coefficients on far tasks**, by 12 points, where it can learn the garments (on near tasks by 1,
-#   weak evidence), but worse than the nearest class mean of the source's features on both.
+# - **MAML is better than learned coefficients on far tasks**, by 12 points, where it can learn the garments (on near tasks, not significantly), but worse than the nearest class mean of the source's features on both.
 
 # %% [markdown]
 # On near tasks, single replicates make two intervals wide: those of coefficient 0.5 (0.44; the others reach at least 0.69) and
@@ -607,7 +606,8 @@ long, long_normalized = "linear probe, 20 steps", "normalized linear probe, 20 s
 check({("near", long, long_normalized): 0.4, ("far", long_normalized, long): 2})
 check({("near", learned, fixed[2]): 5, ("near", scaled, learned): 2})
 check({("far", half, learned): 3, ("far", discriminative, learned): 6})
-check({("near", "MAML", learned): 1, ("far", "MAML", learned): 12})
+check({("far", "MAML", learned): 12})
+assert undecided("near", "MAML", learned)
 
 # %%
 fine_tuned = results["near"][fixed[2]]
@@ -786,7 +786,7 @@ mk.report.Table(
 # On average over both distributions, the strategy network is better than shared coefficients, fine-tuning and coefficient 0.5, by
 # 5, 5 and 2.5 percentage points, and worse than class means of pixels, the normalized linear probe and class means of the
 # source's features, by 5, 8.5 and 9. For 0.5 x source (1 point worse) and the searched coefficient (2 points better), the
-# evidence is weak at best. Learned shared coefficients are worse than the 0.5 from which they start, by 5 points on far tasks.
+# evidence is weak at best. Learned shared coefficients are worse than the 0.5 from which they start, by 4 points on far tasks.
 
 
 # %%
@@ -804,7 +804,7 @@ for (a, b), points in {(ours, "0.5 x source"): 1, ("searched coefficient", ours)
     gain, half_width = mk.report.mean_and_interval(on_average(a, b))
     assert round(gain) == points and abs(gain - half_width) < 0.5, (a, b, gain, half_width)
 lost = 100 * (on_mixture("coefficient 0.5") - on_mixture(shared))[:, 1]
-assert exceeds_zero(lost) and round(lost.mean()) == 5
+assert exceeds_zero(lost) and round(lost.mean()) == 4
 assert all(np.all(np.min(run["near"], axis=0) > np.max(run["far"], axis=0)) for run in chosen_by)
 
 # %% [markdown]
