@@ -913,7 +913,3 @@ def check_fixed(rule):
 # - Y. Guo and others, [SpotTune](https://arxiv.org/abs/1811.08737), 2019: a policy network chooses layers per example.
 #
 # Next: [the list of chapters](README.md#chapters).
-#
-#
-#
-#
