@@ -72,10 +72,10 @@ def restart(model: keras.Model, weights: Sequence[np.ndarray] | None = None) -> 
 
     Compiling takes longer than training a small network, so compile once and restart for every seed.
 
-    weights: as returned by `get_weights`. None keeps the present ones, which for a MetaLearner include `batches_seen`:
-        assign 0 to it for the same tasks as before.
+    weights: as returned by `get_weights`. None keeps the present ones.
 
-    The learning rate stays as it is now; a schedule begins at its first step.
+    The learning rate stays as it is now; a schedule begins at its first step, and a MetaLearner at its first batch of
+    tasks: `batches_seen` is 0, whatever the weights say.
 
     >>> import numpy as np
     >>> import meta_keras as mk
@@ -101,6 +101,8 @@ def restart(model: keras.Model, weights: Sequence[np.ndarray] | None = None) -> 
     fresh.build(model.trainable_variables)
     for variable, start in zip(optimizer.variables, fresh.variables, strict=True):
         variable.assign(start)
+    if (batches_seen := getattr(model, "batches_seen", None)) is not None:  # of a MetaLearner
+        batches_seen.assign(0)
 
 
 def _clone(model: keras.Model) -> keras.Model:

@@ -68,6 +68,21 @@ def test_a_learning_rate_that_was_changed_stays_so():
     assert model.optimizer.learning_rate == 0.25
 
 
+@pytest.mark.parametrize("with_weights", [False, True])
+def test_a_learner_that_is_restarted_begins_its_stream_of_tasks_again(with_weights):
+    learner = mk.MetaLearner(network=mk.networks.mlp(1, hidden=(3,)), rule=mk.rules.GradientDescent(0.1))
+    learner.compile(keras.optimizers.SGD(0.0), loss="mse", run_eagerly=True)  # only the tasks change its losses
+
+    def losses():
+        tasks = mk.Sinusoids(shots=2, queries=2, meta_batch=2)
+        return learner.fit(tasks, epochs=2, steps_per_epoch=1, verbose=0).history["loss"]
+
+    first = losses()
+    assert set(first).isdisjoint(losses())
+    mk.restart(learner, learner.get_weights() if with_weights else None)
+    assert int(learner.batches_seen) == 0 and losses() == first
+
+
 def test_nothing_is_traced_again():
     traces = []
 

@@ -24,6 +24,8 @@ EPSILON = 1e-6
 class StrategyNetwork(Strategy):
     """A strategy whose mixing coefficients differ from task to task (D5's strategy network).
 
+    Guo et al. (SpotTune, 2019) call the network that chooses what to transfer a policy network.
+
         a_l = sigmoid(omega_l + n(c_l; omega))                                           (Formula 13.5)
 
     c_l are three numbers that compare the outputs of the source's layer l for the support set with those for a sample
