@@ -117,11 +117,13 @@ model = MultiTask(canvas_trunk(32), heads)
 optimizer, metrics = keras.optimizers.Adam(0.003), {"class": ["accuracy"]}
 model.compile(optimizer, loss_weights={"position": 3}, metrics=metrics, steps_per_execution=20)
 model.fit(x, y, batch_size=64, epochs=30, verbose=0)
-model.evaluate(x_test, y_test, verbose=0, return_dict=True)
+scores = model.evaluate(x_test, y_test, verbose=0, return_dict=True)
+assert scores["class_accuracy"] > 0.5
+scores
 
 # %% [markdown]
-# Every task has a loss of its own in the logs. After 1,800 steps, this small network names SLIDE of the letters correctly
-# and locates them with an error of about SLIDEPX pixels.
+# Every task has a loss of its own in the logs. After 1,800 steps, this small network names more than half of the letters
+# correctly and locates them with an error of about one pixel.
 
 
 # %% picture="two_tasks" jupyter={"outputs_hidden": true}
@@ -130,7 +132,7 @@ def frame(axis, place, **style):
     axis.add_patch(plt.Rectangle((column, row), 14, 14, fill=False, **style))
 
 
-rows = 113 * np.arange(8)  # eight different letters
+rows = 109 * np.arange(8)  # eight different letters
 outputs = model.predict(x_test[rows], verbose=0)
 figure, axes = plt.subplots(1, 8, figsize=(8, 1.5))
 for axis, row, logits, place in zip(axes, rows, outputs["class"], outputs["position"], strict=True):
@@ -243,16 +245,17 @@ cosines = []
 for rows in np.random.default_rng(0).permutation(len(x))[:2560].reshape(40, 64):
     gradients = model.task_gradients(x[rows], {task: values[rows] for task, values in y.items()})
     cosines.append(float(multitask.gradient_cosines(gradients)[0, 1]))
-print(
-    f"trained model: mean cosine {np.mean(cosines):.2f}, negative in {np.mean(np.array(cosines) < 0):.0%} of batches"
-)
+negative = np.mean(np.array(cosines) < 0)
+print(f"trained model: mean cosine {np.mean(cosines):.2f}, negative in {negative:.0%} of batches")
+assert abs(np.mean(cosines)) < 0.2
 
 # %% [markdown]
 # ## When sharing hurts
 #
-# If a trunk is too narrow for both tasks, they compete for it. The stored measurements use a trunk that ends in 4 units
-# for four methods: **alone**, which means a network of this size for each task, so about twice the weights in total, and
-# sharing with the average loss, with uncertainty weighting, and with gradient surgery.
+# In this trunk, the gradients are almost orthogonal on average. If a trunk is too narrow for both tasks, they compete
+# for it. The stored measurements use a trunk that ends in 4 units for four methods: **alone**, which means a network
+# of this size for each task, so about twice the weights in total, and sharing with the average loss, with uncertainty
+# weighting, and with gradient surgery.
 
 # %% [markdown]
 # For every method, the learning rate and the number of steps (400, 800 or 1,200, with 64 canvases each) are those with
