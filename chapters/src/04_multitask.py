@@ -454,12 +454,10 @@ print(f"shared: accuracy {small_task_accuracy(train, shared, 300):.3f}")
 # %%
 ALPHABETS = ("alone", "alone, augmented", "shared, augmented")
 results = {name: tests("alphabets", name, seeds=8) for name in ALPHABETS}
-results["class means of shifted pixels"] = np.array(
-    stored["alphabets, test: class means of shifted pixels"]
-)
-shared, rows = results["shared, augmented"], []
+pixels, rows = "class means of shifted pixels", []
+results[pixels] = np.array(stored[f"alphabets, test: {pixels}"])
 for name, values in results.items():
-    gain = "-" if values is shared else mk.Score.of(shared - values)
+    gain = "-" if name == "shared, augmented" else mk.Score.of(results["shared, augmented"] - values)
     rows.append({"method": name, "accuracy": mk.Score.of(values), "shared - this": gain})
 mk.report.Table(rows)
 
