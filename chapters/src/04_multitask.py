@@ -359,6 +359,8 @@ for method in METHODS:
     cosines, negatives = (
         tests("canvas", f"{method}, width 4", one) for one in ("cosines", "negatives")
     )
+    steps = stored[f"canvas, selected: {method}, width 4"]["steps"]
+    assert steps == (800 if method == "uncertainty" else 1200)
     low, high = interval(f"cosine, {method} ({negatives.mean():.0%} negative)", cosines.mean(axis=1))
     assert low < 0 < high
 
@@ -478,9 +480,8 @@ assert 1.9 < rival.mean / scores["alone"].mean < 2.1
 assert all(
     stored[f"alphabets, selected: {name}, augmented"]["steps"] == 1200 for name in ("alone", "shared")
 )
-pixels = scores["class means of shifted pixels"]
-assert pixels.mean - pixels.interval > scores["alone"].mean + scores["alone"].interval
-for name in ("alone", "alone, augmented", "class means of shifted pixels"):
+assert scores[pixels].mean - scores[pixels].interval > scores["alone"].mean + scores["alone"].interval
+for name in ("alone", "alone, augmented", pixels):
     assert best.mean - best.interval > scores[name].mean + scores[name].interval
 
 # %% [markdown]
