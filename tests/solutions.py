@@ -192,14 +192,14 @@ def labeled_mean(losses, labels):
     return labeled.mean() if len(labeled) else 0.0
 
 
-def operate(g, h):
+def mean_after_surgery(g, h):
     def projected(one, other):
         return one - min(one @ other, 0) / (other @ other) * other
 
     return (projected(g, h) + projected(h, g)) / 2
 
 
-def operate_in_turn(g, h):
+def mean_after_surgery_in_turn(g, h):
     g = g - min(g @ h, 0) / (h @ h) * h
     h = h - min(g @ h, 0) / (g @ g) * g
     return (g + h) / 2
@@ -235,7 +235,7 @@ def as_if_of_equal_size(counts, ways):
 RIGHT = {
     "check_labeled_mean": labeled_mean,
     "check_best_log_variance": lambda loss, regression: np.log(loss if regression else 2 * loss),
-    "check_operate": operate,
+    "check_mean_after_surgery": mean_after_surgery,
     "check_shares": shares,
     "check_tasks_needed": tasks_needed,
     "check_cosine": cosine,
@@ -285,7 +285,7 @@ RIGHT = {
 WRONG = {
     "check_labeled_mean": lambda losses, labels: np.sum(losses * (labels >= 0)) / len(losses),
     "check_best_log_variance": lambda loss, regression: np.log(loss),
-    "check_operate": operate_in_turn,
+    "check_mean_after_surgery": mean_after_surgery_in_turn,
     "check_shares": lambda sizes, temperature: sizes / sizes.sum(),
     "check_tasks_needed": lambda values, half_width: int(np.ceil((1.96 * np.std(values) / half_width) ** 2)),
     "check_cosine": lambda embedded, prototypes: embedded @ prototypes.T,

@@ -101,7 +101,7 @@ def test_chapter_03_goes_from_cifar10_to_cifar100_by_the_same_code(monkeypatch, 
     ("chapter", "names"),
     [
         ("03", ["network", "divide", "accuracy"]),
-        ("04", ["on_canvas", "narrow_or_wide", "augmented", "convolutions", "caption", "as_counts"]),
+        ("04", ["on_canvas", "canvas_trunk", "augmented", "convolutions", "caption", "as_counts"]),
         ("05", ["correlations", "matching"]),
         ("06", ["normalized"]),
         ("09", ["with_outliers"]),

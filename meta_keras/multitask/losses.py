@@ -30,7 +30,7 @@ def difference_loss(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
 
     first, second: (rows, ...) the outputs for x and for x'. Row i of both belongs to the same pair.
 
-    A network that answers every input alike has a difference loss of zero, so it must be added to a loss of the labels.
+    A network that predicts the same for every input has a difference loss of zero, so a supervised loss must be added.
 
     >>> float(difference_loss(tf.constant([[0.9, 0.1]]), tf.constant([[0.5, 0.5]])))
     0.8...
