@@ -16,8 +16,7 @@ schedules: one learning rate per step for a network of dense layers that is trai
 
 Every setting is selected on validation tasks: first the outer learning rate, then the others, in grids that are
 extended for as long as the best value is at an edge. Test results are those of five new seeds on new tasks.
-Label smoothing, rates per weight on glyphs and hypergradient descent are part of this script but not yet of the stored
-results. Results are kept in data/results/chapter_09.json; a run that is stopped continues where it was.
+Results are kept in data/results/chapter_09.json; a run that is stopped continues where it was.
 """
 
 from collections.abc import Callable, Sequence
