@@ -545,7 +545,7 @@ def adam(record: Record) -> None:
         return stacked([maml.training.learner.network] * tasks)
 
     until_convergence(record, "Adam from scratch", scratch, (0.0,))
-    until_convergence(record, "Adam from pretraining", pretrained, OUTER_RATES)
+    until_convergence(record, "Adam from pretraining", pretrained, OUTER_RATES[:5])
     until_convergence(record, "Adam from MAML", meta_trained, (rates["outer"],))
 
 

@@ -361,8 +361,8 @@ def all_points(episode):
 
 rates = stored["selected: MAML, 1 step"]
 maml = trained(GradientDescent(rates["inner"]), training_tasks, rates["outer"])
-plain = GradientDescent(0.01, steps=0)
-pretrained = {rate: trained(plain, training_tasks.map(all_points), rate) for rate in (0.003, 0.01)}
+joint = GradientDescent(0.01, steps=0)
+pretrained = {rate: trained(joint, training_tasks.map(all_points), rate) for rate in (0.003, 0.01)}
 
 # %% [markdown]
 # We adapt a random, the pretrained and MAML's initialization to 600 test tasks. For the first two, all learning rates
@@ -531,22 +531,22 @@ assert sum(None in row for row in stored["outer: MAML++, 5 steps"]) == 4
 # We also measured
 #
 # - the nearest support point, and linear interpolation;
-# - the network trained by Adam on each of 500 tasks alone, from random and from pretrained weights, for up to 10,000 steps
-#   (for pretrained weights, this number was selected, so more may help);
+# - the network trained by Adam on each of 500 tasks alone for up to 10,000 steps, from random weights, pretrained weights,
+#   and the initialization of five-step MAML;
 # - ridge regression of the last layer on pretrained features, which penalizes the distance from the pretrained layer;
 # - least squares on the features $\sin x$ and $\cos x$, which assumes that the frequency is known:
 #   $A \sin(x - \phi) = A \cos\phi \sin x - A \sin\phi \cos x$.
 
 # %% [markdown]
-# **Kernel ridge regression** also uses no network. From support points $X$, $y$, it predicts the posterior mean of a
-# Gaussian process, in which the values of a curve are jointly normal with covariance $k$:
+# **Kernel ridge regression** uses no network. From support points $X$, $y$, it predicts the posterior mean of a Gaussian
+# process, in which the values of a curve are jointly normal with mean zero and covariance $k$:
 #
 # $$k(x, X) \, (K + \rho I)^{-1} \, y, \qquad K = k(X, X), \qquad k(a, b) = e^{-(a - b)^2 / (2 \ell^2)}.$$
 #
 # Its hyperparameters, the length scale $\ell$ and the ridge parameter $\rho$, can be selected on validation tasks, or for
-# each task on its ten support points alone: by the leave-one-out error, or
-# by the **marginal likelihood**, the probability density of $y$ under the Gaussian process. We compute the latter at the
-# signal variance, a factor of the covariance, that maximizes it:
+# each task on its ten support points alone: by the **leave-one-out** error (each point predicted from the others), or by
+# the **marginal likelihood**, the probability density of $y$ under the Gaussian process. The code maximizes it over a
+# factor of the covariance:
 
 
 # %%
@@ -574,8 +574,10 @@ print(f"kernel ridge regression on the 600 tasks: {live}")
 
 # %% [markdown]
 # Without any other task, this error is lower than that of MAML after ten steps on the same tasks. On the 1,000 test tasks
-# (stored results), $\rho$ was selected, too, among powers of ten up to 0.01 ($\ell$: from 0.5 to 4, per task to 8). As the
-# data have no noise, marginal likelihood and validation tasks always selected the smallest value permitted, and smaller ones may be better. We report three lower limits, with intervals over tasks and the (most frequent) selected length scale:
+# (stored results), $\rho$ was selected, too, among powers of 100 up to 0.01 ($\ell$: from 0.5 to 4, per task to 8). As the
+# data have no noise, marginal likelihood and validation tasks always selected the smallest value permitted, and smaller
+# ones may be better. We report three lower limits, with intervals over tasks and the (most frequent) selected length
+# scale:
 
 # %%
 ridges = ("1e-06", "1e-08", "1e-10")
@@ -601,38 +603,33 @@ mk.report.Table(kernel_rows)
 # The other baselines, with hyperparameters selected on validation tasks:
 
 # %%
-keys = {
-    "nearest neighbor": "nearest neighbor",
-    "linear interpolation": "linear interpolation",
-    "Adam, random weights": "Adam from scratch",
-    "Adam, pretrained weights": "Adam from pretraining",
-    "least squares on sin x, cos x": "sine and cosine",
-}
+keys = {name: name for name in ("nearest neighbor", "linear interpolation")}
+keys["least squares on sin x, cos x"] = "sine and cosine"
 baselines = {name: stored[f"test over tasks: {key}"] for name, key in keys.items()}
-ridge = stored["test, more: pretraining"]["ridge"]
+ridge = stored["test: pretraining, ridge"]
 baselines["ridge, pretrained features"] = mk.report.mean_and_interval(ridge)
-chosen = {
-    f"Adam, {kind} weights": "learning rate {rate}, {steps} steps".format(
-        **stored[f"selected: Adam from {key}"]
-    )
-    for kind, key in (("random", "scratch"), ("pretrained", "pretraining"))
-}
-chosen["ridge, pretrained features"] = f"penalty {stored['selected, more: pretraining']['ridge']}"
+penalty = stored["selected: pretraining, ridge"]["penalty"]
+chosen = {"ridge, pretrained features": f"penalty {penalty}"}
+adam = {"random": "scratch", "pretrained": "pretraining", "MAML's": "MAML"}
+for weights, key in adam.items():
+    baselines[f"Adam, {weights} weights"] = stored[f"test: Adam from {key}"]["error"]
+    selected = stored[f"selected: Adam from {key}"]
+    chosen[f"Adam, {weights} weights"] = "learning rate {rate}, {steps} steps".format(**selected)
 
 rows = sorted(baselines.items(), key=lambda row: -row[1][0])
 rows = [(name, chosen.get(name, "–"), "{:.3f} ± {:.3f}".format(*error)) for name, error in rows]
 mk.report.Table([dict(zip(("baseline", "selected", "error"), row, strict=True)) for row in rows])
 
 # %% [markdown]
-# Intervals are over tasks (for Adam, tuned with one seed on 200 tasks, of the mean of three seeds; for pretrained
-# features, over ten seeds). The error of least squares, below $10^{-12}$, is due to rounding.
+# Intervals are over tasks; for ridge regression, over ten seeds. Adam was tuned with one seed on 200 tasks, and its errors
+# are means of three seeds. The error of least squares, below $10^{-12}$, is due to rounding.
 #
 # ### More steps at test time
 #
-# Adaptation may also take more steps than in training. Each method keeps its inner learning rate (for pretraining, it
-# is selected for each number of steps). Bars are 95 % intervals over seeds, and bands are intervals over tasks of
-# kernel ridge regression selected by marginal likelihood. A curve ends before any seed's error exceeds 4. The table has
-# intervals over tasks, of the mean of ten seeds.
+# Adaptation may also take more steps than in training. Each method keeps its inner learning rate (for pretraining, both
+# learning rates are selected for each number of steps). Bars are 95 % intervals over seeds, and bands are intervals over
+# tasks of kernel ridge regression selected by marginal likelihood. A curve ends before any seed's error exceeds 4. The
+# table has intervals over tasks, of the mean of ten seeds.
 
 
 # %%
@@ -643,8 +640,8 @@ def stable(steps_and_errors):
 more = {key.split(": ")[1]: found for key, found in stored.items() if key.startswith("after more")}
 kept = {name: dict(itertools.takewhile(stable, found.items())) for name, found in more.items()}
 curves = {name: {k: after["seeds"] for k, after in found.items()} for name, found in kept.items()}
-plain = stored["test: pretraining"] | stored["test, more: pretraining"]
-curves["pretraining"] = {steps: plain[steps] for steps in ("1", "2", "5", "10", "100")}
+plain = {"1": "1 step"} | {k: f"{k} steps" for k in ("2", "5", "10", "100")}
+curves["pretraining"] = {k: stored[f"test: pretraining, {steps}"] for k, steps in plain.items()}
 
 # %%
 styles = {"pretraining": "s:", "ANIL": "v-.", "first-order MAML": "^--", "MAML": "o-"}
@@ -655,17 +652,18 @@ for axes, trained_steps in zip(panels, ("1 step", "5 steps"), strict=True):
         if curve := curves.get(f"{label}, {trained_steps}", curves.get(label)):
             means, widths = np.transpose([mk.report.mean_and_interval(e) for e in curve.values()])
             axes.errorbar(list(map(int, curve)), means, widths, fmt=line, capsize=3, label=label)
-    for ridge in ("1e-06", "1e-10"):
+    for ridge, gray in (("1e-06", "0.85"), ("1e-08", "0.75")):
         mean, width = stored[f"test over tasks: kernel ridge, marginal likelihood, {ridge}"]
-        axes.axhspan(mean - width, mean + width, color="0.85")
+        axes.axhspan(mean - width, mean + width, color=gray)
         axes.text(1, mean, f"kernel ridge, {ridge}", va="center")
     axes.loglog()
     axes.set(title=f"trained with {trained_steps}", xlabel="gradient steps at test time")
     axes.set_xticks((1, 2, 5, 10, 20, 50, 100), (1, 2, 5, 10, 20, 50, 100))
     axes.minorticks_off()
-    axes.set_ylim(0.01, 30)
-    axes.legend(fontsize="small", loc="upper center", ncols=2)
+    axes.set_ylim(0.02, 5)
 panels[0].set_ylabel("mean squared error")
+drawn = {line.get_label(): line for axes in panels for line in axes.containers}
+figure.legend(handles=[*drawn.values()], loc="outside lower center", ncols=6)
 plt.show()
 
 # %%
@@ -714,11 +712,9 @@ for after in (after for found in kept.values() for after in found.values()):
     assert all(np.subtract(*found[f"marginal likelihood, {ridge}"]) > 0 for ridge in ridges[1:])
 mean, width = last["marginal likelihood, 1e-06"]
 assert abs(mean) < width and all(np.subtract(*last[f"leave-one-out, {r}"]) < 0 for r in ridges)
-
-# %%
 kernel = sum(stored["test over tasks: kernel ridge, marginal likelihood, 1e-08"])
 assert all(mean - width > kernel for name, (mean, width) in baselines.items() if "sin" not in name)
-assert np.subtract(*mk.report.mean_and_interval(plain["100"])) > kernel
+assert np.subtract(*mk.report.mean_and_interval(curves["pretraining"]["100"])) > kernel
 assert baselines["least squares on sin x, cos x"][0] < 1e-12 and apart(live, after_ten["MAML"])
 for r in ridges:
     by_likelihood = stored[f"selected: kernel ridge, marginal likelihood, {r}"]
@@ -771,15 +767,15 @@ glyphs = mk.load("glyphs")
 task = next(iter(mk.FewShot(glyphs.split("test"), 5, 1, queries=5, meta_batch=1, seed=0)))
 network = mk.networks.conv4(5, downsample="stride", filters=16)
 changes = {}
-for policy in ("episode", "support", "moving"):
-    learner = mk.MetaLearner(network=network, rule=GradientDescent(0.1, batch_statistics=policy))
+for statistics in ("episode", "support", "moving"):
+    learner = mk.MetaLearner(network=network, rule=GradientDescent(0.1, batch_statistics=statistics))
     together = learner(task[:3], training=False)[0, 0]
     alone = learner((*task[:2], task.query_x[:, :1]), training=False)[0, 0]
-    changes[policy] = float(np.max(np.abs(together - alone)))
-    print(f"{policy}: the logits of the first query change by at most {changes[policy]:.4f}")
+    changes[statistics] = float(np.max(np.abs(together - alone)))
+    print(f"{statistics}: the logits of the first query change by at most {changes[statistics]:.4f}")
 
 # %% [markdown]
-# We also trained this network with each choice, the policy in the table (stored results: 400 batches of four tasks; one
+# We also trained this network with each choice (stored results: 400 batches of four tasks, also with rotated characters; one
 # inner step at the best of five learning rates on validation alphabets; Adam at 0.003, not tuned; five new seeds, each
 # tested on 300 tasks from unseen alphabets). Chance is 0.200.
 
@@ -788,14 +784,15 @@ tests = [("episode", "together"), ("episode", "one at a time"), ("episode", "one
 tests += [("support", "together"), ("moving", "together")]
 accuracy = {test: mk.Score.of(stored[f"batch norm, test: {test[0]}"][test[1]]) for test in tests}
 gap = mk.Score.of(accuracy["episode", "together"].values - accuracy["support", "together"].values)
-rows = [{"policy": p, "queries": q, "accuracy": score} for (p, q), score in accuracy.items()]
-mk.report.Table([*rows, {"policy": "episode minus support", "queries": "together", "accuracy": gap}])
+columns = ("statistics", "queries", "accuracy")
+rows = [(*test, score) for test, score in accuracy.items()]
+rows.append(("episode minus support", "together", gap))
+mk.report.Table([dict(zip(columns, row, strict=True)) for row in rows])
 
 # %% [markdown]
 # The accuracy of 0.690 under `"episode"` was measured with all 25 queries, five per class, together. With the same
 # networks and queries, it is 0.407 one query at a time and 0.335 one class at a time. The statistics of the support set
-# reach 0.657; the paired difference, 0.033 ± 0.031, is significant. With `"moving"`, whose statistics differ between
-# training and evaluation, the accuracy is 0.408.
+# reach 0.657; the paired difference, 0.033 ± 0.031, is significant. With `"moving"`, it is 0.408.
 
 # %%
 assert changes["episode"] > 0.01 > max(changes["support"], changes["moving"])
@@ -877,12 +874,12 @@ def check_proximal(proximal):
 # %% [markdown]
 # ## References
 #
+# - A. Antoniou, H. Edwards, A. Storkey, [How to Train Your MAML](https://arxiv.org/abs/1810.09502), 2019.
 # - C. Finn, P. Abbeel, S. Levine, [Model-Agnostic Meta-Learning for Fast Adaptation of Deep
 #   Networks](https://arxiv.org/abs/1703.03400), 2017.
-# - A. Antoniou, H. Edwards, A. Storkey, [How to Train Your MAML](https://arxiv.org/abs/1810.09502), 2019.
-# - A. Raghu, M. Raghu, S. Bengio, O. Vinyals, [Rapid Learning or Feature Reuse?](https://arxiv.org/abs/1909.09157), 2020.
 # - Z. Li, F. Zhou, F. Chen, H. Li, [Meta-SGD](https://arxiv.org/abs/1707.09835), 2017.
 # - A. Nichol, J. Achiam, J. Schulman, [On First-Order Meta-Learning Algorithms](https://arxiv.org/abs/1803.02999), 2018.
+# - A. Raghu, M. Raghu, S. Bengio, O. Vinyals, [Rapid Learning or Feature Reuse?](https://arxiv.org/abs/1909.09157), 2020.
 # - A. Rajeswaran, C. Finn, S. Kakade, S. Levine, [Meta-Learning with Implicit
 #   Gradients](https://arxiv.org/abs/1909.04630), 2019.
 # - C. E. Rasmussen, C. K. I. Williams, [Gaussian Processes for Machine Learning](https://gaussianprocess.org/gpml/), 2006:
