@@ -818,7 +818,6 @@ for size, name in itertools.product(SIZES, rows):
     rows[name][f"{size} per class"] = f"{mean:+.3f} ± {half_width:.3f}"
     better = size == 150 if name == "linear classifier" else size > 1
     assert (mean > half_width) == better and mean > -half_width
-assert rows["nearest neighbors"]["150 per class"].startswith("+0.027")
 assert scores["network"][0].mean < 0.5 and scores["network"][-1].mean > 0.8
 mk.report.Table([*rows.values()])
 
