@@ -4,9 +4,10 @@
 
 sine curves: every method is meta-trained for 1,500 batches of the same 25 tasks with the same 20 points per task (10
 support and 10 query points; pretraining and Reptile have no query set and use all 20). Its outer learning rate is
-selected first, then the best of nine inner learning rates, both by the error on 500 validation tasks. Test errors are
-those of ten new seeds on 1,000 test tasks, the same for all methods. Gradients are not clipped. MAML++ and Meta-SGD
-with five steps diverged too often to be compared; the record keeps what was tried.
+selected first, then the best of nine inner learning rates, both by the error on 500 validation tasks; for pretraining,
+both jointly for each number of steps at test time. Test errors are those of ten new seeds on 1,000 test tasks, the same
+for all methods. Gradients are not clipped. MAML++ and Meta-SGD with five steps diverged too often to be compared; the
+record keeps what was tried.
 
 baselines for sine curves, on the same test tasks: predictors without weights from other tasks (kernel ridge regression,
 least squares on sine and cosine, interpolation, nearest neighbor), more gradient steps in the test, ridge regression on
@@ -14,7 +15,7 @@ pretrained features, and Adam until convergence on each of 500 tasks, from rando
 hyperparameters are selected on the validation tasks; those of kernel ridge regression also per task, on the ten support
 points alone.
 
-batch normalization: MAML with the three policies of `batch_statistics`, 5-way 1-shot on glyphs, the inner learning rate
+batch normalization: MAML with the three choices of `batch_statistics`, 5-way 1-shot on glyphs, the inner learning rate
 of each selected on validation alphabets, five new seeds on 300 tasks from test alphabets.
 
 memory: how much the peak of the resident memory of a fresh process (VmHWM of Linux) rises while it computes the
@@ -47,7 +48,7 @@ STEPS, META_BATCH = 1500, 25
 INNER_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 OUTER_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 TUNING_SEEDS, TEST_SEEDS = (0, 1, 2), tuple(range(100, 110))
-PLAIN_STEPS = (1, 5, 100)
+PLAIN_STEPS = (1, 2, 5, 10, 100)
 
 BN_STEPS, BN_RATES = 400, (0.03, 0.1, 0.3, 1.0, 3.0)
 BN_TUNING_SEEDS, BN_TEST_SEEDS = (0, 1), tuple(range(100, 105))
@@ -201,44 +202,71 @@ class Adapted:
         return found
 
 
-def plain(record: Record) -> None:
-    """Pretraining on all tasks at once, and no training at all, adapted with the best of nine learning rates each."""
-    rule = GradientDescent(0.01, steps=0)
-    training = Training(lambda: mk.networks.mlp(1), rule, loss="mse", steps_per_execution=50)
-    adapted = {steps: Adapted(training.learner.network, steps) for steps in PLAIN_STEPS}
+class Plain:
+    """Pretraining on all tasks at once, or no training at all, followed by gradient steps or ridge regression."""
 
-    def begin(name: str, seed: int, outer: float) -> None:
+    def __init__(self, name: str) -> None:
+        self.name, rule = name, GradientDescent(0.01, steps=0)
+        self.training = Training(lambda: mk.networks.mlp(1), rule, loss="mse", steps_per_execution=50)
+        self.network = self.training.learner.network
+        self.adapted = {f"{n} step{'s' * (n > 1)}": Adapted(self.network, n) for n in PLAIN_STEPS}
+        self.outers: Sequence[float] = (0.0,)  # no training
+        self.grids: dict[str, Sequence[float]] = dict.fromkeys(self.adapted, INNER_RATES)
         if name == "pretraining":
-            training.train(batches(seed, name), seed, 0.01, outer)
+            self.outers, self.grids["ridge"] = OUTER_RATES, PENALTIES
+
+    def begin(self, seed: int, outer: float) -> None:
+        if outer:
+            self.training.train(batches(seed, self.name), seed, 0.01, outer)
         else:
-            training.reset(seed, 0.01, outer)
+            self.training.reset(seed, 0.01, outer)
 
-    def one_step(seed: int, outer: float) -> float | None:
-        begin("pretraining", seed, outer)
-        return adapted[1].errors(VALIDATION, [0.01])[0]
+    def errors(self, key: str, settings: Sequence[float], tasks: mk.Episode) -> list[float | None]:
+        """After so many gradient steps at each inner learning rate, or with each penalty of ridge regression."""
+        if key != "ridge":
+            return self.adapted[key].errors(tasks, settings)
+        found = [task_errors(ridge_on_features(self.network, tasks, penalty), tasks).mean() for penalty in settings]
+        return [round(float(error), 5) for error in found]
 
-    def sweep(name: str, seeds: Sequence[int], outer: float, tasks: mk.Episode) -> dict[str, Any]:
-        """For each number of steps, a row of seeds per rate."""
-        rows: dict[str, list[Any]] = {str(steps): [] for steps in PLAIN_STEPS}
-        for seed in seeds:
-            begin(name, seed, outer)
-            for steps, one in adapted.items():
-                rows[str(steps)].append(one.errors(tasks))
-        return {steps: [list(rate) for rate in zip(*found, strict=True)] for steps, found in rows.items()}
+    def validated(self) -> dict[str, list[Any]]:
+        """For each number of steps, and for ridge regression: a row of seeds per pair of outer rate and setting."""
+        found: dict[str, list[Any]] = {key: [] for key in self.grids}
+        for outer in self.outers:
+            rows: dict[str, list[Any]] = {key: [] for key in self.grids}
+            for seed in TUNING_SEEDS:
+                self.begin(seed, outer)
+                for key, grid in self.grids.items():
+                    rows[key].append(self.errors(key, grid, VALIDATION))
+            for key in self.grids:
+                found[key] += [list(setting) for setting in zip(*rows[key], strict=True)]
+        return found
 
-    def measure(name: str) -> None:
-        tuning = record.measure(f"validation: {name}", lambda: sweep(name, TUNING_SEEDS, rate, VALIDATION))
-        best = {steps: least(rows) for steps, rows in tuning.items()}
-        inner = {steps: INNER_RATES[place] for steps, place in best.items()}
-        record.measure(f"selected: {name}", {"outer": rate, "inner": inner}.copy)
-        record.measure(
-            f"test: {name}", lambda: {s: rows[best[s]] for s, rows in sweep(name, TEST_SEEDS, rate, TEST).items()}
-        )
+    def selected(self, tuning: dict[str, list[Any]]) -> dict[str, dict[str, float]]:
+        pairs = {key: list(itertools.product(self.outers, grid)) for key, grid in self.grids.items()}
+        best = {key: pairs[key][least(rows)] for key, rows in tuning.items()}
+        names = {key: "penalty" if key == "ridge" else "inner" for key in best}
+        return {key: {"outer": outer, names[key]: setting} for key, (outer, setting) in best.items()}
 
-    outer = record.measure("outer: pretraining", lambda: [[one_step(s, rate) for s in (0, 1)] for rate in OUTER_RATES])
-    rate = OUTER_RATES[least(outer)]
+    def tested(self, selected: dict[str, dict[str, float]]) -> dict[str, list[float | None]]:
+        found: dict[str, list[float | None]] = {key: [] for key in selected}
+        for seed, outer in itertools.product(TEST_SEEDS, sorted({each["outer"] for each in selected.values()})):
+            self.begin(seed, outer)
+            for key, each in selected.items():
+                if each["outer"] == outer:
+                    found[key] += self.errors(key, list(each.values())[1:], TEST)
+        return found
+
+
+def plain(record: Record) -> None:
+    """Both learning rates are selected jointly, for each number of steps; so are outer rate and penalty."""
     for name in ("pretraining", "random initialization"):
-        measure(name)
+        method = Plain(name)
+        tuning = record.measure(f"validation: {name}", method.validated)
+        selected = method.selected(tuning)
+        tested = functools.cache(lambda m=method, s=selected: m.tested(s))  # one training serves several settings
+        for key, settings in selected.items():
+            record.measure(f"selected: {name}, {key}", settings.copy)
+            record.measure(f"test: {name}, {key}", lambda k=key, t=tested: t()[k])
 
 
 # Baselines without meta-training, and extra gradient steps in the test
@@ -247,7 +275,6 @@ LENGTHS, RIDGES = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0), (1e-10, 1e-8, 1e-6, 
 LENGTHS_PER_TASK = (*LENGTHS, 5.0, 6.0, 8.0)
 FLOORS = RIDGES[:3]  # without noise, a smaller ridge is better as long as the numbers have digits
 PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0, 100.0)
-MORE_STEPS = (2, 10)
 TEST_STEPS = (1, 2, 5, 10, 20, 50, 100)
 ADAM_RATES = {
     "Adam from scratch": (0.001, 0.003, 0.01, 0.03, 0.1),
@@ -469,68 +496,47 @@ def stacked(networks: Sequence[keras.Model]) -> list[tf.Tensor]:
     return [tf.constant(w if w.ndim == 3 else w[:, None]) for w in weights]
 
 
-def until_convergence(record: Record, name: str, initial: Callable[[int, int], list[tf.Tensor]]) -> None:
-    """Adam on each task alone; initial: `(seed, tasks) -> weights`. Learning rate and steps selected together."""
+Initial = Callable[[int, int, float], list[tf.Tensor]]
+
+
+def until_convergence(record: Record, name: str, initial: Initial, outers: Sequence[float]) -> None:
+    """Adam on each task alone; initial: `(seed, tasks, outer rate) -> weights`. All settings are selected together."""
     validation, test = first(VALIDATION, ADAM_VALIDATION), first(TEST, ADAM_TEST)
 
-    def tune() -> list[list[float]]:
-        each, weights = PerTask(validation), initial(TUNING_SEEDS[0], ADAM_VALIDATION)
+    def tune(outer: float) -> list[list[float]]:
+        each, weights = PerTask(validation), initial(TUNING_SEEDS[0], ADAM_VALIDATION, outer)
         found = [each.errors(weights, rate) for rate in ADAM_RATES[name]]
         return [[round(float(row[steps].mean()), 5) for steps in ADAM_STEPS] for row in found]
 
-    tuning = record.measure(f"validation: {name}", tune)
-    row, column = np.unravel_index(np.argmin(tuning), (len(tuning), len(ADAM_STEPS)))
-    best = record.measure(f"selected: {name}", {"rate": ADAM_RATES[name][row], "steps": ADAM_STEPS[column]}.copy)
+    keys = {outer: f"validation: {name}, outer rate {outer}" for outer in outers}
+    tuning = np.array([record.measure(key, functools.partial(tune, outer)) for outer, key in keys.items()])
+    best = (int(axis) for axis in np.unravel_index(np.nanargmin(tuning), tuning.shape))
+    settings = (grid[place] for grid, place in zip((outers, ADAM_RATES[name], ADAM_STEPS), best, strict=True))
+    chosen = dict(zip(("outer", "rate", "steps"), settings, strict=True))
+    record.measure(f"selected: {name}", chosen.copy)
 
-    def tested() -> list[float]:
-        each = PerTask(test)
-        found = [each.errors(initial(seed, ADAM_TEST), best["rate"], best["steps"]) for seed in ADAM_SEEDS]
-        rows = [errors[best["steps"]] for errors in found]
-        return summary(np.mean(rows, axis=0))
+    def tested() -> list[float] | None:
+        each, steps = PerTask(test), chosen["steps"]
+        starts = (initial(seed, ADAM_TEST, chosen["outer"]) for seed in ADAM_SEEDS)
+        return summary(np.mean([each.errors(start, chosen["rate"], steps)[steps] for start in starts], axis=0))
 
     record.measure(f"test over tasks: {name}", tested)
 
 
-def baselines(record: Record) -> None:
-    """What needs no meta-gradient: pretraining and random weights with more steps, ridge regression, and Adam."""
-    rate = record.results["selected: pretraining"]["outer"]
-    training = Training(lambda: mk.networks.mlp(1), GradientDescent(0.01, steps=0), loss="mse", steps_per_execution=50)
-    network, adapted = training.learner.network, {n: Adapted(training.learner.network, n) for n in MORE_STEPS}
+def adam(record: Record) -> None:
+    """Until convergence, from random and from pretrained weights."""
+    pretraining = Plain("pretraining")
 
-    def pretrain(seed: int) -> None:
-        training.train(batches(seed, "pretraining"), seed, 0.01, rate)
-
-    def sweep(seeds: Sequence[int], tasks: mk.Episode, begin: Callable[[int], None]) -> dict[str, Any]:
-        found: dict[str, list[Any]] = {str(steps): [] for steps in MORE_STEPS} | {"ridge": []}
-        for seed in seeds:
-            begin(seed)
-            for steps, one in adapted.items():
-                found[str(steps)].append(one.errors(tasks))
-            ridge = [task_errors(ridge_on_features(network, tasks, p), tasks).mean() for p in PENALTIES]
-            found["ridge"].append([round(float(error), 5) for error in ridge])
-        return {key: [list(setting) for setting in zip(*rows, strict=True)] for key, rows in found.items()}
-
-    begins = {"pretraining": pretrain, "random initialization": lambda seed: training.reset(seed, 0.01, rate)}
-    for name, begin in begins.items():
-        tuning = record.measure(f"validation, more: {name}", lambda b=begin: sweep(TUNING_SEEDS, VALIDATION, b))
-        best = {key: least(rows) for key, rows in tuning.items()}
-        grids = {key: PENALTIES if key == "ridge" else INNER_RATES for key in tuning}
-        record.measure(f"selected, more: {name}", {key: grids[key][number] for key, number in best.items()}.copy)
-        record.measure(
-            f"test, more: {name}",
-            lambda b=begin, at=best: {k: rows[at[k]] for k, rows in sweep(TEST_SEEDS, TEST, b).items()},
-        )
-
-    def scratch(seed: int, tasks: int) -> list[tf.Tensor]:
+    def scratch(seed: int, tasks: int, outer: float) -> list[tf.Tensor]:
         keras.utils.set_random_seed(seed)
         return stacked([mk.networks.mlp(1) for _ in range(tasks)])
 
-    def pretrained(seed: int, tasks: int) -> list[tf.Tensor]:
-        pretrain(seed)
-        return stacked([network] * tasks)
+    def pretrained(seed: int, tasks: int, outer: float) -> list[tf.Tensor]:
+        pretraining.begin(seed, outer)
+        return stacked([pretraining.network] * tasks)
 
-    until_convergence(record, "Adam from scratch", scratch)
-    until_convergence(record, "Adam from pretraining", pretrained)
+    until_convergence(record, "Adam from scratch", scratch, (0.0,))
+    until_convergence(record, "Adam from pretraining", pretrained, OUTER_RATES[:5])  # the last is much too large
 
 
 # The opening figure
@@ -541,16 +547,15 @@ def draw(results: dict[str, Any]) -> dict[str, list[float]]:
     figure, panels = plt.subplots(2, 3, figsize=(8, 4.6), sharex=True, sharey=True, layout="constrained")
     grid, tasks = np.linspace(-5, 5, 200, dtype="float32")[:, None], first(TEST, 3)
     found = {}
-    for row, (name, label) in zip(panels, (("MAML, 1 step", "MAML"), ("pretraining", "pretraining")), strict=True):
-        rates = results[f"selected: {name}"]
-        inner = rates["inner"]["1"] if name == "pretraining" else rates["inner"]
-        method = Sines(name, GradientDescent(AdjustableRate(0.01), 1) if label == "MAML" else GradientDescent(0.01, 0))
-        method.training.train(batches(TEST_SEEDS[0], name), TEST_SEEDS[0], inner, rates["outer"])
+    for row, (label, steps) in zip(panels, (("MAML", "1 step"), ("pretraining", "5 steps")), strict=True):
+        rates, seed = results[f"selected: {label}, {steps}"], TEST_SEEDS[0]
+        method = Sines(label, GradientDescent(AdjustableRate(0.01), 1) if label == "MAML" else GradientDescent(0.01, 0))
+        method.training.train(batches(seed, label), seed, rates["inner"], rates["outer"])
         for task, axes in enumerate(row):
             draw_task(axes, mk.Episode(*(part[task : task + 1] for part in tasks)), grid)
         for steps, (color, dashes) in {0: ("0.45", ":"), 1: ("#d95f02", "--"), 5: ("#1f4e9c", "-")}.items():
             learner = Adapted(method.training.learner.network, steps).learner
-            learner.rule.transform.rate.assign(inner)
+            learner.rule.transform.rate.assign(rates["inner"])
             curves = learner((*tasks[:2], np.stack([grid] * 3)), training=False)
             for axes, curve in zip(row, curves, strict=True):
                 axes.plot(grid, curve, dashes, color=color, label=f"{steps} step{'s' * (steps != 1)}")
@@ -603,10 +608,10 @@ def regrouped(episode: mk.Episode, size: int) -> mk.Episode:
 
 
 class Glyphs:
-    """MAML with one policy of batch normalization."""
+    """MAML with one choice of the statistics of batch normalization."""
 
-    def __init__(self, policy: str) -> None:
-        rule = GradientDescent(AdjustableRate(0.4), 1, batch_statistics=policy)
+    def __init__(self, statistics: str) -> None:
+        rule = GradientDescent(AdjustableRate(0.4), 1, batch_statistics=statistics)
         self.training = Training(lambda: mk.networks.conv4(5, downsample="stride", filters=16), rule)
 
     def train(self, seed: int, inner: float) -> bool:
@@ -626,18 +631,18 @@ class Glyphs:
 
 
 def batch_normalization(record: Record) -> None:
-    for policy in ("episode", "support", "moving"):
-        batch_policy(record, policy, Glyphs(policy))
+    for statistics in ("episode", "support", "moving"):
+        with_statistics(record, statistics, Glyphs(statistics))
 
 
-def batch_policy(record: Record, policy: str, method: Glyphs) -> None:
+def with_statistics(record: Record, statistics: str, method: Glyphs) -> None:
     tuning = record.measure(
-        f"batch norm, validation: {policy}",
+        f"batch norm, validation: {statistics}",
         lambda: [[method.validation(seed, rate) for seed in BN_TUNING_SEEDS] for rate in BN_RATES],
     )
     best = BN_RATES[least(tuning)]
     ways: dict[str, Any] = {"together": None}
-    if policy == "episode":
+    if statistics == "episode":
         ways |= {"one at a time": one_at_a_time, "one class at a time": one_class_at_a_time}
 
     def tested() -> dict[str, list[float]]:
@@ -648,8 +653,8 @@ def batch_policy(record: Record, policy: str, method: Glyphs) -> None:
                 found[name].append(method.accuracy("test", 300, arranged))
         return found
 
-    record.measure(f"batch norm, selected: {policy}", lambda: best)
-    record.measure(f"batch norm, test: {policy}", tested)
+    record.measure(f"batch norm, selected: {statistics}", lambda: best)
+    record.measure(f"batch norm, test: {statistics}", tested)
 
 
 # Memory
@@ -702,7 +707,7 @@ def main() -> None:
         print(rise(options.rise[0], int(options.rise[1])))
         return
     record = Record("chapter_10", again=options.again)
-    for part in (plain, sines, test_steps, baselines, memory, batch_normalization):
+    for part in (plain, sines, test_steps, adam, memory, batch_normalization):
         part(record)
     record.measure("opening figure", lambda: draw(record.results))
 

@@ -12,7 +12,7 @@ def measured(name: str) -> dict[str, Any]:
 
     Scripts measure several seeds and training budgets; a chapter repeats one of them and plots it next to these.
 
-    >>> measured("chapter_10")["selected: pretraining"]["outer"]
+    >>> measured("chapter_10")["selected: pretraining, 1 step"]["outer"]
     0.003
     >>> measured("chapter_99")
     Traceback (most recent call last):
