@@ -45,7 +45,7 @@ images, labels = pool.split("train").arrays()
 test_images, y_test = pool.split("test").arrays()
 print(images.shape, test_images.shape, f"pixels from {images.min()} to {images.max()}")
 
-# %%
+# %% alt="One image of each of the ten classes of clothing"
 figure, axes = plt.subplots(1, len(pool), figsize=(8, 1.2))
 for label, axis in enumerate(axes):
     axis.imshow(images[labels == label][0].squeeze())
@@ -162,7 +162,7 @@ for seed in range(3):
         fitted = train_model(make(), x_train, one_hot(y_train), 20, validation_data=validation_data)
         curves[name].append(fitted.history)
 
-# %%
+# %% alt="Cross-entropy over epochs for the network and the linear classifier: training losses keep falling; validation losses reach a minimum, marked by a line, and rise again, faster for the network"
 figure, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True)
 epochs = {}
 for axis, (name, runs) in zip(axes, curves.items(), strict=True):
@@ -273,7 +273,7 @@ for name, hits in correct.items():
 # The **confusion matrix** shows how the images of each class (rows) were classified (columns), in percent, averaged over
 # the five networks (numbers below 5 are not printed).
 
-# %%
+# %% alt="Confusion matrix of ten classes: most predictions are correct; shirts, pullovers, coats and T-shirts are confused most often"
 confusion = np.zeros((10, 10))
 for classes in predicted["network"]:
     np.add.at(confusion, (y_test, classes), 100 / (50 * 5))
@@ -381,7 +381,7 @@ def draw(axis, hessian, path, ylim=(-3, 3)):
 # %% [markdown]
 # Three learning rates from the same starting point, with the loss after 40 steps:
 
-# %%
+# %% alt="Paths of gradient descent in a narrow valley with three learning rates: slow along the valley, in a zigzag to the minimum, and bouncing between the walls"
 figure, axes = plt.subplots(1, 3, figsize=(9, 2.2), sharey=True)
 for axis, rate in zip(axes, (0.3, 1.9, 1.99), strict=True):
     path = descend(keras.optimizers.SGD(rate), valley(0), [[-8.0, 1.5]])[:, 0]
@@ -592,7 +592,7 @@ def validation_accuracy(optimizer, seed=0):
 
 live = {rate: validation_accuracy(keras.optimizers.Adam(rate)) for rate in (1e-4, 1e-3, 1e-2)}
 
-# %%
+# %% alt="Validation accuracy over the learning rate: all four optimizers reach about the same maximum, at different rates, and fail at large ones"
 stored = mk.report.measured("chapter_02")
 for name, marker in zip(OPTIMIZERS, "os^D", strict=True):
     trials = stored[f"optimizer: {name}, validation"]
@@ -695,7 +695,7 @@ tuning = {
 chosen = {name: initial_rates[distances.argmin()] for name, distances in tuning.items()}
 final = {name: noisy_descent(chosen[name] * values, seed=1) for name, values in factors.items()}
 
-# %%
+# %% alt="Three plots of four schedules: the learning rate over steps, the distance from the minimum over steps, and the final distance over the initial rate, where a constant rate has the narrowest optimum"
 figure, axes = plt.subplots(1, 3, figsize=(10, 3))
 for name in SCHEDULES:
     drawing = "steps-post" if name == "step decay" else "default"
@@ -786,7 +786,7 @@ def accuracy_with(per_class, seed=0):
 SIZES = (1, 5, 15, 50, 150)
 live = [accuracy_with(per_class) for per_class in SIZES]
 
-# %%
+# %% alt="Test accuracy over labeled images per class: the network and the linear classifier are together at the top; nearest neighbors approach them, and the nearest class mean levels off"
 learners = ("network", "linear classifier", "nearest class mean", "nearest neighbors")
 scores = {
     name: [mk.Score.of(stored[f"size: {name}, {size} per class, test"]) for size in SIZES]
