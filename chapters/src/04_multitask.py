@@ -219,7 +219,7 @@ assert np.allclose(weights, 1 / (2 * losses))
 # For example, let $g_1 = (1, 0)$ and $g_2 = (-1, 1)$. Their product is $-1$ and the cosine $-1/\sqrt2 = -0.71$. Surgery
 # gives $g_1 + \frac12 g_2 = (\frac12, \frac12)$ and $g_2 + g_1 = (0, 1)$.
 
-# %%
+# %% alt="Two gradients with an obtuse angle between them, their mean, and their mean after surgery, which is longer and turned towards the first one"
 g = tf.constant([[1.0, 0.0], [-1.0, 1.0]])
 projected = multitask.project_conflicts(g)
 print("cosine", multitask.gradient_cosines(g).numpy()[0, 1].round(2), "\n", projected.numpy())
@@ -322,7 +322,7 @@ for method in METHODS[1:]:
         print(f"{'':<12} weight of the position: {of_position / of_class:.0f} times that of the class")
         assert of_position > 10 * of_class
 
-# %%
+# %% alt="Cosine of the gradients over training steps for three methods: single seeds scatter widely around zero, and so does their mean"
 figure, axes = plt.subplots(1, 3, figsize=(8.4, 2.6), sharey=True)
 for axis, method in zip(axes, METHODS, strict=True):
     cosines = tests("canvas", f"{method}, width 4", "cosines")
@@ -546,7 +546,7 @@ def clothing(split):
 x_train, y_train, captions = clothing("train")
 x_test, y_test, _ = clothing("test")
 
-# %%
+# %% alt="Six garments, each with its name, in which letters were replaced at random"
 figure, axes = plt.subplots(1, 6, figsize=(8, 1.5))
 for axis, row in zip(axes, (0, 205, 1010, 1213, 1604, 1811), strict=True):
     axis.imshow(x_train["image"][row].squeeze())
@@ -710,7 +710,7 @@ def points_of(amplitude, phase):
     return next(iter(mk.Sinusoids(meta_batch=1, noise=0.5, seed=3, **ranges)))
 
 
-# %%
+# %% alt="Three sine curves with ten points each, the model fitted to each task, and the one from generalize: all agree inside the range of training parameters; outside it, in the third plot, generalize is shifted"
 grid = np.linspace(-5, 5, 200, dtype="float32")[:, None]
 figure, axes = plt.subplots(1, 3, figsize=(8.4, 2.6), sharey=True)
 for axis, xi in zip(axes, ((1.5, 0.5), (2.7, 1.7), (4.5, 2.7)), strict=True):

@@ -151,7 +151,7 @@ for power, (name, path) in enumerate(paths.items()):
     print(f"{name:<16} converges to {fixed_point:.3f}; mean loss after one step {loss:.3f}")
     assert np.isclose(path[-1], fixed_point, atol=1e-3)
 
-# %%
+# %% alt="The initialization over outer iterations: pretraining ends near the minimum of the steep task, first-order MAML in the middle, and MAML close to the minimum of the flat task"
 for (name, path), line in zip(paths.items(), ("--", "-.", "-"), strict=True):
     plt.plot(path, line)
     plt.text(100, path[-1] + 0.05, name, ha="right", va="bottom")
@@ -224,7 +224,7 @@ differences = [float(meta_loss(theta + e) - meta_loss(theta - e)) / (2 * h) for 
 # Each point below is one weight. MAML's gradients agree with the differences to six digits, but those of first-order MAML
 # do not.
 
-# %%
+# %% alt="Gradients from the tapes over central differences: those of MAML lie on the diagonal, those of first-order MAML scatter around it"
 axes = plt.figure(figsize=(4, 3.6)).add_subplot(aspect="equal")
 axes.axline((0, 0), slope=1, color="0.7", linewidth=1)
 axes.plot(differences, meta_gradient(first_order=False), "o", label="MAML")
@@ -646,7 +646,7 @@ curves = {name: {k: after["seeds"] for k, after in found.items()} for name, foun
 plain = {"1": "1 step"} | {k: f"{k} steps" for k in ("2", "5", "10", "100")}
 curves["pretraining"] = {k: stored[f"test: pretraining, {steps}"] for k, steps in plain.items()}
 
-# %%
+# %% alt="Mean squared error over gradient steps at test time, after training with one step and with five: MAML has the lowest error of the gradient-based methods and falls into the range of kernel ridge regression only after training with five steps"
 styles = {"pretraining": "s:", "ANIL": "v-.", "first-order MAML": "^--", "MAML": "o-"}
 styles |= {"Meta-SGD": "kD-", "Reptile": "kx-"}
 figure, panels = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
@@ -739,7 +739,7 @@ for r in ridges:
 # MAML's gradient needs the activations of all inner steps at once, first-order MAML's only those at the adapted weights.
 # The figure shows the increase in peak memory of a fresh process that computes a meta-gradient three times (stored results, one measurement per point; `conv4` with 32 filters; a 5-way 5-shot task).
 
-# %%
+# %% alt="Increase in peak memory over the number of inner steps: that of MAML grows steeply, that of first-order MAML slowly, and that of iMAML stays constant"
 step_counts, megabytes = (1, 2, 4, 8), {}
 for name, line in (("MAML", "o-"), ("first-order MAML", "^--"), ("iMAML", "s:")):
     megabytes[name] = np.array([stored[f"megabytes: {name}, {steps} steps"] for steps in step_counts])
