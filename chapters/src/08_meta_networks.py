@@ -609,8 +609,8 @@ assert all(run[name] < 1 for run in runs for name in ("planes, 2-40-1", "cluster
 #
 # - A meta-network reads a support set and outputs weights. It is trained by the loss on the queries, through the weights.
 #   Its mean over examples makes the order of the support set irrelevant.
-# - Adapting needs no gradients. On sine curves, a generated head had a lower error than MAML with at most five steps, and
-#   than a network that reads the description of the task as an input; with all weights generated, it was higher than that.
+# - Adapting needs no gradients. On sine curves, a generated head had a lower error than MAML with at most five steps and
+#   than a network that reads the description of the task as an input, but generating all weights was worse than the latter.
 #   On glyphs, the generator was indistinguishable from MAML, and with prototypes it was better, but indistinguishable from
 #   a prototypical network. An ordinary classifier and aligned pixels, both with nearest class means, were more accurate.
 # - One generator can serve networks of several shapes if weights are functions of their coordinates. In our small
