@@ -348,13 +348,13 @@ def test_formula_8_4_inputs_and_outputs_are_described_in_pairs():
     rule = mk.rules.CoordinateGenerator(code=3, components=4, hidden=5)
     learner, _ = generated_by(rule, mk.networks.mlp(2, input_shape=(2,), hidden=(4,)), SUPPORT_X, SUPPORT_Y)
     found = rule.describe(SUPPORT_X, tf.constant(SUPPORT_Y), 2, mk.rules.Context(learner._loss_of))
-    for f, t in np.ndindex(2, 2):
-        rows = np.stack([SUPPORT_X[:, f], np.eye(2)[SUPPORT_Y][:, t]], axis=1)
+    for j, k in np.ndindex(2, 2):
+        rows = np.stack([SUPPORT_X[:, j], np.eye(2)[SUPPORT_Y][:, k]], axis=1)
         mean = through([rule.reader], rows).mean(axis=0)
         gamma, beta = rule.normalize.get_weights()
         normalized = (mean - mean.mean()) / np.sqrt(mean.var() + rule.normalize.epsilon) * gamma + beta
         by_hand = through([rule.summary], normalized)
-        np.testing.assert_allclose(found[f, t], by_hand, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found[j, k], by_hand, rtol=1e-4, atol=1e-5)
 
 
 def test_formula_8_5_a_weight_is_a_product_of_its_place_and_the_task():
@@ -368,9 +368,9 @@ def test_formula_8_5_a_weight_is_a_product_of_its_place_and_the_task():
         column = 1
         place = [(row + 0.5) / (2, 4)[layer], (column + 0.5) / (4, 2)[layer]]
         waves = [wave(np.pi * 2**k * p) for k in range(6) for p in place for wave in (np.sin, np.cos)]
-        b = through([rule.basis], np.array([*waves, layer == 0, layer == 1, False, layer], float))
-        a = through([rule.task], np.concatenate([whole, of_row, of_column]))
-        assert found[number][row, column] == pytest.approx(b @ a / np.sqrt(4 * inputs), rel=1e-3, abs=1e-5)
+        u = through([rule.basis], np.array([*waves, layer == 0, layer == 1, False, layer], float))
+        z = through([rule.task], np.concatenate([whole, of_row, of_column]))
+        assert found[number][row, column] == pytest.approx(u @ z / np.sqrt(4 * inputs), rel=1e-3, abs=1e-5)
 
 
 class WithDecay(mk.rules.Update):

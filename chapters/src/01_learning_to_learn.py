@@ -683,11 +683,8 @@ mk.report.Table([row(problem, images) for problem in hard for images in BUDGETS]
 # %%
 assert all(against_aligned("classifier", problem, IMAGES) == "worse" for problem in hard)
 differences = [prototypes_minus_classifier(problem, n) for problem in hard for n in BUDGETS]
-assert [verdict(d) for d in differences] == [
-    "prototypes better",
-    "inconclusive",
-    "prototypes better",
-] * 2
+expected = ["prototypes better", "inconclusive", "prototypes better"] * 2
+assert [verdict(difference) for difference in differences] == expected
 bounds = [(d.mean - d.interval, d.mean + d.interval) for d in differences[2::3]]
 assert np.allclose(bounds, [(0.006, 0.020), (0.008, 0.049)], atol=6e-4)
 

@@ -32,17 +32,17 @@ class Place(NamedTuple):
 class CoordinateGenerator(NetworkRule):
     """One generator for all weights of all networks that share it (D2's meta neural network).
 
-        s_ft = q(mean of r(x_nf, y_nt) over the support examples n)               (Formula 8.4)
-        weight at place p = b(p) . a(s) / sqrt(number of components x inputs of the layer)   (Formula 8.5)
+        s_jk = q(mean of r(x_ij, y_ik) over the support examples i)               (Formula 8.4)
+        weight at place p = u(p) . z(s) / sqrt(number of components x inputs of the layer)   (Formula 8.5)
 
     q begins with a layer normalization.
-    b sees only where a weight is: its layer, its row and its column, as in HyperNEAT (Stanley, D'Ambrosio and Gauci,
-    2009). a sees only the task: the mean of s over inputs f and outputs t; for the first layer also that of the row's
+    u sees only where a weight is: its layer, its row and its column, as in HyperNEAT (Stanley, D'Ambrosio and Gauci,
+    2009). z sees only the task: the mean of s over inputs j and outputs k; for the first layer also that of the row's
     input, and for the last layer that of the column's output. Neither depends on how large a network is, so one rule
     may belong to several learners, whose networks have dense layers of any number and width. What these layers contain
     themselves is not used; all other trainable weights of a network are trained by its learner.
 
-    code: the length of s. components: the length of a and of b. hidden: the units of all hidden layers.
+    code: the length of s. components: the length of u and of z. hidden: the units of all hidden layers.
 
     >>> import meta_keras as mk
     >>> rule = CoordinateGenerator()
@@ -64,7 +64,7 @@ class CoordinateGenerator(NetworkRule):
             self.build()
 
     def build(self, input_shape: Any = None) -> None:
-        """Create the networks r, q, a and b. Their shapes do not depend on what is generated."""
+        """Create the networks r, q, z and u. Their shapes do not depend on what is generated."""
         varied = keras.initializers.RandomNormal(stddev=1.0)  # so that units differ, whatever the task is
         self.reader = self._perceptron("reader", 2, keras.layers.Dense(self.code))
         self.summary = self._perceptron("summary", self.code, keras.layers.Dense(self.code))
