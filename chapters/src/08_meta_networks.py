@@ -126,7 +126,7 @@ def train_step(task):
     return loss
 
 
-# %%
+# %% alt="Squared error on queries over training steps: it falls from 3.4 to about 0.5"
 tasks = mk.Sinusoids(shots=10, queries=10, meta_batch=25, seed=0)
 losses = [float(train_step(task)) for task in tasks.take(1500)]
 plt.plot(range(25, 1500, 50), np.reshape(losses, (-1, 50)).mean(axis=1))
@@ -307,7 +307,7 @@ for amplitude in amplitudes:
         error = np.mean((learner(task[:3], training=False) - task.query_y) ** 2, axis=(1, 2))
         curves[name].append(mk.report.mean_and_interval(error / (amplitude**2 / 2)))
 
-# %%
+# %% alt="Relative error over the amplitude for the generator and MAML: lowest at amplitudes 2 and 4, higher at 1, and rising beyond the amplitudes of training; the generator is below MAML everywhere"
 for (name, found), line in zip(curves.items(), ("o-", "s--"), strict=True):
     means, widths = np.transpose(found)
     plt.errorbar(amplitudes, means, widths, fmt=line, capsize=3, label=name)
