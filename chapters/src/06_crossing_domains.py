@@ -81,7 +81,8 @@ plt.show()
 # For each random seed, we draw 100 labeled source images per class and 100
 # *other* images per class as the unlabeled target. We test on all 500 test images, in haze. Intervals are over
 # seeds, which change the training images, the initialization and the haze; the test images are always the same.
-#
+
+# %% [markdown]
 # Two choices favor adaptation: of several hazes, this is the weakest that reduced a classifier's accuracy by at least a
 # third; and of three networks, we use the one with which CORAL, explained below, did best. Our results show what methods
 # can do, not how often they help.
@@ -654,7 +655,6 @@ def zero_shot_tasks(seen, seed):
     return mk.FewShot(pool, ways=8, queries=4, meta_batch=1, seed=seed).map(only_descriptions)
 
 
-# %%
 def test_task(new):
     support = np.concatenate([np.zeros((8, 784)), dots[new]], axis=1)
     query = np.concatenate([drawings[new, 15:].reshape(-1, 784), np.zeros((40, 8))], axis=1)
