@@ -672,9 +672,8 @@ assert (
 # 5-shot), and sine curves *without* outliers, whose plain loss is MAML with one rate from above.
 
 # %%
-labels = "loss, glyphs with wrong labels"
-label_rows = comparison(labels, "plain", ("robust", "learned"))
-against_smoothing = mk.Score.of(test_errors(labels, "learned") - test_errors(labels, "robust"))
+label_rows = comparison("loss, glyphs with wrong labels", "plain", ("robust", "learned"))
+against_smoothing = mk.Score.of(label_rows[2]["error"].values - label_rows[1]["error"].values)
 print("learned minus label smoothing:", against_smoothing)
 clean = mk.Score.of(test_errors("loss, sines", "learned") - test_errors("rates, sines", "one rate"))
 print("sine curves without outliers, learned minus plain:", clean)
