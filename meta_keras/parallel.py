@@ -25,6 +25,9 @@ PARALLEL = ("auto", "vectorized", "map", "unrolled")
 # Tasks that "map" processes at the same time: one per core. Memory grows with this number, not with the meta-batch.
 IN_FLIGHT = max(2, min(8, os.cpu_count() or 2))
 
+# Up to this many tasks are processed one after another where "vectorized" runs eagerly.
+FEW = 8
+
 # This many weights are copied for every task. Up to this limit, copying was measured to be faster in all cases
 # (benchmarks/speed.py).
 SMALL = 650_000
@@ -38,14 +41,15 @@ def over_tasks(
     each: the dtypes of the first result. mean: zeros with the structure of the second one.
 
     "vectorized" computes all tasks in one batched operation: fast for small dense networks under XLA, and on a GPU.
+    Eagerly it would trace a new function in every call, which takes longer than a few tasks one after another.
     "map" processes them in a loop. The average is accumulated on the way, so memory stays constant.
     "unrolled" writes them out in the graph: the slowest to compile.
     """
-    if parallel == "vectorized":
-        return _vectorized(function, tasks)
     if parallel == "map":
         return _mapped(function, tasks, each, mean)
-    return _unrolled(function, tasks)
+    if parallel == "unrolled" or (tf.executing_eagerly() and tasks[0].shape[0] <= FEW):
+        return _unrolled(function, tasks)
+    return _vectorized(function, tasks)
 
 
 def gradients_over_tasks(
@@ -155,6 +159,10 @@ def _unrolled(function: Callable[..., Any], tasks: tuple[tf.Tensor, ...]) -> tup
     count = tasks[0].shape[0]
     if count is None:
         raise ValueError('parallel="unrolled" needs to know the number of tasks in a batch; use "map".')
-    results = [function(number, *(part[number] for part in tasks)) for number in range(count)]
+
+    def task(number: int) -> Any:
+        return tf.nest.map_structure(lambda part: part[number], tasks)
+
+    results = [function(number, *task(number)) for number in range(count)]
     each = tf.nest.map_structure(lambda *values: tf.stack(values), *[first for first, _ in results])
     return each, tf.nest.map_structure(lambda *values: tf.add_n(values) / count, *[second for _, second in results])

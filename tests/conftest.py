@@ -15,10 +15,38 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the website: it is built once, and at the end two processes would need it and one would wait."""
+    items.sort(key=lambda item: item.path.name != "test_site.py")
+
+
 def pytest_collection_finish():
     """Leave what was imported out of garbage collection, which would go through it again and again."""
     gc.collect()
     gc.freeze()
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None:  # as XLA_FLAGS above: graphs run as they are traced
+        tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers",
+        "eagerly(yes=True): run the body of each tf.function as Python, which takes less time than tracing and "
+        "compiling it for a few steps; for tests whose claim does not depend on it",
+    )
+
+
+@pytest.fixture(autouse=True)
+def eagerly(request):
+    marker = request.node.get_closest_marker("eagerly")
+    if marker is None or marker.args == (False,):
+        yield
+        return
+    config = sys.modules["tensorflow"].config
+    config.run_functions_eagerly(True)
+    yield
+    config.run_functions_eagerly(False)
 
 
 @pytest.fixture(autouse=True)

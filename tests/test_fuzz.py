@@ -67,6 +67,7 @@ FOUND = [
 ]
 
 
+@pytest.mark.eagerly
 @pytest.mark.parametrize("name", TARGETS)
 def test_valid_arguments_are_accepted(name):
     """Otherwise an error would say nothing about the argument that is replaced."""

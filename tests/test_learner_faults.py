@@ -1,5 +1,7 @@
 """A MetaLearner rejects what it cannot do before it starts, and a failure during training leaves the weights intact."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ def two_inputs():
     return keras.Model(inputs, layers.Add()(inputs))
 
 
+@functools.cache
 def curves(**more):
     return Sinusoids(shots=4, queries=3, meta_batch=2, **more)
 

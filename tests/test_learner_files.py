@@ -1,5 +1,6 @@
 """What remains after training: files, backups after a kill, and the experts that `adapt` creates."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -27,10 +28,12 @@ def learner_of(rule=None, loss="mse", inputs=1, units=1, **compiled):
     return learner
 
 
+@functools.cache
 def curves(**more):
     return Sinusoids(shots=4, queries=3, meta_batch=2, **more)
 
 
+@functools.cache
 def classes():
     examples = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
     return FewShot(ClassPool(examples, np.arange(24) // 6), ways=3, shots=2, queries=3, meta_batch=2)
@@ -104,7 +107,10 @@ def test_weights_survive_a_file(tmp_path):
 BACKED_UP = """
 import os, signal, sys
 import keras
+import tensorflow as tf
 import test_learner_files as here
+
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # as tests/conftest.py does
 
 class Kill(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):

@@ -44,7 +44,9 @@ def found(way, kind, rule, floats, training=True):
         lambda part: tf.cast(part, floats) if part.dtype.is_floating else part, tasks(tasks=2)
     )
     learner = learner_of(build(), RULES[rule](), loss, parallel=way)
-    results = tf.function(learner.meta_gradients)(inputs, query_y, training=training)
+    # Unrolled eagerly, so that it is also shown that the graphs of the other two do what Python says.
+    function = learner.meta_gradients if way == "unrolled" else tf.function(learner.meta_gradients)
+    results = function(inputs, query_y, training=training)
     return [part.numpy() for part in tf.nest.flatten(results)]
 
 
@@ -65,9 +67,9 @@ def test_all_ways_come_to_the_same_in_float64(kind, rule):
     assert_the_same(kind, rule, "float64", 1e-12)
 
 
-@pytest.mark.parametrize("kind", list(NETWORKS))
-def test_all_ways_come_to_the_same_in_float32(kind):
-    assert_the_same(kind, "all at once", "float32", 1e-5)
+@pytest.mark.parametrize(("kind", "rule"), [("mlp", "all at once"), ("convolutional", "one step")])
+def test_all_ways_come_to_the_same_in_float32(kind, rule):
+    assert_the_same(kind, rule, "float32", 1e-5)
 
 
 @pytest.mark.parametrize("rule", ["all at once", "reptile", "implicit"])

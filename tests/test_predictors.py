@@ -42,8 +42,9 @@ def test_a_predictor_answers_as_the_learner_does(rule):
     np.testing.assert_array_equal(predictor.predict(x[6:]), predictor(x[6:]))
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("dtype", ["uint8", "int64", "int32"])
+@pytest.mark.parametrize(
+    ("rule", "dtype"), [*((rule, "uint8") for rule in RULES), ("prototypes", "int64"), ("prototypes", "int32")]
+)
 def test_integer_images_are_scaled_in_every_path_and_once(rule, dtype):
     learner = image_learner(RULES[rule]())
     x, y = images()

@@ -1,5 +1,7 @@
 """Evaluation: the mean score over tasks, for every kind of learner and metric, and what cannot be scored."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from meta_keras.report import mean_and_interval
 from meta_keras.rules import GradientDescent, Prototypes
 
 
+@functools.cache
 def tasks_of(ways=4, shots=1, queries=3, meta_batch=4):
     examples = np.random.default_rng(0).normal(size=(80, 6)).astype(np.float32)
     return FewShot(ClassPool(examples, np.arange(80) // 8), ways, shots, queries, meta_batch)

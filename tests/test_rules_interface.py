@@ -1,5 +1,6 @@
 """Six types of methods fit the interface of rules unchanged: each is a sketch of at most 30 lines, and it learns."""
 
+import functools
 import inspect
 
 import keras
@@ -139,7 +140,7 @@ class Adam(Update):
 
 
 REGRESSIONS = {
-    "update network": lambda: GradientDescent(UpdateNetwork(), steps=3, evaluation_steps=4),
+    "update network": lambda: GradientDescent(UpdateNetwork(), steps=2, evaluation_steps=3),
     "weight generator": WeightGenerator,
     "learned loss": lambda: LearnedLoss(0.02, steps=2),
     "momentum": lambda: GradientDescent(Momentum(), steps=2, evaluation_steps=4),
@@ -153,6 +154,7 @@ def test_a_sketch_has_at_most_30_lines(sketch):
     assert len(inspect.getsource(sketch).splitlines()) <= 30
 
 
+@functools.cache
 def curves(**more):
     return Sinusoids(shots=5, queries=5, meta_batch=8, amplitude=(1, 2), phase=(0, 1), x_range=(-2, 2), **more)
 
@@ -169,6 +171,7 @@ def test_a_regression_rule_learns_and_trains_all_that_it_should(kind):
     assert all(moved), [v.path for v, m in zip(learner.trainable_variables, moved, strict=True) if not m]
 
 
+@functools.cache
 def clusters(seed=0):
     generator = np.random.default_rng(seed)
     centers = generator.normal(size=(20, 1, 4))

@@ -92,6 +92,13 @@ class Page(HTMLParser):
 # Building
 
 
+@pytest.fixture
+def other_chapters():
+    """For tests that change the chapters: what the modules of the site have read is forgotten after them."""
+    yield
+    forget()
+
+
 def test_the_site_is_built_without_warnings_and_has_every_chapter(warnings, pages):
     assert warnings == []
     assert {f"chapters/{source.stem}.html" for source in press.sources()} <= pages.keys()
@@ -99,7 +106,7 @@ def test_the_site_is_built_without_warnings_and_has_every_chapter(warnings, page
     assert {f"guide/{name}.html" for name in prose} <= pages.keys()
 
 
-def test_building_runs_no_chapter(monkeypatch, tmp_path):
+def test_building_runs_no_chapter(monkeypatch, tmp_path, other_chapters):
     monkeypatch.setattr(press, "execute", lambda notebook: pytest.fail("a chapter was executed"))
     source = press.sources()[0]
     monkeypatch.setattr(press, "sources", lambda numbers=(): [source])

@@ -36,6 +36,7 @@ def test_learning_begins_with_the_answers_of_the_source():
         np.testing.assert_array_equal(adapted(x), model(x))
 
 
+@pytest.mark.eagerly
 def test_the_answer_is_the_sum_of_source_and_adapter_also_after_training():
     model, (x, y) = source(), task()
     adapter = keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(3)])
@@ -72,6 +73,7 @@ def test_keras_hands_training_on_within_a_functional_model_so_a_frozen_model_is_
     np.testing.assert_array_equal(by_layer(x, training=True), model(x, training=False))
 
 
+@pytest.mark.eagerly
 def test_a_residual_of_low_rank_is_the_product_of_two_small_matrices():
     model, (x, y) = source(), task()
     adapted = with_low_rank(model, 2, ["conv", "hidden"])
@@ -99,6 +101,7 @@ def test_by_default_every_layer_that_can_carries_a_residual():
     assert {weight.name for weight in adapted.trainable_weights} == {"lora_kernel_a", "lora_kernel_b"}
 
 
+@pytest.mark.eagerly
 def test_adapted_models_are_saved_and_loaded(tmp_path):
     x = task()[0]
     for adapted in (with_residual(source()), with_low_rank(source(), 2)):
@@ -179,6 +182,7 @@ def test_a_source_must_have_one_output_and_known_layers():
         with_residual(keras.Model(x, [layers.Dense(1)(x), layers.Dense(1)(x)]))
 
 
+@pytest.mark.eagerly
 @pytest.mark.parametrize("thaw", ["all", "head", "by hand"])
 def test_a_frozen_source_stays_the_same_to_the_bit_whatever_is_told_to_train(thaw):
     model = with_residual(source())

@@ -169,6 +169,7 @@ def small_network():
     return keras.Sequential([keras.Input((2,)), *layers, keras.layers.Dense(3, name="head")])
 
 
+@pytest.mark.eagerly
 @pytest.mark.parametrize("method", ["coral", "reversal", None])
 def test_the_loss_is_that_of_the_source_and_the_weighted_loss_of_the_domains(method):
     x, y, target = two_domains(30)
@@ -276,6 +277,7 @@ def test_the_discriminator_has_the_width_that_was_asked_for():
     assert [weight.shape for weight in discriminator.get_weights()] == [(4, 5), (5,), (5, 1), (1,)]
 
 
+@pytest.mark.eagerly
 def test_without_a_method_the_target_is_not_looked_at():
     x, y, target = two_domains(40)
     answers = []
@@ -288,6 +290,7 @@ def test_without_a_method_the_target_is_not_looked_at():
     np.testing.assert_array_equal(*answers)
 
 
+@pytest.mark.eagerly
 def test_batch_normalisation_sees_both_domains_in_one_batch():
     x, y, target = two_domains(40)
     layers = [keras.layers.BatchNormalization(momentum=0.0), keras.layers.Dense(4, name="features")]
@@ -298,6 +301,7 @@ def test_batch_normalisation_sees_both_domains_in_one_batch():
     np.testing.assert_allclose(network.layers[0].moving_mean, np.concatenate([x, target]).mean(axis=0), atol=1e-5)
 
 
+@pytest.mark.eagerly
 @pytest.mark.parametrize("make", ["functional", "softmax"])
 def test_the_loss_fits_what_the_network_gives(make):
     x, y, target = two_domains(20)

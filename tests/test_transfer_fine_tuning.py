@@ -10,6 +10,7 @@ import meta_keras as mk
 from meta_keras.transfer import fine_tune, freeze, unfreeze_gradually
 from meta_keras.transfer.layers import weighted_layers
 
+pytestmark = pytest.mark.eagerly
 NAMES = ["first", "norm", "second", "head"]
 
 
@@ -93,6 +94,7 @@ def test_a_layer_within_a_layer_is_frozen_by_its_own_name_or_by_that_of_the_oute
     assert freeze(model, "trunk") == ["trunk/low", "trunk/high"]
 
 
+@pytest.mark.eagerly(False)
 def test_gradual_training_lets_one_layer_more_train_after_every_stage():
     model, seen = network(), []
 
@@ -119,6 +121,7 @@ def test_an_optimizer_object_keeps_its_own_learning_rate():
     assert model.optimizer is not mine and not mine.built, "the user's optimizer stays unused"
 
 
+@pytest.mark.eagerly(False)
 def test_it_learns():
     x, y = task(60)
     y = (x[:, 0] > 1).astype(int) + (x[:, 1] > 1)
@@ -137,6 +140,7 @@ def test_the_loss_fits_the_answers():
     assert "accuracy" not in real.history and real.history["loss"][0] > 0
 
 
+@pytest.mark.eagerly(False)
 def test_data_may_come_as_arrays_as_a_dataset_or_in_pieces():
     class Pieces(keras.utils.PyDataset):
         def __len__(self):

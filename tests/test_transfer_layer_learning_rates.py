@@ -106,6 +106,7 @@ def test_layers_of_one_name_are_different_layers():
         np.testing.assert_allclose(old - weight.numpy(), size, rtol=1e-5)
 
 
+@pytest.mark.eagerly
 def test_in_fine_tuning_the_depth_counts_the_layers_that_train():
     full, slowed = network(), network()
     for model, decay in ((full, 1.0), (slowed, 0.5)):
@@ -140,6 +141,7 @@ def test_a_compiled_model_is_saved_and_goes_on_exactly_where_it_was(rate, tmp_pa
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.eagerly
 def test_the_state_is_saved_once(tmp_path):
     """Keras saves an optimizer's `variables`, and each optimizer that it has as an attribute."""
     with_matrix = {}

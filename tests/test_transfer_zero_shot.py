@@ -99,6 +99,7 @@ def test_a_growing_penalty_moves_answers_from_the_seen_classes_to_the_unseen(lea
     assert max(harmonic_mean(*pair) for pair in reached[1:3]) > 0.9 > 0.5 > harmonic_mean(*reached[0])
 
 
+@pytest.mark.eagerly
 def test_the_encoder_is_trained_too_and_the_descriptions_are_not():
     learner = ZeroShot(mlp(4, input_shape=(12,), hidden=(5,)), SIGNS[SEEN])
     before = [weight.numpy() for weight in learner.trainable_variables]
@@ -146,6 +147,7 @@ def test_a_learner_made_anew_from_its_config_knows_the_classes(learner):
     assert again.encoder is not learner.encoder and again.encoder.output_shape == (None, 16)
 
 
+@pytest.mark.eagerly
 def test_scoring_does_not_move_batch_normalisation_and_fitting_does():
     learner = ZeroShot(conv4(filters=2), np.eye(3))
     before = learner.get_weights()

@@ -18,7 +18,7 @@ def precise():
 
 
 def network():
-    return keras.Sequential([keras.Input((2,)), layers.Dense(3, "tanh"), layers.Dense(1)])
+    return keras.Sequential([keras.Input((2,)), layers.Dense(1, "tanh")])
 
 
 def training_of(update, net=None, **settings):
@@ -47,9 +47,8 @@ def gradients_by_hand(training, inputs, clipnorm=1e9, runs=(0, 1)):
                     with tf.GradientTape() as inner:
                         inner.watch(parameters)
                         now = rows[number, run]
-                        hidden = tf.tanh(tf.gather(x[run], now) @ parameters[0] + parameters[1])
-                        error = tf.gather(y[run], now) - (hidden @ parameters[2] + parameters[3])
-                        along.append(tf.reduce_mean(tf.square(error)))
+                        answers = tf.tanh(tf.gather(x[run], now) @ parameters[0] + parameters[1])
+                        along.append(tf.reduce_mean(tf.square(tf.gather(y[run], now) - answers)))
                     slopes = inner.gradient(along[-1], parameters)
                     moves, memory = update.update(slopes, memory, parameters, Step(number, along[-1], True))
                     parameters = [one + move for one, move in zip(parameters, moves, strict=True)]
@@ -75,12 +74,18 @@ def test_the_gradient_is_that_of_truncated_backpropagation(clipnorm, precise):
         np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-12)
 
 
+def test_eagerly_it_comes_to_the_same(precise):
+    training, tasks = training_of(LearnedRates(0.05, per="layer")), regression(tasks=2, support=6)
+    eager, graph = training.meta_gradients(*tasks), tf.function(training.meta_gradients)(*tasks)
+    for one, other in zip(tf.nest.flatten(eager), tf.nest.flatten(graph), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10)
+
+
 def test_a_longer_piece_has_another_gradient(precise):
-    update = at_random(built(learning_rate=0.05, hidden=(3,), step_size=0.05), 0.3)
-    tasks = regression(tasks=2, support=6)
-    found = [
-        tf.function(training_of(update, truncation=truncation).meta_gradients)(*tasks)[2] for truncation in (1, 2, 4)
-    ]
+    tasks, found = regression(tasks=2, support=6), []
+    for truncation in (1, 2, 4):
+        training = training_of(LearnedRates(0.05, per="layer"), truncation=truncation)
+        found.append(tf.function(training.meta_gradients)(*tasks)[2])
     losses, gradients = zip(*found, strict=True)
     np.testing.assert_allclose(losses, losses[0], rtol=1e-12)
     # The loss before the first update of a piece does not depend on that update.
@@ -102,7 +107,7 @@ def test_a_run_is_what_keras_makes_of_the_same_minibatches(precise):
 
 
 def test_a_diverged_run_does_not_count(precise):
-    training = training_of(at_random(built(learning_rate=0.01, hidden=(3,), step_size=0.01), 0.3), clipnorm=1e9)
+    training = training_of(LearnedRates(0.05, per="layer"), clipnorm=1e9)
     (x, y, query_x), query_y = regression(tasks=2, support=6)
     bad = (x * tf.constant([1.0, np.inf], x.dtype)[:, None, None], y, query_x)
     _, diverged, (loss, gradients) = tf.function(training.meta_gradients)(bad, query_y)
@@ -114,7 +119,7 @@ def test_a_diverged_run_does_not_count(precise):
 
 
 def test_logs_say_how_many_runs_have_diverged():
-    update = built(learning_rate=1e4, base="sgd")
+    update = LearnedRates(1e4, per="layer")
     training = training_of(update, networks.mlp(1, hidden=(4,)))
     history = training.fit(Sinusoids(shots=5, meta_batch=2), steps_per_epoch=2, verbose=0).history
     assert history["diverged"] == [4.0]
@@ -123,7 +128,7 @@ def test_logs_say_how_many_runs_have_diverged():
 
 def test_an_update_learns_from_training_runs_and_survives_a_file(tmp_path):
     curves = Sinusoids(shots=10, meta_batch=4, amplitude=(1, 2), x_range=(-2, 2))
-    training = training_of(UpdateNetwork(0.001, hidden=(4,)), networks.mlp(1, hidden=(8,)), steps=20, truncation=10)
+    training = training_of(UpdateNetwork(0.001, hidden=(2,)), networks.mlp(1, hidden=(8,)), steps=20, truncation=10)
     training.compile(keras.optimizers.Adam(0.05), "mse", jit_compile=False)
     losses = training.fit(curves, steps_per_epoch=10, epochs=4, verbose=0).history["loss"]
     assert losses[-1] < 0.8 * losses[0]
@@ -136,14 +141,22 @@ def test_an_update_learns_from_training_runs_and_survives_a_file(tmp_path):
     assert loaded.optimizer.iterations == loaded.batches_seen == 40
 
 
-def test_xla_comes_to_the_same():
+XLA = {
+    "update network": (lambda: built(learning_rate=0.01, hidden=(2,)), ()),
+    "two layers": (lambda: LearnedRates(0.1, per="layer"), (3,)),
+}
+
+
+@pytest.mark.parametrize("which", XLA)
+def test_xla_comes_to_the_same(which):
+    make, hidden = XLA[which]
     x, y = tf.constant(numbers(2, 6, 2).astype("float32")), tf.constant([[0, 1, 2] * 2] * 2)
     tasks, start, found = tf.data.Dataset.from_tensors(Episode(x, y, x, y)), None, []
     for jit in (False, True):
-        update = built(learning_rate=0.01, hidden=(2,))
+        update = make()
+        training = training_of(update, networks.mlp(3, input_shape=(2,), hidden=hidden), steps=2)
         start = start or update.get_weights()
         update.set_weights(start)
-        training = training_of(update, networks.mlp(3, input_shape=(2,), hidden=(3,)))
         training.compile(keras.optimizers.SGD(0.1), jit_compile=jit)
         training.fit(tasks, epochs=2, verbose=0)
         found.append(update.get_weights())
@@ -199,11 +212,8 @@ def test_a_network_with_too_few_outputs_is_refused():
         training.fit(tf.data.Dataset.from_tensors(Episode(x, y, x, y)), verbose=0)
 
 
-DIVERGING = {"learning_rate": 1e30, "base": "sgd"}
-
-
 def test_where_every_run_diverges_nothing_looks_like_success():
-    training = training_of(built(**DIVERGING), networks.mlp(1, hidden=(4,)))
+    training = training_of(LearnedRates(1e30, per="layer"), networks.mlp(1, hidden=(4,)))
     curves = Sinusoids(shots=5, meta_batch=2)
     with pytest.raises(FloatingPointError, match="not finite at step 0"):
         training.fit(curves, steps_per_epoch=1, verbose=0)
@@ -212,7 +222,7 @@ def test_where_every_run_diverges_nothing_looks_like_success():
 
 
 def test_an_evaluation_counts_diverged_runs_too(precise):
-    training = training_of(built(learning_rate=0.01))
+    training = training_of(LearnedRates(0.01, per="layer"))
     (x, y, query_x), query_y = regression(tasks=2, support=6)
     y = y * tf.constant([1.0, 1e300], y.dtype)[:, None, None]  # whose squared error is infinite
     tasks = tf.data.Dataset.from_tensors(Episode(x, y, query_x, query_y))

@@ -29,7 +29,8 @@ class ImplicitGradient(Descent):
     conjugate_steps: steps of conjugate gradients for the meta-gradient.
 
     >>> from meta_keras import MetaLearner, Sinusoids, networks
-    >>> learner = MetaLearner(network=networks.mlp(1), rule=ImplicitGradient(0.01, steps=5, strength=2.0))
+    >>> rule = ImplicitGradient(0.01, steps=5, strength=2.0, conjugate_steps=3)
+    >>> learner = MetaLearner(network=networks.mlp(1, hidden=(16,)), rule=rule)
     >>> learner.compile(loss="mse")
     >>> history = learner.fit(Sinusoids(shots=10), steps_per_epoch=2, verbose=0)
     """

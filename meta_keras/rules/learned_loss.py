@@ -35,7 +35,7 @@ class LearnedLoss(GradientDescent):
     hidden: units of the two layers of the loss network.
 
     >>> from meta_keras import MetaLearner, Sinusoids, networks
-    >>> learner = MetaLearner(network=networks.mlp(1), rule=LearnedLoss(0.01, steps=2))
+    >>> learner = MetaLearner(network=networks.mlp(1, hidden=(16,)), rule=LearnedLoss(0.01))
     >>> learner.compile(loss="mse")
     >>> history = learner.fit(Sinusoids(shots=10), steps_per_epoch=2, verbose=0)
     """
@@ -95,7 +95,13 @@ class LearnedLoss(GradientDescent):
 
 def example_losses(y: tf.Tensor, answers: tf.Tensor, context: Context) -> tf.Tensor:
     """(examples,) the task's loss of each support example alone."""
-    return tf.vectorized_map(lambda pair: context.loss(pair[0][None], pair[1][None]), (y, answers))
+
+    def loss_of(pair: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        return context.loss(pair[0][None], pair[1][None])
+
+    if tf.executing_eagerly():  # where vectorizing would trace a new function in every call, which takes much longer
+        return tf.stack([loss_of(pair) for pair in zip(tf.unstack(y), tf.unstack(answers), strict=True)])
+    return tf.vectorized_map(loss_of, (y, answers))
 
 
 def features_of(
