@@ -68,12 +68,24 @@ function openBeforePrinting() {
   for (const details of document.querySelectorAll("article details")) details.open = true;
 }
 
+// The search quotes the beginning of a page, which should be its text and not the map.
+function quoteTextOnly() {
+  if (typeof Search === "undefined") return;
+  const quoted = Search.htmlToText;
+  Search.htmlToText = (html, anchor) => {
+    const page = new DOMParser().parseFromString(html, "text/html");
+    page.querySelectorAll(".book-maps, .get-notebook").forEach((part) => part.remove());
+    return quoted(page.documentElement.outerHTML, anchor);
+  };
+}
+
 // A page that is opened as a file may not read others, so the search cannot quote them.
 if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
 prepareFigures();
 letKeyboardOpenSidebars();
 letKeyboardScroll();
+addEventListener("DOMContentLoaded", quoteTextOnly);
 addEventListener("load", () => globalThis.MathJax?.startup?.promise?.then(letKeyboardScroll));
 addEventListener("resize", letKeyboardScroll);
 addEventListener("beforeprint", openBeforePrinting);
