@@ -49,7 +49,7 @@ def page(notebook: NotebookNode, name: str, files: Files) -> NotebookNode:
     first = notebook.cells[0]
     heading, _, rest = first.source.partition("\n")
     title = heading.lstrip("# ")
-    found = f"```{{index}} single: {title.partition(':')[0]}\n```"  # the search finds the chapter by its short title
+    found = f"```{{index}} single: ! {title.partition(':')[0]}\n```"  # the search finds the chapter by its short title
     first.source = f"# {name[:2]} {title}\n\n{found}\n\n{_top(name)}\n{rest}"
     return notebook
 
