@@ -106,7 +106,9 @@ def test_building_runs_no_chapter(monkeypatch, tmp_path):
     monkeypatch.setattr(press, "execute", lambda notebook: pytest.fail("a chapter was executed"))
     source = press.sources()[0]
     monkeypatch.setattr(press, "sources", lambda numbers=(): [source])
+    forget()
     build.write_sources(tmp_path, "en", press.CHAPTERS)
+    forget()
     page = (tmp_path / "chapters" / f"{source.stem}.ipynb").read_text(encoding="utf-8")
     assert "image/png" in page, "the outputs are those of the stored notebook"
 
@@ -577,7 +579,7 @@ def test_on_paper_there_is_only_the_text_in_light_colors(chromium, pages):
 @with_chromium
 def test_long_outputs_are_closed_until_they_are_opened(chromium, pages):
     name = next(
-        name for name, page in pages.items() if '<details class="hide' in page.html and name.startswith("chapters/")
+        name for name, page in pages.items() if 'hide below-input"' in page.html and name.startswith("chapters/")
     )
     chromium.open(pages[name].file.as_uri())
     chromium.run("document.querySelector('article details.hide summary').focus()")

@@ -276,7 +276,7 @@ def test_every_command_can_be_pasted():
 
 def test_the_front_page_says_what_its_score_covers():
     """The caption's first score is the README's, and its second one is the record's for tasks like the one shown."""
-    caption = " ".join(front.page("en", []).partition(":figclass: picture")[2].partition("```")[0].split())
+    caption = front.page("en", []).partition(":figclass: picture")[2].partition("```")[0].replace("\n", " ")
     listed, within = re.findall(r"\d\.\d+\u00a0±\u00a0\d\.\d+", front.page("en", []))
     record = json.loads((ROOT / "data" / "results" / "chapter_01.json").read_text("utf-8"))["results"]
     scores = record["prototypes, 30000 images, seed 0"]

@@ -49,8 +49,8 @@ def page(notebook: NotebookNode, name: str, files: Files) -> NotebookNode:
     first = notebook.cells[0]
     heading, _, rest = first.source.partition("\n")
     title = heading.lstrip("# ")
-    found = f"```{{index}} single: ! {title.partition(':')[0]}\n```"  # the search finds the chapter by its short title
-    first.source = f"# {name[:2]} {title}\n\n{found}\n\n{_top(name)}\n{rest}"
+    found = f"```{{index}} ! single: {title.partition(':')[0]}\n```"  # the search finds the chapter by its short title
+    first.source = f"# {name[:2]} {title}\n\n{_top(name)}\n{found}\n{rest}"
     return notebook
 
 

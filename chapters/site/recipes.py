@@ -10,7 +10,7 @@ SOURCE = Path(__file__).with_name("recipes.md")
 
 def pages() -> dict[str, str]:
     """The page of recipes, with links to the reference. The search finds a question by its last words."""
-    text = re.sub(r"^## How do I (.+)\?$", r"\g<0>\n\n```{index} single: ! \1\n```", _source(), flags=re.MULTILINE)
+    text = re.sub(r"^## How do I (.+)\?$", r"\g<0>\n\n```{index} ! single: \1\n```", _source(), flags=re.MULTILINE)
     return {"recipes": links.link_text(text, {})}
 
 

@@ -75,7 +75,7 @@ function quoteTextOnly() {
   Search.htmlToText = (html, anchor) => {
     const page = new DOMParser().parseFromString(html, "text/html");
     page.querySelectorAll(".book-maps, .get-notebook").forEach((part) => part.remove());
-    const place = anchor && page.querySelector(anchor);
+    const place = anchor ? page.querySelector(anchor) : null;
     if (place?.textContent.trim() === "") return place.closest("section").textContent;
     return quoted(page.documentElement.outerHTML, anchor);
   };
