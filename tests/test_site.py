@@ -459,7 +459,7 @@ def test_the_search_lists_what_newcomers_look_for_among_the_first(chromium, serv
     chromium.wait("document.querySelector('#search-results p.search-summary')?.textContent.includes('found')")
     links = chromium.run("[...document.querySelectorAll('#search-results li > a')].map((link) => link.href)")
     assert any(expected in link for link in links[:2]), links[:5]
-    chromium.wait("document.querySelector('#search-results p.context')")
+    chromium.wait("document.querySelector('#search-results p.context') !== null")
     quoted = chromium.run("[...document.querySelectorAll('#search-results p.context')].map((p) => p.textContent)")
     assert not [text for text in quoted if re.search(rf"{outline.PARTS[0].title}\W*{outline.PARTS[1].title}", text)]
 
