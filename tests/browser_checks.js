@@ -30,6 +30,7 @@ function problems() {
     sideways: [...(document.documentElement.scrollWidth > innerWidth ? ["the page scrolls sideways"] : []), ...cut()],
     names: nameless.filter((part) => visible(part) && !name(part)).map(short),
     scrolling: regions.filter((part) => part.tabIndex < 0 && !part.querySelector("a, button, [tabindex]")).map(short),
+    cells: [...article.querySelectorAll("td")].filter((cell) => cell.getBoundingClientRect().width > innerWidth).map(short),
     headings: document.querySelectorAll("h1").length === 1 || location.pathname.endsWith("/search.html") ? [] : [`${document.querySelectorAll("h1").length} h1`],
   };
 }

@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urljoin
 
@@ -20,10 +21,12 @@ import browser
 import build
 import chapter_pages
 import checks
+import map_routes
 import outline
 import press
 import project_links
 import pytest
+import results
 import serve
 
 import run
@@ -110,7 +113,9 @@ def test_building_runs_no_chapter(monkeypatch, tmp_path, other_chapters):
     monkeypatch.setattr(press, "execute", lambda notebook: pytest.fail("a chapter was executed"))
     source = press.sources()[0]
     monkeypatch.setattr(press, "sources", lambda numbers=(): [source])
+    forget()
     build.write_sources(tmp_path, "en", press.CHAPTERS)
+    forget()
     page = (tmp_path / "chapters" / f"{source.stem}.ipynb").read_text(encoding="utf-8")
     assert "image/png" in page, "the outputs are those of the stored notebook"
 
@@ -179,7 +184,9 @@ def test_formulas_are_linked_between_the_chapter_the_list_and_the_reference(page
 # The parts of a page
 
 
-@pytest.mark.parametrize("module", [outline, project_links, chapter_pages], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [outline, project_links, chapter_pages, map_routes, results], ids=lambda module: module.__name__
+)
 def test_the_examples_in_docstrings(module):
     found = doctest.testmod(module)
     assert found.failed == 0 and found.attempted > 0
@@ -202,9 +209,50 @@ def test_the_map_shows_planned_chapters_until_they_exist(monkeypatch):
 
 def test_no_two_boxes_of_the_map_overlap_and_every_chapter_has_one():
     for columns in (3, 6):
-        places, _, height = book_map.layout(outline.chapters(), columns)
+        places, _, _, height = book_map.layout(outline.chapters(), columns)
         assert places.keys() == outline.chapters().keys() and len(set(places.values())) == len(places)
         assert all(0 <= place.y <= height - book_map.HEIGHT for place in places.values())
+
+
+def on_curves(drawn):
+    """Points on the arrows of a drawing, from one corner to the next, and on curves."""
+    for path in re.findall(r'class="arrow[^"]*" d="([^"]+)"', drawn):
+        here = (0.0, 0.0)
+        for kind, numbers in re.findall(r"([MLQC])([^MLQC]+)", path):
+            values = list(map(float, re.findall(r"-?[\d.]+", numbers)))
+            nodes = [here, *zip(values[::2], values[1::2], strict=True)]
+            here = nodes[-1]
+            for step in range(51) if kind != "M" else ():
+                points = nodes
+                while len(points) > 1:  # de Casteljau
+                    points = [
+                        tuple(a + (b - a) * step / 50 for a, b in zip(*ends, strict=True)) for ends in pairwise(points)
+                    ]
+                yield points[0]
+
+
+@pytest.mark.parametrize("columns", [3, 6])
+def test_no_arrow_of_the_map_passes_through_a_box(columns):
+    drawn = book_map.draw(columns)
+    boxes = [
+        tuple(map(float, box)) for box in re.findall(r'<rect x="(\S+)" y="(\S+)" width="(\S+)" height="(\S+)"', drawn)
+    ]
+    points = list(on_curves(drawn))
+    assert len(boxes) == len(outline.chapters()) and len(points) > 1000
+    within = [p for p in points for x, y, w, h in boxes if x + 1 < p[0] < x + w - 1 and y + 1 < p[1] < y + h - 1]
+    assert within == []
+
+
+@pytest.mark.parametrize("columns", [3, 6])
+def test_arrows_of_different_chapters_share_no_line(columns):
+    """Where they cross, they cross at a right angle, so that each can be followed."""
+    arrows = book_map.layout(outline.chapters(), columns).arrows
+    lines = [(source, *sorted(ends)) for (source, _), points in arrows.items() for ends in pairwise(points)]
+    for source, (x1, y1), (x2, y2) in lines:
+        for other, (x3, y3), (x4, y4) in lines:
+            vertical = x1 == x2 == x3 == x4 and max(y1, y3) <= min(y2, y4)
+            horizontal = y1 == y2 == y3 == y4 and max(x1, x3) <= min(x2, x4)
+            assert source == other or not (vertical or horizontal), (source, other)
 
 
 @pytest.mark.parametrize(
@@ -366,12 +414,13 @@ def problems(pages, tmp_path_factory):
 
 @with_chromium
 @pytest.mark.parametrize(
-    "kind", ["console", "requests", "formulas", "sideways", "names", "scrolling", "light", "dark", "headings"]
+    "kind", ["console", "requests", "formulas", "sideways", "names", "scrolling", "cells", "light", "dark", "headings"]
 )
 def test_chromium_finds_no_problem_on_any_page(problems, kind):
     """Errors in the console; requests to other hosts; formulas that are not drawn, or TeX in the text; pages that
     scroll sideways at 390 px; images, buttons and links without a name; regions that scroll but cannot be reached with
-    the keyboard; poor contrast in light and in dark; more or less than one first-level heading.
+    the keyboard; table cells that are wider than the page; poor contrast in light and in dark; more or less than one
+    first-level heading.
     """
     assert problems[kind] == {}
 
@@ -399,6 +448,84 @@ def test_the_search_finds_terms_and_formulas(chromium, served, protocol, query, 
     links = chromium.run("[...document.querySelectorAll('#search-results li a')].map((link) => link.href)")
     assert any(expected in link for link in links[:5]), links[:5]
     assert chromium.complaints() == []
+
+
+@with_chromium
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("own images", "recipes.html"),
+        ("install", "index.html"),
+        ("run", "index.html"),
+        ("MAML", "chapters/10_maml.html"),
+    ],
+)
+def test_the_search_lists_what_newcomers_look_for_among_the_first(chromium, served, query, expected):
+    """And it quotes the text of a page, and not its map."""
+    chromium.open(f"{served}/search.html?q={query.replace(' ', '+')}")
+    chromium.wait("document.querySelector('#search-results p.search-summary')?.textContent.includes('found')")
+    links = chromium.run("[...document.querySelectorAll('#search-results li > a')].map((link) => link.href)")
+    assert any(expected in link for link in links[:2]), links[:5]
+    chromium.wait("document.querySelector('#search-results p.context') !== null")
+    quoted = chromium.run("[...document.querySelectorAll('#search-results p.context')].map((p) => p.textContent)")
+    assert not [text for text in quoted if re.search(rf"{outline.PARTS[0].title}\W*{outline.PARTS[1].title}", text)]
+
+
+@with_chromium
+@pytest.mark.parametrize("columns", ["wide", "narrow"])
+def test_no_arrow_of_the_map_crosses_a_heading(chromium, pages, columns):
+    chromium.resize(1280 if columns == "wide" else 390)
+    chromium.open(pages["index.html"].file.as_uri())
+    crossed = """
+        (() => {
+          const map = document.querySelector(".book-map.%s");
+          const headings = [...map.querySelectorAll(".part")].map((part) => [part.textContent, part.getBBox()]);
+          const points = [...map.querySelectorAll(".arrow")].flatMap((arrow) =>
+            Array.from({ length: 400 }, (_, n) => arrow.getPointAtLength((arrow.getTotalLength() * n) / 400)));
+          const inside = (box) => (point) =>
+            point.x > box.x && point.x < box.x + box.width && point.y > box.y && point.y < box.y + box.height;
+          return headings.filter(([, box]) => points.some(inside(box))).map(([title]) => title);
+        })()"""
+    assert chromium.run(crossed % columns) == []
+
+
+@with_chromium
+def test_commands_are_readable_on_a_narrow_screen(chromium, pages):
+    chromium.resize(390)
+    chromium.open(pages["results.html"].file.as_uri())
+    cut = """[...document.querySelectorAll("td code")].filter((code) => /run\\.py|benchmarks/.test(code.textContent))
+        .filter((code) => code.getBoundingClientRect().right > innerWidth).map((code) => code.textContent)"""
+    assert chromium.run(cut) == []
+
+
+@with_chromium
+def test_on_a_wide_screen_code_does_not_scroll(chromium, pages):
+    chromium.resize(1280)
+    for name in (name for name in pages if re.match(r"chapters/(01|10)_", name)):
+        chromium.open(pages[name].file.as_uri())
+        scrolling = (
+            "[...document.querySelectorAll('.cell_input pre')].filter((p) => p.scrollWidth > p.clientWidth).length"
+        )
+        assert chromium.run(scrolling) == 0, name
+
+
+@with_chromium
+def test_on_a_narrow_screen_a_chapter_starts_with_its_goals(chromium, pages):
+    chromium.resize(390, 844)
+    chromium.open(next(page for name, page in pages.items() if name.endswith("_maml.html")).file.as_uri())
+    assert chromium.run("document.querySelector('article p:not(.get-notebook)').getBoundingClientRect().top") < 500
+    chromium.run("document.querySelector('.book-map.narrow summary').focus()")
+    chromium.key("Enter", 13)
+    assert chromium.run("document.querySelector('.book-map.narrow svg').getBoundingClientRect().height") > 300
+
+
+@with_chromium
+def test_on_a_narrow_screen_enlarged_figures_are_wider_than_the_screen(chromium, pages):
+    chromium.resize(390)
+    chromium.open(pages["index.html"].file.as_uri())
+    chromium.run("document.querySelector('article img').click()")
+    assert chromium.run("document.querySelector('dialog img').getBoundingClientRect().width") > 700
+    assert chromium.run("document.querySelector('dialog').scrollWidth > document.querySelector('dialog').clientWidth")
 
 
 @with_chromium
@@ -458,9 +585,11 @@ def test_on_paper_there_is_only_the_text_in_light_colors(chromium, pages):
 
 @with_chromium
 def test_long_outputs_are_closed_until_they_are_opened(chromium, pages):
-    name = next(name for name, page in pages.items() if "<details" in page.html and name.startswith("chapters/"))
+    name = next(
+        name for name, page in pages.items() if 'hide below-input"' in page.html and name.startswith("chapters/")
+    )
     chromium.open(pages[name].file.as_uri())
-    chromium.run("document.querySelector('article details summary').focus()")
-    assert not chromium.run("document.querySelector('article details').open")
+    chromium.run("document.querySelector('article details.hide summary').focus()")
+    assert not chromium.run("document.querySelector('article details.hide').open")
     chromium.key("Enter", 13)
-    assert chromium.run("document.querySelector('article details').open")
+    assert chromium.run("document.querySelector('article details.hide').open")

@@ -4,11 +4,14 @@ import functools
 import json
 import re
 import runpy
+import shutil
 from pathlib import Path
 from types import ModuleType
 
 import book
+import checks
 import docstrings
+import front
 import keras
 import library
 import links
@@ -193,8 +196,11 @@ def test_every_row_of_the_guide_is_on_its_page():
         assert row["meaning"].replace("|", r"\|") in notation and row["symbol"].replace("|", r"\|") in notation
     for row in book.rows("Errata"):
         assert row["statement"] in errata and row["test"].strip("`").partition("::")[2] in errata
-    for row in book.rows("Glossary"):
-        assert row["中文"] in glossary and re.split(r"[,;(] ?", row["term"])[0].strip() in glossary
+    for row in (row for row in book.rows("Glossary") if "中文" in row):
+        assert (
+            docstrings.link_articles(row["中文"]) in glossary
+            and re.split(r"[,;(] ?", row["term"])[0].strip() in glossary
+        )
 
 
 def test_every_formula_is_shown_as_in_its_chapter():
@@ -223,8 +229,26 @@ def test_most_terms_are_explained_by_the_sentence_that_introduces_them():
     assert book.introduction(support).number == "01"
     assert "**support set** (支持集)" in book.introduction(support).sentence
     assert "[]{#term-support}" in tables.glossary()
-    missing = [term.names for term in book.terms() if book.introduction(term) is None]
-    assert len(missing) <= 3, missing
+    assert sum(book.introduction(term) is None for term in book.terms()) <= 3
+
+
+def test_every_term_has_a_definition_or_the_sentence_that_introduces_it():
+    defined = book.definitions()
+    unexplained = [t.names for t in book.terms() if t.names[0] not in defined and book.introduction(t) is None]
+    assert unexplained == []
+    assert defined.keys() <= {term.names[0] for term in book.terms()}, "a definition of a term that is not listed"
+    glossary = tables.glossary()
+    assert all(docstrings.link_articles(definition) in glossary for definition in defined.values())
+    support = glossary.partition("\nsupport set\n")[2].partition("\n\n  {ref}")[0]
+    assert "The few labeled examples of a task" in support, "the definition comes before the quotation"
+
+
+def test_the_articles_are_linked_where_docstrings_mention_them():
+    linked = "{doc}`D2 </guide/articles>`"
+    assert docstrings.inline("D2's meta-policy, `D2`, GD2") == f"{linked}'s meta-policy, `D2`, GD2"
+    for name, text in (reference.pages() | {"results": results.overview()}).items():
+        prose = re.sub(r"`[^`]*`", "", text)
+        assert not re.search(r"\bD[1-5]'s", prose.replace("{doc}'s", "")), name
 
 
 # Results
@@ -232,12 +256,37 @@ def test_most_terms_are_explained_by_the_sentence_that_introduces_them():
 
 def test_all_results_of_the_readme_are_shown():
     shown = results.overview()
-    for row in re.findall(r"^\|.*\|$", book.section(book.README, "## Results"), re.MULTILINE):
-        assert row in shown
+    for line in re.findall(r"^\|.*\|$", book.section(book.README, "## Results"), re.MULTILINE):
+        for cell in line.strip("|").split(" | "):
+            assert cell.strip(" |") in shown
+    table = shown.partition("| problem, and the command |")[2].partition("\n\n")[0]
+    assert {row.count(" |") for row in table.splitlines()[2:]} == {3}, "every row has three cells"
     for image, (alternative, caption) in results.IMAGES.items():
         assert (ROOT / image).is_file() and image in book.README.read_text("utf-8")
         assert f"![{alternative}](/{image}){{.plot}}\n\n*{caption}*\n" in shown
     assert "{doc}`gpu.json </results/gpu>`" in shown
+
+
+def test_every_command_can_be_pasted():
+    for row in (row for _, row in checks.tables(book.README) if row.get("command")):
+        command = row["command"].strip("`")
+        assert re.match(r"python3 run\.py \d\d$|PYTHONPATH=\. \.venv/bin/python \w+/\w+\.py", command), command
+        assert all((ROOT / file).is_file() for file in re.findall(r"[\w/]+\.py", command)), command
+
+
+def test_the_front_page_says_what_its_score_covers():
+    """The caption's first score is the README's, and its second one is the record's for tasks like the one shown."""
+    caption = front.page("en", []).partition(":figclass: picture")[2].partition("```")[0].replace("\n", " ")
+    listed, within = re.findall(r"\d\.\d+\u00a0±\u00a0\d\.\d+", front.page("en", []))
+    record = json.loads((ROOT / "data" / "results" / "chapter_01.json").read_text("utf-8"))["results"]
+    scores = record["prototypes, 30000 images, seed 0"]
+    assert within == "{:.3f}\u00a0±\u00a0{:.3f}".format(*scores["5-way within an alphabet"])
+    assert f"{scores['5-way'][0]:.3f}" == listed[:5]
+    shown = next(cell for cell in press.load(press.sources(["01"])[0]).cells if cell.metadata.get("picture"))
+    assert 'within="alphabet"' in shown.source
+    assert re.search(
+        rf"six unseen alphabets, \*\*{listed}\*\* .* within one alphabet, as in the figure, it is {within}", caption
+    )
 
 
 @pytest.mark.parametrize("record", results.records(), ids=lambda record: record.name)
@@ -355,6 +404,17 @@ def test_recipes_answer_what_users_ask_and_are_short():
         lines = [line for line in program.splitlines() if line.strip() and not line.startswith(("import ", "from "))]
         limit = 16 if "class " in program else 10
         assert len(lines) <= limit, question
+
+
+def test_the_recipe_for_own_images_says_how_many_are_needed(folder):
+    """The folder has 25 classes of six images, with which `test_a_recipe_runs`. 20 classes are too few."""
+    text = recipes.SOURCE.read_text("utf-8").partition("## How do I use my own images?")[2].partition("```")[0]
+    assert "25 classes" in text and "six images per" in text
+    assert [len(list(images.iterdir())) for images in Path("my_images").iterdir()] == [6] * 25
+    for number in range(5):
+        shutil.rmtree(f"my_images/class {number}")
+    with pytest.raises(ValueError, match="class"):
+        run("How do I use my own images?")
 
 
 def test_the_results_of_recipes_are_what_they_say(folder):

@@ -100,13 +100,19 @@ def statements(formula: str) -> tuple[str, ...]:
 def terms() -> tuple[Term, ...]:
     """The glossary, with one entry for each term."""
     found: dict[str, Term] = {}
-    for row in rows("Glossary"):
+    for row in (row for row in rows("Glossary") if "中文" in row):
         term = Term(*_names(row["term"]), row["中文"], row["symbol"], row["name in code"], row["chapter"])
         names = term.names
         if names[0] in found:
             term = _merged(found[names[0]], term)
         found[names[0]] = term
     return tuple(sorted(found.values(), key=lambda term: term.names[0].lower()))
+
+
+@functools.cache
+def definitions() -> dict[str, str]:
+    """What terms mean, by their first names, where the sentence that introduces them does not say it."""
+    return {row["term"]: row["definition"] for row in rows("Glossary") if "definition" in row}
 
 
 def _names(cell: str) -> tuple[tuple[str, ...], str]:

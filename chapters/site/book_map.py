@@ -1,14 +1,16 @@
 """The map of the book: a drawing (SVG) of all chapters and of what builds on what."""
 
+import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
 import outline
+from map_routes import GAP, HEIGHT, WIDTH, Cell, Routes
 
-WIDTH, HEIGHT, GAP, HEADING, SPACE = 112, 54, 10, 26, 22
-LINE, LONGEST = 15, 14
+HEADING, LINE, LONGEST = 20, 15, 14
+CORNER = 4  # the radius of the bends of an arrow
 
 
 class Place(NamedTuple):
@@ -18,51 +20,70 @@ class Place(NamedTuple):
     y: float
 
 
+class Layout(NamedTuple):
+    """Where the boxes, the headings of the parts and the arrows are, and the height of the map."""
+
+    places: dict[str, Place]
+    headings: list[tuple[outline.Part, float]]
+    arrows: dict[tuple[str, str], list[tuple[float, float]]]
+    height: float
+
+
 def both(current: str = "", root: str = "") -> str:
     """The map for wide and for narrow screens; the style sheet shows one of them.
 
-    current: the number of the chapter at which the map appears.
+    current: the number of the chapter at which the map appears; on a narrow screen, it is folded there.
     root: the path from the page to the root of the site, such as `../`.
     """
-    sizes = {"wide": 6, "narrow": 3}
-    maps = "".join(
-        f'<div class="book-map {name}">{draw(columns, current, root)}</div>' for name, columns in sizes.items()
-    )
+    wide, narrow = draw(6, current, root), draw(3, current, root)
+    if current:
+        narrow = f"<details><summary>Map of the book</summary>{narrow}</details>"
+    maps = f'<div class="book-map wide">{wide}</div><div class="book-map narrow">{narrow}</div>'
     return f'<nav class="book-maps" aria-label="Map of the book">{maps}</nav>'
 
 
 def draw(columns: int, current: str = "", root: str = "") -> str:
     """The map with this many boxes in a row, as one SVG element."""
     chapters = outline.chapters()
-    places, headings, height = layout(chapters, columns)
-    width = columns * (WIDTH + GAP) - GAP
+    places, headings, arrows, height = layout(chapters, columns)
+    width = columns * (WIDTH + GAP)
     shown = [
-        *(_arrow(places[a], places[b], current in (a, b)) for a, b in outline.arrows(chapters)),
+        # What concerns the current chapter is drawn last, on top.
+        *(_arrow(points, current in ends) for ends, points in sorted(arrows.items(), key=lambda a: current in a[0])),
         *(_heading(part, y, current) for part, y in headings),
         *(_box(chapter, places[number], current, root) for number, chapter in chapters.items()),
     ]
     return (
-        f'<svg viewBox="-2 0 {width + 4} {height}" role="group" aria-label="{_description(current)}">'
+        f'<svg viewBox="{-GAP / 2 - 2:g} 0 {width + 4} {height:g}" role="group" aria-label="{_description(current)}">'
         f"{''.join(shown)}</svg>"
     )
 
 
-def layout(
-    chapters: Mapping[str, outline.Chapter], columns: int
-) -> tuple[dict[str, Place], list[tuple[outline.Part, float]], float]:
-    """Where the boxes and the headings of the parts are, and the height of the map."""
-    places, headings, y = {}, [], 0.0
+def layout(chapters: Mapping[str, outline.Chapter], columns: int) -> Layout:
+    """The map with this many boxes in a row."""
+    cells, first_rows = _cells(chapters, columns)
+    routes = Routes(cells, outline.arrows(chapters))
+    headings, tops, y = [], [], 0.0
+    for row in range(1 + max(cell.row for cell in cells.values())):
+        if row in first_rows:
+            headings.append((first_rows[row], y))
+            y += HEADING
+        tops.append(y + routes.room("above", row))
+        y = tops[-1] + HEIGHT + routes.room("below", row)
+    places = {number: Place(cell.column * (WIDTH + GAP), tops[cell.row]) for number, cell in cells.items()}
+    return Layout(places, headings, {ends: routes.points(*ends, tops) for ends in routes.arrows}, y)
+
+
+def _cells(chapters: Mapping[str, outline.Chapter], columns: int) -> tuple[dict[str, Cell], dict[int, outline.Part]]:
+    """The row and column of each chapter, and the part that begins in a row."""
+    cells, first_rows, row = {}, {}, 0
     for part in outline.PARTS:
         numbers = [number for number in chapters if part.first <= number <= part.last]
-        if not numbers:
-            continue
-        headings.append((part, y))
-        y += HEADING
-        for start in range(0, len(numbers), columns):
-            row = numbers[start : start + columns]
-            places |= {number: Place(n * (WIDTH + GAP), y) for n, number in enumerate(row)}
-            y += HEIGHT + SPACE
-    return places, headings, y - SPACE + 4
+        if numbers:
+            first_rows[row] = part
+            cells |= {number: Cell(row + n // columns, n % columns) for n, number in enumerate(numbers)}
+            row = cells[numbers[-1]].row + 1
+    return cells, first_rows
 
 
 def _description(current: str) -> str:
@@ -70,23 +91,27 @@ def _description(current: str) -> str:
     return f"The chapters of the book; an arrow leads from a chapter to one that builds on it.{here}"
 
 
-def _arrow(start: Place, end: Place, strong: bool) -> str:
-    """A curve from one box to another: to a later or earlier row, or over the boxes between them in the same row."""
-    down = start.y < end.y
-    x1, x2 = start.x + WIDTH / 2, end.x + WIDTH / 2
-    y1 = start.y + HEIGHT if down else start.y
-    y2 = end.y if start.y <= end.y else end.y + HEIGHT
-    bend = 8 + 3 * abs(x2 - x1) / (WIDTH + GAP) if start.y == end.y else min(30, abs(y2 - y1) / 2 + 6)
-    leave, arrive = (y1 + bend, y2 - bend) if down else (y1 - bend, y2 - bend if start.y == end.y else y2 + bend)
-    tip = -6.5 if start.y <= end.y else 6.5
-    curve = f"M{x1:g} {y1:g}C{x1:g} {leave:g} {x2:g} {arrive:g} {x2:g} {y2 + 0.6 * tip:g}"
-    head = f"M{x2 - 4:g} {y2 + tip:g}L{x2:g} {y2:g}L{x2 + 4:g} {y2 + tip:g}"
-    return f'<path class="arrow{" strong" if strong else ""}" d="{curve}{head}"/>'
+def _arrow(points: Sequence[tuple[float, float]], strong: bool) -> str:
+    """A line with round corners through these points, with a head at its end."""
+    curve = "M{:g} {:g}".format(*points[0])
+    for before, corner, after in zip(points, points[1:], points[2:], strict=False):
+        (x1, y1), (x2, y2) = (_toward(corner, other) for other in (before, after))
+        curve += f"L{x1:g} {y1:g}Q{corner[0]:g} {corner[1]:g} {x2:g} {y2:g}"
+    x, y = points[-1]
+    back = math.copysign(6, points[-2][1] - y)
+    curve += f"L{x:g} {y + back / 2:g}M{x - 3.5:g} {y + back:g}L{x:g} {y:g}L{x + 3.5:g} {y + back:g}"
+    return f'<path class="arrow{" strong" if strong else ""}" d="{curve}"/>'
+
+
+def _toward(corner: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    """A point near a corner, in the direction of another one."""
+    share = min(0.5, CORNER / math.dist(corner, other))
+    return corner[0] + share * (other[0] - corner[0]), corner[1] + share * (other[1] - corner[1])
 
 
 def _heading(part: outline.Part, y: float, current: str) -> str:
     here = " here" if current and outline.part_of(current) == part else ""
-    return f'<text class="part{here}" x="0" y="{y + 15:g}">{escape(part.title)}</text>'
+    return f'<text class="part{here}" x="0" y="{y + 14:g}">{escape(part.title)}</text>'
 
 
 def _box(chapter: outline.Chapter, place: Place, current: str, root: str) -> str:

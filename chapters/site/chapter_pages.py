@@ -48,7 +48,9 @@ def page(notebook: NotebookNode, name: str, files: Files) -> NotebookNode:
             _highlight(cell)
     first = notebook.cells[0]
     heading, _, rest = first.source.partition("\n")
-    first.source = f"# {name[:2]} {heading.lstrip('# ')}\n\n{_top(name)}\n{rest}"
+    title = heading.lstrip("# ")
+    found = f"```{{index}} ! single: {title.partition(':')[0]}\n```"  # the search finds the chapter by its short title
+    first.source = f"# {name[:2]} {title}\n\n{_top(name)}\n{found}\n{rest}"
     return notebook
 
 

@@ -39,8 +39,8 @@ def summary(found: Any) -> str:
 
 
 def inline(text: str) -> str:
-    """Plain text of a docstring as Markdown: code that names something, and formulas, are links."""
-    pieces = [name(piece[1:-1]) if CODE.fullmatch(piece) else SPECIAL.sub(r"\\\1", piece) for piece in CODE.split(text)]
+    """Plain text of a docstring as Markdown: code that names something, formulas and articles are links."""
+    pieces = [name(piece[1:-1]) if CODE.fullmatch(piece) else _plain(piece) for piece in CODE.split(text)]
     return "".join(pieces) if "Formula" not in text else "".join(map(link_formulas, pieces))
 
 
@@ -48,6 +48,15 @@ def name(code: str) -> str:
     """Code as a link to its entry in the reference, or as plain code."""
     anchor, line = library.resolve(code), " ".join(code.split())
     return f"{{py:obj}}`{line} <{anchor}>`" if anchor and not set(line) & set("<`") else f"`{code}`"
+
+
+def _plain(text: str) -> str:
+    return link_articles(SPECIAL.sub(r"\\\1", text))
+
+
+def link_articles(text: str) -> str:
+    """Mentions of the articles D1 to D5 as links to the page that says what they are."""
+    return re.sub(r"\bD[1-5]\b", "{doc}`\\g<0> </guide/articles>`", text)
 
 
 def link_formulas(text: str) -> str:

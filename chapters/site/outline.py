@@ -31,7 +31,7 @@ class Part(NamedTuple):
 
 PARTS = (
     Part("Foundations", "01", "02"),
-    Part("Transferring what was learned", "03", "07"),
+    Part("Transfer learning", "03", "07"),
     Part("Learning to learn", "08", "13"),
     Part("Going further", "14", "16"),
 )

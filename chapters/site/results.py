@@ -63,14 +63,35 @@ def records() -> list[Record]:
 
 def overview() -> str:
     """The results of README.md, then all records."""
-    results = re.sub("^### ", "## ", site_text(book.section(book.README, "## Results")), flags=re.MULTILINE)
-    lines = [[_about(one), f"{{doc}}`{one.name} </results/{one.name}>`", _commands(one)] for one in records()]
+    text = commands_below(book.section(book.README, "## Results"))
+    results = re.sub("^### ", "## ", site_text(text), flags=re.MULTILINE)
+    lines = [[f"{{doc}}`{one.name} </results/{one.name}>`", f"{_about(one)}<br>{_commands(one)}"] for one in records()]
     return (
         f"# Results\n\n{results}\n\n## All measurements\n\nEvery number in a chapter is either printed by the chapter "
         "itself, and `python3 run.py verify` repeats it, or it is read from a record of stored measurements. These are "
         "all records, with the commands that measure them again.\n\n"
-        f"{tables.table(['what was measured', 'record', 'command'], lines)}\n"
+        f"{tables.table(['record', 'what was measured, and the command'], lines)}\n"
     )
+
+
+def commands_below(text: str) -> str:
+    """The same tables with the command of a row, their last column, below its first cell, so that they are narrow.
+
+    >>> table = "| problem | error | command |\\n|---|---|---|\\n| sines | 0.3 | `run.py` |\\n| | 0.4 | |"
+    >>> commands_below(table).splitlines()
+    ['| problem, and the command | error |', '|---|---|', '| sines<br>`run.py` | 0.3 |', '| | 0.4 |']
+    """
+    blocks = []
+    for block in text.split("\n\n"):
+        if re.match(r"\|.*\| command \|\n", block):
+            block = re.sub(
+                r"^\| (.*?) \|(.*) command \|$", r"| \1, and the command |\2", block, count=1, flags=re.MULTILINE
+            )
+            block = re.sub(r"^(\|---.*)---\|$", r"\1", block, flags=re.MULTILINE)
+            block = re.sub(r"^\| (.+?) \|(.*\|) (`.+?`) \|$", r"| \1<br>\3 |\2", block, flags=re.MULTILINE)
+            block = re.sub(r"^(\| \|.*\|) \|$", r"\1", block, flags=re.MULTILINE)
+        blocks.append(block)
+    return "\n\n".join(blocks)
 
 
 def site_text(text: str) -> str:

@@ -99,24 +99,27 @@ def _mentioned(number: str) -> set[str]:
 
 
 def glossary() -> str:
-    """Every term in English and Chinese, with the sentence that introduces it."""
+    """Every term in English and Chinese, with what it means and the sentence that introduces it."""
     entries = "\n\n".join(map(_entry, book.terms()))
     return (
-        "# Glossary\n\nEvery term of the book in English and Chinese, with the sentence of the chapter that introduces "
-        f"it. At its first use in a chapter, a term is linked to this page.\n\n``````{{glossary}}\n{entries}\n``````\n"
+        "# Glossary\n\nEvery term of the book in English and Chinese, with its definition, the sentence of the chapter "
+        "that introduces it, or both. At its first use in a chapter, a term is linked to this page.\n\n"
+        f"``````{{glossary}}\n{entries}\n``````\n"
     )
 
 
 def _entry(term: book.Term) -> str:
-    lines = [f"[]{{#{book.anchor('term', _short(term))}}}{term.chinese}"] if _short(term) else [term.chinese]
-    if term.note:
-        lines[0] += f" ({term.note})"
+    chinese, note = docstrings.link_articles(term.chinese), docstrings.link_articles(term.note)
+    lines = [f"[]{{#{book.anchor('term', _short(term))}}}{chinese}"] if _short(term) else [chinese]
+    if note:
+        lines[0] += f" ({note})"
     facts = [term.symbol, linked(term.code), f"chapter {_chapters(term.chapters)}" if term.chapters else ""]
     lines[0] += "".join(f" · {fact}" for fact in facts if fact)
+    lines.append(docstrings.link_articles(book.definitions().get(term.names[0], "")))
     if (found := book.introduction(term)) is not None:
         place = f"{{ref}}`Chapter {found.number} <{book.anchor('introduced', term.names[0])}>`"
         lines.append(f"{place}: {_quoted(found.sentence)}")
-    body = "\n\n".join(f"  {line}" for line in lines)
+    body = "\n\n".join(f"  {line}" for line in lines if line)
     return "\n".join(term.names) + f"\n{body}"
 
 

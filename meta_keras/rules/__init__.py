@@ -1,4 +1,7 @@
-"""Adaptation rules, one per file: D2's meta-policy g(x) = psi(x; omega)."""
+"""Adaptation rules, one per file: how a network adapts to the support set of a task, g(x) = psi(x; omega).
+
+Article D2, one of five that the book starts from, calls an adaptation rule a meta-policy.
+"""
 
 from meta_keras.rules.base import Adaptation, Context, Rule
 from meta_keras.rules.coordinate_generator import CoordinateGenerator

@@ -1,4 +1,7 @@
-"""Where tasks come from: D2's meta-task h(x) = rho(x; xi)."""
+"""Where tasks come from: the distribution that they are drawn from, h(x) = rho(x; xi).
+
+Article D2, one of five that the book starts from, calls this distribution the meta-task.
+"""
 
 from meta_keras.tasks.curves import Curves, Sinusoids
 from meta_keras.tasks.datasets import load

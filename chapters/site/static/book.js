@@ -68,9 +68,23 @@ function openBeforePrinting() {
   for (const details of document.querySelectorAll("article details")) details.open = true;
 }
 
+// The search quotes the beginning of what it found, which should be text: not the map, and not an anchor without text.
+function quoteTextOnly() {
+  if (typeof Search === "undefined") return;
+  const quoted = Search.htmlToText;
+  Search.htmlToText = (html, anchor) => {
+    const page = new DOMParser().parseFromString(html, "text/html");
+    page.querySelectorAll(".book-maps, .get-notebook").forEach((part) => part.remove());
+    const place = anchor ? page.querySelector(anchor) : null;
+    if (place?.textContent.trim() === "") return place.closest("section").textContent;
+    return quoted(page.documentElement.outerHTML, anchor);
+  };
+}
+
 // A page that is opened as a file may not read others, so the search cannot quote them.
 if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
+quoteTextOnly();
 prepareFigures();
 letKeyboardOpenSidebars();
 letKeyboardScroll();
