@@ -1,6 +1,6 @@
 """A learned optimizer against tuned ones, where it was trained and where it was not.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_11.py          (about 50 minutes on one core)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_11.py [PART ...]          (about 100 minutes on one core)
 
 A task of the training family: learn to tell 10 characters of one split of the glyphs apart from 15 drawings of each, as
 7x7 pixels, with a network of 32 hidden units, in 100 steps on minibatches of 32. The update network (Formula 11.1) is
@@ -22,7 +22,6 @@ The results are in data/results/chapter_11.json, from where the chapter reads th
 is stored as data/learned_update.npz.
 """
 
-import argparse
 import functools
 import math
 from typing import Any, NamedTuple
@@ -31,7 +30,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from common import Point, best_inside, climb, halved
-from record import ROOT, Record
+from record import ROOT, Record, measure_parts
 
 import meta_keras as mk
 from meta_keras.rules import Step, Update, UpdateNetwork
@@ -184,8 +183,8 @@ def selected(record: Record) -> Choice:
     """Coordinate search on validation tasks, with fewer steps of meta-training."""
     choice = Choice()
     for name, values in (
-        ("learning_rate", (0.003, 0.01, 0.03)),
-        ("step_size", (0.003, 0.01, 0.03)),
+        ("learning_rate", (0.003, 0.01, 0.03, 0.1)),
+        ("step_size", (0.003, 0.01, 0.03, 0.1)),
     ):
         losses = {}
         for value in values:
@@ -278,23 +277,26 @@ def few_shot_accuracy(name: str, point: Point, seed: int, split: str, episodes: 
     return float(mk.evaluate(learner, few_shot_tasks(split, 1000 + seed, 20), episodes=episodes).mean)
 
 
-def few_shot(record: Record, name: str) -> None:
+def few_shot(record: Record) -> None:
     """All learning rates by moving to better neighbors, so that none is at an edge; then the test."""
+    starts = {
+        "prototypes": ((0.4, 0.003), (1, 3)),
+        "MAML": ((0.4, 0.003), (2, 3)),
+        "update network": ((0.4, 0.009, 0.001), (2, 3, 10)),
+    }
+    for name, (start, factors) in starts.items():
 
-    def validated(point: Point) -> float:
-        key = f"few-shot selection: {name}, " + ", ".join(map("{} {:.3g}".format, ("inner", "outer", "own"), point))
-        return record.measure(key, lambda: few_shot_accuracy(name, point, SELECTION_SEED, "validation", 200))
+        def validated(point: Point, name: str = name) -> float:
+            key = f"few-shot selection: {name}, " + ", ".join(map("{} {:.3g}".format, ("inner", "outer", "own"), point))
+            return record.measure(key, lambda: few_shot_accuracy(name, point, SELECTION_SEED, "validation", 200))
 
-    if name == "update network":
-        best = climb(validated, (0.4, 0.009, 0.001), (2, 3, 10))
-    else:
-        best = climb(validated, (0.4, 0.003), (1 if name == "prototypes" else 2, 3))
-    record.measure(f"few-shot choice: {name}", lambda: list(best))
-    for seed in range(FEW_SHOT_SEEDS):
-        record.measure(
-            f"few-shot test: {name}, seed {seed}",
-            lambda seed=seed: few_shot_accuracy(name, best, seed, "test", EPISODES),
-        )
+        best = climb(validated, start, factors)
+        record.measure(f"few-shot choice: {name}", lambda best=best: list(best))
+        for seed in range(FEW_SHOT_SEEDS):
+            record.measure(
+                f"few-shot test: {name}, seed {seed}",
+                lambda name=name, best=best, seed=seed: few_shot_accuracy(name, best, seed, "test", EPISODES),
+            )
 
 
 def ship(record: Record, choice: Choice) -> None:
@@ -304,19 +306,21 @@ def ship(record: Record, choice: Choice) -> None:
     learned(record, choice, 0).save(path)
 
 
-def main() -> None:
-    record = Record("chapter_11")
+def selection(record: Record) -> None:
+    record.measure("choice", selected(record)._asdict)
+
+
+def optimizers(record: Record) -> None:
     choice = selected(record)
-    record.measure("choice", choice._asdict)
     for seed in range(SEEDS):
         learned(record, choice, seed)
     for title in SETTINGS:
         test(record, choice, title)
     ship(record, choice)
-    for name in ("prototypes", "MAML", "update network"):
-        few_shot(record, name)
+
+
+PARTS = {"selection": selection, "optimizers": optimizers, "few_shot": few_shot}
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    main()
+    measure_parts("chapter_11", PARTS, __doc__)
