@@ -6,7 +6,8 @@ A task of the training family: learn to tell 10 characters of one split of the g
 7x7 pixels, with a network of 32 hidden units, in 100 steps on minibatches of 32. The update network (Formula 11.1) is
 trained on tasks of the training alphabets, by truncated backpropagation through 50 steps; its own hyperparameters are
 selected on tasks of the validation alphabets (but not the learning rate of the Adam with which it begins,
-0.08). Five such trainings differ in their seeds, and each is tested on tasks of its own.
+0.08). Five such trainings differ in their seeds, and each is tested on tasks of its own. For comparison, the seven
+coefficients are also trained without the network. Times of a step are those of benchmarks/learned_optimizer.py.
 
 SGD with momentum, Adam, and both with a cosine decay to zero have the best of nine learning rates, a factor of two
 apart (of more if the best is at the edge), each selected by the loss after the last step. They are selected on tasks of
@@ -16,7 +17,7 @@ tasks, with the same initial weights and minibatches.
 
 As a few-shot rule, the update network is compared with MAML on glyphs of 14x14 pixels, 5-way 1-shot, with a small
 convolutional network: one inner step in training, 500 meta-steps of 4 tasks, learning rates selected on validation
-alphabets for both, three seeds, 600 test tasks. Prototypes with the same network and as many tasks are the baseline.
+alphabets for both, five seeds, 600 test tasks. Prototypes with the same network and as many tasks are the baseline.
 
 The results are in data/results/chapter_11.json, from where the chapter reads them; the update network of the first seed
 is stored as data/learned_update.npz.
@@ -27,6 +28,7 @@ import math
 from typing import Any, NamedTuple
 
 import keras
+import learned_optimizer
 import numpy as np
 import tensorflow as tf
 from common import Point, best_inside, climb, halved
@@ -170,8 +172,18 @@ class Choice(NamedTuple):
     learning_rate: float = 0.01
 
 
-def meta_train(choice: Choice, seed: int, meta_steps: int = META_STEPS) -> tuple[mk.UnrolledTraining, Any]:
-    update = UpdateNetwork(choice.rate, base=choice.base, step_size=choice.step_size)
+@keras.saving.register_keras_serializable(package="chapter_11")
+class KnownUpdates(UpdateNetwork):
+    """Formula 11.1 without its network: only the coefficients of the known updates are learned."""
+
+    def own_step(self, features: Any, number: Any) -> tf.Tensor:
+        return tf.zeros_like(features[0])
+
+
+def meta_train(
+    choice: Choice, seed: int, meta_steps: int = META_STEPS, kind: type[UpdateNetwork] = UpdateNetwork
+) -> tuple[mk.UnrolledTraining, Any]:
+    update = kind(choice.rate, base=choice.base, step_size=choice.step_size)
     schedule = keras.optimizers.schedules.CosineDecay(choice.learning_rate, meta_steps)
     training = training_of(update, Setting(), seed, schedule)
     family = tasks(Setting(), "train", seed, META_BATCH)
@@ -244,9 +256,43 @@ def test(record: Record, choice: Choice, title: str) -> None:
         record.measure(f"test: {name}, {title}", of_baseline)
 
 
+def coefficients(record: Record) -> None:
+    """The same tests without the network, to see what it adds. The learning rate is selected again."""
+    losses = {}
+    for value in (0.01, 0.03, 0.1):
+
+        def loss(value: float = value) -> float:
+            training, _ = meta_train(Choice(learning_rate=value), SELECTION_SEED, 80, KnownUpdates)
+            return float(curves(training, Setting(), "validation").mean())
+
+        losses[value] = record.measure(f"selection of coefficients: learning rate {value}", loss)
+    choice = Choice(learning_rate=min(losses, key=losses.get))
+    record.measure("choice of coefficients", choice._asdict)
+
+    def train(seed: int) -> list[float]:
+        training, _ = meta_train(choice, seed, kind=KnownUpdates)
+        return training.update.coefficients.numpy().tolist()
+
+    found = [
+        record.measure(f"meta-training of coefficients, seed {seed}", functools.partial(train, seed))
+        for seed in range(SEEDS)
+    ]
+
+    def tested(setting: Setting) -> list[dict[str, Any]]:
+        training, results = training_of(KnownUpdates(choice.rate), setting), []
+        training.update.build()
+        for seed, values in enumerate(found):
+            training.update.coefficients.assign(values)
+            results.append(summary(curves(training, setting, "test", seed + 1)[seed]))
+        return results
+
+    for title in ("training family", "3 hidden layers", "clothing"):
+        record.measure(f"test: coefficients, {title}", functools.partial(tested, SETTINGS[title]))
+
+
 # --- As a few-shot rule.
 
-FEW_SHOT_STEPS, FEW_SHOT_SEEDS, EPISODES = 500, 3, 600
+FEW_SHOT_STEPS, FEW_SHOT_SEEDS, EPISODES = 500, 5, 600
 
 
 def few_shot_tasks(split: str, seed: int, meta_batch: int = 4) -> mk.FewShot:
@@ -319,7 +365,17 @@ def optimizers(record: Record) -> None:
     ship(record, choice)
 
 
-PARTS = {"selection": selection, "optimizers": optimizers, "few_shot": few_shot}
+def times(record: Record) -> None:
+    record.measure("milliseconds of a training step", lambda: learned_optimizer.measured(training=True))
+
+
+PARTS = {
+    "selection": selection,
+    "optimizers": optimizers,
+    "coefficients": coefficients,
+    "times": times,
+    "few_shot": few_shot,
+}
 
 
 if __name__ == "__main__":
