@@ -107,7 +107,8 @@ plt.show()
 # Later work increased the scale. In Wichrowska et al. (2017), a hierarchy of recurrent networks exchanges information
 # between weights, tensors and the whole network. Metz et al. (2022) found that small networks per weight, as ours, are
 # a good compromise between memory, time and quality. VeLO (Metz et al., 2022) was meta-trained for about four thousand
-# TPU-months; its authors report that it fails on much longer runs and much larger models than those of meta-training. The libraries `learned_optimization` (JAX) and PyLO (PyTorch) implement these optimizers.
+# TPU-months; its authors report that it fails on much longer runs and much larger models than those of meta-training.
+# The libraries `learned_optimization` (JAX) and PyLO (PyTorch) implement these optimizers.
 
 # %% [markdown]
 # ## Known optimizers are special cases
@@ -576,9 +577,10 @@ for name, steps in needed.items():
 # be saved. The other optimizers do not reach Adam's final loss at all: a decay raises it here, and momentum is slower.
 
 # %% [markdown]
-# These are training losses; test accuracy was neither the objective of meta-training nor measured. Nor is the comparison one of costs: meta-training took $400 \cdot 8 \cdot 100 = 320{,}000$ updates of small networks,
-# selecting its hyperparameters $448{,}000$, and both also backpropagated through these updates, whereas a search of nine
-# learning rates on 64 tasks takes $57{,}600$ updates.
+# These are training losses; test accuracy was neither the objective of meta-training nor measured. Nor is the
+# comparison one of costs: meta-training took $400 \cdot 8 \cdot 100 = 320{,}000$ updates of small networks, selecting
+# its hyperparameters $448{,}000$, and both also backpropagated through these updates, whereas a search of nine learning
+# rates on 64 tasks takes $57{,}600$ updates.
 
 # %%
 assert all(row["training family"] == "lower" for row in verdicts.values())
