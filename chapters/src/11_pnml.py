@@ -87,7 +87,7 @@ print("parameters in total:", update.count_params())
 Code(inspect.getsource(update_network.features_of), language="python")
 
 # %% [markdown]
-# The constant `SMOOTHING` under the roots is much larger than the tiny number in Adam. Where a gradient changes its sign,
+# The constant `SMOOTHING` under the roots is much larger than Adam's $\epsilon$. Where a gradient changes its sign,
 # $g / \sqrt{g^2}$ jumps from $-1$ to 1. This is harmless in Adam, but meta-training differentiates through this function,
 # and the derivative at the jump is huge. In the features, smoothing bounds it:
 
@@ -101,14 +101,13 @@ plt.show()
 
 # %% [markdown]
 # The form $a \, e^{0.001 b}$ follows Metz et al. (2020): $a$ chooses sign and size, and $b$ could change the size by
-# orders of magnitude. Here it hardly does: in the surfaces below, $e^{0.001 b}$ is between 0.95 and 1.03.
+# orders of magnitude. Here it hardly does: on the inputs plotted below, $e^{0.001 b}$ is between 0.95 and 1.03 in all
+# five learned updates.
 
 # %% [markdown]
-# Later work increased the scale. In Wichrowska et al. (2017), a hierarchy of recurrent networks exchanges information
-# between weights, tensors and the whole network. Metz et al. (2022) found that small networks per weight, as ours, are
-# a good compromise between memory, time and quality. VeLO (Metz et al., 2022) was meta-trained for about four thousand
+# Later work increased the scale. Wichrowska et al. (2017) used a hierarchy of recurrent networks. Metz et al. (2022)
+# found that small networks per weight, as ours, are a good compromise between memory, time and quality. VeLO (Metz et al., 2022) was meta-trained for about four thousand
 # TPU-months; its authors report that it fails on much longer runs and much larger models than those of meta-training.
-# The libraries `learned_optimization` (JAX) and PyLO (PyTorch) implement these optimizers.
 
 # %% [markdown]
 # ## Known optimizers are special cases
@@ -388,8 +387,8 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # The network sees the step number and $v$, which grows from zero during a run; both can act as a schedule. We plot the
-# size of the updates for gradients of constant size, and again with $v$ held at its value of step 50 (Adam's bias
-# correction makes its first updates larger):
+# size of the updates for gradients of constant size, those of the stored update also with $v$ held at its value of step
+# 50. (Adam's bias correction makes its first updates larger.)
 
 
 # %%
@@ -408,9 +407,9 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# The stored update is one of five. For all of them, the table shows by how much the updates shrink from step 30 to step
-# 100, and how many times larger the update is where gradient and momentum are both positive (upper right corner,
-# step 50) than where both are negative:
+# For all five learned updates, the table shows by how much they shrink from step 30 to step 100, and their asymmetry: how
+# many times larger the update is where gradient and momentum are both positive (upper right corner, step 50) than where
+# both are negative:
 
 # %%
 rows, all_five = [], [UpdateNetwork.from_config(shipped.get_config()) for _ in range(5)]
@@ -459,7 +458,7 @@ for update in all_five:
 # %% [markdown]
 # **The learned optimizer** was meta-trained with five seeds, each for 400 steps of 8 runs, which fits 93 parameters. Its
 # step size and the learning rate of meta-training were selected on validation tasks, with shorter meta-training, among
-# four values each.
+# three values each. The best values, 0.03, are the largest ones that were tried, so it may not be fully tuned.
 
 # %% [markdown]
 # **Test.** For each of the five seeds, all methods train on the same held-out tasks (64; 16 for long runs), from
@@ -508,10 +507,9 @@ panels.flat[-1].legend(*panels[0, 0].get_legend_handles_labels(), loc="center", 
 plt.show()
 
 # %% [markdown]
-# The figure is at the top of this chapter. The table has the losses after the last step (the mean of the last five
-# minibatches). Losses differ by orders of magnitude, so we use logarithms: the table shows geometric means over the five
-# seeds, with 95 % intervals. An optimizer **fails** for a seed if a run diverges, or if the mean final loss exceeds
-# that of guessing.
+# The figure is at the top of this chapter. As losses differ by orders of magnitude, the table shows geometric means over
+# the five seeds, with 95 % intervals, of the loss after the last step (the mean of five minibatches). An optimizer
+# **fails** for a seed if a run diverges, or if the mean final loss exceeds that of guessing.
 
 
 # %%
@@ -525,8 +523,8 @@ def summarized(name, setting):
 mk.report.Table([{"optimizer": n} | {s: summarized(n, s) for s in settings} for n in methods])
 
 # %% [markdown]
-# By the rule of this book, two methods differ if the interval of their paired differences excludes zero. Here these are
-# differences of logarithms, per seed on the same test tasks. We do not adjust for the number of comparisons.
+# By the rule of this book, two methods differ if the interval of their paired differences (here of logarithms, per seed on
+# the same test tasks) excludes zero. We do not adjust for the number of comparisons.
 
 
 # %%
@@ -573,13 +571,13 @@ for name, steps in needed.items():
 # %% [markdown]
 # On its own family, the learned optimizer has a lower final loss than all four tuned optimizers, about a third of that
 # of the best of them, Adam without decay. It reaches Adam's final loss after 69 to 80 of the 100 steps. But on a million
-# weights, with minibatches of 128, its training steps take 1.4 times as long as Adam's, so there hardly any time would
-# be saved. The other optimizers do not reach Adam's final loss at all: a decay raises it here, and momentum is slower.
+# weights, with minibatches of 128, its training steps take 1.4 times as long as Adam's, so it would hardly save time on
+# such a network. The other optimizers do not reach Adam's final loss at all: a decay raises it here, and momentum is slower.
 
 # %% [markdown]
 # These are training losses; test accuracy was neither the objective of meta-training nor measured. Nor is the
 # comparison one of costs: meta-training took $400 \cdot 8 \cdot 100 = 320{,}000$ updates of small networks, selecting
-# its hyperparameters $448{,}000$, and both also backpropagated through these updates, whereas a search of nine learning
+# its hyperparameters as many again, and both also backpropagated through these updates, whereas a search of nine learning
 # rates on 64 tasks takes $57{,}600$ updates.
 
 # %%
@@ -627,8 +625,7 @@ for setting in ("3 hidden layers", "clothing"):
 
 # %% [markdown]
 # The stored update, of the first seed, does not fail in either setting. With three hidden layers, its loss is more than
-# three times that of Adam. On clothing, it is lower than that of any tuned optimizer, but one seed is one sample, and two
-# others failed.
+# three times that of Adam; on clothing, it is lower than that of any tuned optimizer, but two other seeds failed.
 
 # %%
 assert [sum(failed("learned", s)) for s in settings] == [0, 0, 0, 4, 2]
@@ -672,8 +669,8 @@ for name, (loss, accuracy) in scores.items():
     print(f"{name:<30} test loss {loss:.3f}, test accuracy {accuracy:.3f}")
 
 # %% [markdown]
-# As it is, the learned optimizer diverges here, too. With a factor of 0.03, it trains. So here the factor has to be tuned
-# like a learning rate, which is what a learned optimizer was meant to make unnecessary. These are single runs, and
+# As it is, the learned optimizer diverges here, too. With a factor of 0.03, it trains. So the factor has to be tuned
+# like a learning rate, which a learned optimizer was meant to make unnecessary. These are single runs, and
 # Adam has its default learning rate while the factor is one of three, so they do not show which of the two is better.
 #
 # The optimizer keeps four values per weight, three averages of the gradient and one of its square, where Adam has
@@ -713,9 +710,10 @@ print(
 
 # %% [markdown]
 # Stored results: 5-way 1-shot tasks with drawings of 14 by 14 pixels, 500 meta-steps of four tasks, three seeds, and 600
-# tasks of test alphabets. Batch normalization uses the statistics of each set of queries for all methods. All learning
-# rates (inner, outer, and $\alpha$) were selected by hill climbing on validation alphabets, which ended for MAML and
-# prototypes (chapter [01](01_learning_to_learn.ipynb)), but was stopped after two moves for the update network.
+# tasks of test alphabets. Batch normalization uses the statistics of each set of queries. All methods have the
+# same network and tasks. Their learning rates (inner, outer, and $\alpha$) were selected by hill climbing on validation
+# alphabets, which ended for MAML and prototypes (chapter [01](01_learning_to_learn.ipynb)), but was stopped after two
+# moves for the update network.
 
 # %%
 few_shot = {
@@ -817,10 +815,9 @@ def check_features(features):
 
 # %% [markdown]
 # **4. Project: another family.** Meta-train an update network for a family of your choice, for example networks of random
-# widths and depths. Does a broader family generalize better to longer runs or other data? State a hypothesis and test
-# it. A good report (a) tunes momentum and Adam, with and without decay, on training tasks, with no best value at the edge
-# of a grid, (b) gives intervals of paired differences over at least three seeds, (c) shows at least one setting where the
-# learned optimizer loses, or says which were tried, and (d) counts the cost of meta-training.
+# widths and depths. Does a broader family generalize better to longer runs or other data? Tune momentum and Adam,
+# with and without decay, on training tasks, give intervals of paired differences over at least three seeds, look for
+# settings where the learned optimizer loses, and count the cost of meta-training.
 
 # %% [markdown]
 # ## References
