@@ -148,7 +148,7 @@ class UnrolledTraining(TaskModel):
         return number + self.truncation, run, sums, alive
 
     def _start(self, seed: tf.Tensor, count: int) -> tuple[Weights, Any]:
-        """New initial weights for every run, and an empty memory."""
+        """Initial weights for every run, drawn from all of them, and an empty memory."""
         values = [tf.convert_to_tensor(variable) for variable in self.initial_weights]
         return self.runs.start(tf.nest.pack_sequence_as(self._structure, values), seed, count)
 
