@@ -191,24 +191,32 @@ def meta_train(
     return training, history.history
 
 
+def validated(record: Record, tried: Choice) -> float:
+    """The mean loss on validation tasks after fewer steps of meta-training."""
+
+    def loss() -> float:
+        training, _ = meta_train(tried, SELECTION_SEED, 80)
+        return float(curves(training, Setting(), "validation").mean())
+
+    return record.measure(f"selection: {tuple(tried)}", loss)
+
+
 def selected(record: Record) -> Choice:
-    """Coordinate search on validation tasks, with fewer steps of meta-training."""
+    """Coordinate search on validation tasks."""
     choice = Choice()
     for name, values in (
-        ("learning_rate", (0.003, 0.01, 0.03, 0.1)),
-        ("step_size", (0.003, 0.01, 0.03, 0.1)),
+        ("learning_rate", (0.003, 0.01, 0.03)),
+        ("step_size", (0.003, 0.01, 0.03)),
     ):
-        losses = {}
-        for value in values:
-            tried = choice._replace(**{name: value})
-
-            def loss(tried: Choice = tried) -> float:
-                training, _ = meta_train(tried, SELECTION_SEED, 80)
-                return float(curves(training, Setting(), "validation").mean())
-
-            losses[value] = record.measure(f"selection: {tuple(tried)}", loss)
+        losses = {value: validated(record, choice._replace(**{name: value})) for value in values}
         choice = choice._replace(**{name: min(losses, key=losses.get)})
     return choice
+
+
+def larger(record: Record) -> None:
+    """Larger values than those from which the choice was made. No optimizers of the tests were trained with them."""
+    for step_size, learning_rate in ((0.01, 0.1), (0.03, 0.1), (0.1, 0.03)):
+        validated(record, Choice(step_size=step_size, learning_rate=learning_rate))
 
 
 def learned(record: Record, choice: Choice, seed: int) -> UpdateNetwork:
@@ -332,11 +340,11 @@ def few_shot(record: Record) -> None:
     }
     for name, (start, factors, rounds) in climbs.items():
 
-        def validated(point: Point, name: str = name) -> float:
+        def accuracy(point: Point, name: str = name) -> float:
             key = f"few-shot selection: {name}, " + ", ".join(map("{} {:.3g}".format, ("inner", "outer", "own"), point))
             return record.measure(key, lambda: few_shot_accuracy(name, point, SELECTION_SEED, "validation", 200))
 
-        best = climb(validated, start, factors, rounds)
+        best = climb(accuracy, start, factors, rounds)
         record.measure(f"few-shot choice: {name}", lambda best=best: list(best))
         for seed in range(FEW_SHOT_SEEDS):
             record.measure(
@@ -371,6 +379,7 @@ def times(record: Record) -> None:
 
 PARTS = {
     "selection": selection,
+    "larger": larger,
     "optimizers": optimizers,
     "coefficients": coefficients,
     "times": times,

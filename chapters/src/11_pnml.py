@@ -145,8 +145,7 @@ for base, optimizer in known.items():
 
 # %% [markdown]
 # ## Backpropagation through training
-
-# %% [markdown]
+#
 # Let $\theta_k(\omega)$ be the weights of a network after $k$ updates, and $L_k(\theta_k)$ its loss on the next
 # minibatch. The **meta-loss** of a training run of $N$ steps is the mean $\frac{1}{N} \sum_k L_k$, the area under its
 # learning curve, and its gradient with respect to $\omega$ goes back through all updates. For long runs this takes much
@@ -361,8 +360,8 @@ plt.show()
 # Gradient and momentum are in multiples of the root mean square; SGD and Adam have learning rates of equal effect. SGD
 # ignores the momentum, so its contours are vertical. Adam almost ignores the current gradient, so its contours are nearly
 # horizontal. The learned surface bends: its steps are largest where gradient and momentum agree, but only if both are
-# positive. Hand-designed optimizers answer a reversed gradient with a reversed update; nothing in Formula 11.1 requires
-# this of a learned one.
+# positive. Hand-designed optimizers answer a reversed gradient with a reversed update; Formula 11.1 does not require
+# this.
 #
 # How well does a plane fit each surface (its $R^2$), and how large are the updates?
 
@@ -424,9 +423,9 @@ for seed, update in enumerate(all_five):
 mk.report.Table(rows)
 
 # %% [markdown]
-# All five are asymmetric in the same way. Their updates shrink by 18 to 39 %, when Adam's hardly change; with $v$
-# held fixed, they shrink by 1 to 14 %. So most of this decay comes from $v$, and the smaller part from the step number.
-# The decay of the stored update ends near step 300.
+# All five are asymmetric in the same way, but a plane fits the others better than the stored one. The updates shrink by 18
+# to 39 %, when Adam's hardly change; with $v$ held fixed, by 1 to 14 %. So most of this decay comes from $v$, and the
+# smaller part from the step number. The decay of the stored update ends near step 300.
 
 # %%
 shrink, fixed, asymmetry, linear = ([row[name] for row in rows] for name in list(rows[0])[1:])
@@ -436,7 +435,8 @@ assert all(2 * f < s for f, s in zip(fixed, shrink, strict=True)) and min(asymme
 assert size(shipped, 1000) > size(shipped, 300) and np.isclose(
     size(adam, 100), size(adam, 30), rtol=0.06
 )
-assert max(linear) < 0.9 and min(r_squared_of_plane(surfaces[name]) for name in ("SGD", "Adam")) > 0.99
+assert linear[0] < 0.75 and min(linear[1:]) > 0.87
+assert min(r_squared_of_plane(surfaces[name]) for name in ("SGD", "Adam")) > 0.99
 for update in all_five:
     learned = update.get_weights()
     learned[0] *= 0  # no known updates
@@ -457,10 +457,19 @@ for update in all_five:
 
 # %% [markdown]
 # **The learned optimizer** was meta-trained with five seeds, each for 400 steps of 8 runs, which fits 93 parameters. Its
-# step size and the learning rate of meta-training were selected on validation tasks, with shorter meta-training, among
-# three values each. The best values, 0.03, are the largest ones that were tried, so it may not be fully tuned.
+# step size and the learning rate of meta-training, both 0.03, were the best of three values each, on validation tasks
+# with shorter meta-training. As both were the largest, we measured larger values later:
+
+# %%
+tried = [(0.01, 0.03), (0.03, 0.03), (0.01, 0.1), (0.03, 0.1), (0.1, 0.03)]
+losses = {pair: stored[f"selection: {('adam', 0.08, *pair)}"] for pair in tried}
+mk.report.Table(
+    [{"step size": a, "learning rate": b, "validation loss": loss} for (a, b), loss in losses.items()]
+)
 
 # %% [markdown]
+# A learning rate of 0.1 is better, so the learned optimizer of this chapter is not fully tuned.
+#
 # **Test.** For each of the five seeds, all methods train on the same held-out tasks (64; 16 for long runs), from
 # the same initializations (64 in all) and with the same minibatches. Non-finite losses count as guessing, $\ln 10$.
 
@@ -577,7 +586,7 @@ for name, steps in needed.items():
 # %% [markdown]
 # These are training losses; test accuracy was neither the objective of meta-training nor measured. Nor is the
 # comparison one of costs: meta-training took $400 \cdot 8 \cdot 100 = 320{,}000$ updates of small networks, selecting
-# its hyperparameters as many again, and both also backpropagated through these updates, whereas a search of nine learning
+# its hyperparameters more, and both also backpropagated through these updates, whereas a search of nine learning
 # rates on 64 tasks takes $57{,}600$ updates.
 
 # %%
@@ -673,8 +682,7 @@ for name, (loss, accuracy) in scores.items():
 # like a learning rate, which a learned optimizer was meant to make unnecessary. These are single runs, and
 # Adam has its default learning rate while the factor is one of three, so they do not show which of the two is better.
 #
-# The optimizer keeps four values per weight, three averages of the gradient and one of its square, where Adam has
-# two. What was learned is saved with a compiled model, and training continues as if uninterrupted:
+# The optimizer keeps four values per weight, where Adam has two. What was learned is saved with a compiled model, and training continues as if uninterrupted:
 
 # %%
 model = models["learned, times 0.03"]
@@ -735,7 +743,7 @@ mk.report.Table(rows)
 # - An optimizer is a function of the history of gradients. A small network that is applied to every weight separately can
 #   learn this function (Formula 11.1). SGD, momentum and Adam are special cases, from which meta-training starts.
 # - Truncated backpropagation (Formula 11.2) makes long runs affordable, but short segments favor what helps at once.
-# - All five learned updates are asymmetric and nonlinear in gradient and momentum, and become smaller during a run.
+# - All five learned updates treat positive and negative gradients differently, and become smaller during a run.
 # - On tasks like those of meta-training, in longer runs and in wider networks, the learned optimizer reached lower training
 #   losses than tuned momentum and Adam, with and without cosine decay. It reached Adam's loss in about three quarters of
 #   the steps, but its steps take longer, and meta-training cost more than tuning.
@@ -815,9 +823,9 @@ def check_features(features):
 
 # %% [markdown]
 # **4. Project: another family.** Meta-train an update network for a family of your choice, for example networks of random
-# widths and depths. Does a broader family generalize better to longer runs or other data? Tune momentum and Adam,
-# with and without decay, on training tasks, give intervals of paired differences over at least three seeds, look for
-# settings where the learned optimizer loses, and count the cost of meta-training.
+# widths and depths. Does a broader family generalize better to longer runs or other data? Compare with tuned
+# momentum and Adam, give intervals of paired differences over at least three seeds, look for settings where the learned
+# optimizer loses, and count the cost of meta-training.
 
 # %% [markdown]
 # ## References
