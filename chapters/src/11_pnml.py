@@ -469,7 +469,8 @@ mk.report.Table(
 
 # %% [markdown]
 # A learning rate of 0.1 is better, so the learned optimizer of this chapter is not fully tuned.
-#
+
+# %% [markdown]
 # **Test.** For each of the five seeds, all methods train on the same held-out tasks (64; 16 for long runs), from
 # the same initializations (64 in all) and with the same minibatches. Non-finite losses count as guessing, $\ln 10$.
 
