@@ -461,11 +461,12 @@ for update in all_five:
 # with shorter meta-training. As both were the largest, we measured larger values later:
 
 # %%
-tried = [(0.01, 0.03), (0.03, 0.03), (0.01, 0.1), (0.03, 0.1), (0.1, 0.03)]
-losses = {pair: stored[f"selection: {('adam', 0.08, *pair)}"] for pair in tried}
-mk.report.Table(
-    [{"step size": a, "learning rate": b, "validation loss": loss} for (a, b), loss in losses.items()]
-)
+rows = [
+    {"base, its rate, step size, learning rate": key.split(": ")[1], "validation loss": loss}
+    for key, loss in stored.items()
+    if key.startswith("selection: (")
+]
+mk.report.Table(sorted(rows, key=lambda row: row["validation loss"]))
 
 # %% [markdown]
 # A learning rate of 0.1 is better, so the learned optimizer of this chapter is not fully tuned.
