@@ -205,7 +205,7 @@ def selected(record: Record) -> Choice:
 
 
 def larger(record: Record) -> None:
-    """Larger values than those of the choice, measured later: the optimizers of the tests were not trained with them."""
+    """Larger values than those of the choice, measured later: no optimizers of the tests were trained with them."""
     for step_size, learning_rate in ((0.003, 0.1), (0.01, 0.1), (0.1, 0.03), (0.03, 0.1)):
         validated(record, Choice(step_size=step_size, learning_rate=learning_rate))
 
