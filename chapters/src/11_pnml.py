@@ -707,7 +707,8 @@ assert same and again.optimizer.iterations == model.optimizer.iterations
 # descent, and $\alpha$ determines how fast its coefficients depart from that:
 
 # %%
-alpha, first_rate = 0.0001, 0.2
+first_rate, _, alpha = stored["few-shot choice: update network"]
+print(f"initial learning rate {first_rate:g}, alpha {alpha:g}")
 update = UpdateNetwork(learning_rate=alpha, base="sgd")
 update.build()
 update.coefficients.assign(update.coefficients * first_rate / alpha)
