@@ -21,10 +21,11 @@ class UnrolledTraining(TaskModel):
     """Trains an update, such as `rules.UpdateNetwork`, by what becomes of networks that are trained with it.
 
     In every step of meta-training, one network per task is trained on minibatches of the task's support set, all
-    networks side by side. Each begins with one of `starts` random initializations. The meta-loss is the mean loss along these training runs. Its
-    gradient goes back through at most `truncation` updates (truncated backpropagation through time; Formula 11.2), so
-    memory does not grow with `steps`. The gradient of each segment of each run is clipped by its norm. A run whose loss
-    or gradient is not finite has diverged: from then on it no longer counts, and the logs say how many have `diverged`.
+    networks side by side. Each begins with one of `starts` random initializations. The meta-loss is the mean loss along
+    these training runs. Its gradient goes back through at most `truncation` updates (truncated backpropagation through
+    time; Formula 11.2), so memory does not grow with `steps`. The gradient of each segment of each run is clipped by
+    its norm. A run whose loss or gradient is not finite has diverged: from then on it no longer counts, and the logs
+    say how many have `diverged`.
 
     network: what is trained, preferably a small network of dense layers. Its own weights are not used.
     steps: updates in a training run. truncation: how many of them a gradient goes back through.
@@ -136,7 +137,7 @@ class UnrolledTraining(TaskModel):
     def _segment(
         self, omega: Tensors, task: Tensors, training: bool, number: Any, run: Any, sums: Tensors, alive: tf.Tensor
     ) -> tuple[Any, ...]:
-        """`truncation` more steps of all runs; sums are over runs and segments: how many, their losses and gradients."""
+        """`truncation` more steps of all runs; sums over runs and segments: how many, their losses and gradients."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(omega)
             run, losses = self.runs.unroll(self.loss.call, omega, task, number, run, self.truncation)
