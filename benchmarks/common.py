@@ -1,6 +1,7 @@
 """What several measurements share: the search of learning rates, training again, preparing data, and timing."""
 
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -28,13 +29,16 @@ def best_inside(measure: Callable[[float], float], grid: Sequence[float]) -> flo
         found[further] = measure(further)
 
 
-def climb(measure: Callable[[Point], float], start: Point, factors: Sequence[float] = ()) -> Point:
+def climb(
+    measure: Callable[[Point], float], start: Point, factors: Sequence[float] = (), rounds: int | None = None
+) -> Point:
     """The point that is better than its neighbors, of which each has one coordinate multiplied or divided by a factor.
 
     factors: one for each coordinate, by default 2; 1 keeps it as it is.
+    rounds: after how many moves to stop, by default only when no neighbor is better.
     """
     measure, best = functools.cache(measure), start
-    while True:
+    for _ in itertools.count() if rounds is None else range(rounds):
         neighbors = [
             (*best[:place], best[place] * by, *best[place + 1 :])
             for place, factor in enumerate(factors or [2] * len(best))
@@ -42,8 +46,9 @@ def climb(measure: Callable[[Point], float], start: Point, factors: Sequence[flo
         ]
         winner = max((best, *neighbors), key=measure)
         if winner == best:
-            return best
+            break
         best = winner
+    return best
 
 
 def milliseconds(functions: dict[str, Callable[[], None]], repeats: int) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Meta-training of an update on whole training runs, differentiated in pieces."""
+"""Meta-training of an update on whole training runs, differentiated in segments."""
 
 from typing import Any
 
@@ -20,17 +20,18 @@ from meta_keras.training_runs import Tensors, TrainingRuns, initial_weights
 class UnrolledTraining(TaskModel):
     """Trains an update, such as `rules.UpdateNetwork`, by what becomes of networks that are trained with it.
 
-    In every step of meta-training, one network per task is trained from new initial weights on minibatches of the
-    task's support set, all networks side by side. The meta-loss is the mean loss along these training runs. Its
-    gradient goes back through at most `truncation` updates (truncated backpropagation through time; Formula 11.2), so
-    memory does not grow with `steps`. The gradient of each piece of each run is clipped by its norm. A run whose loss
-    or gradient is not finite has diverged: from then on it no longer counts, and the logs say how many have `diverged`.
+    In every step of meta-training, one network per task is trained on minibatches of the task's support set, all
+    networks side by side. Each begins with one of `starts` random initializations. The meta-loss is the mean loss along
+    these training runs. Its gradient goes back through at most `truncation` updates (truncated backpropagation through
+    time; Formula 11.2), so memory does not grow with `steps`. The gradient of each segment of each run is clipped by
+    its norm. A run whose loss or gradient is not finite has diverged: from then on it no longer counts, and the logs
+    say how many have `diverged`.
 
     network: what is trained, preferably a small network of dense layers. Its own weights are not used.
     steps: updates in a training run. truncation: how many of them a gradient goes back through.
     batch_size: examples in a minibatch.
     starts: from how many different initial weights, created here, a run draws.
-    clipnorm: the largest norm of a gradient of one piece of one run.
+    clipnorm: the largest norm of a gradient of one segment of one run.
 
     >>> import meta_keras as mk
     >>> update = mk.rules.UpdateNetwork(0.01)
@@ -122,7 +123,7 @@ class UnrolledTraining(TaskModel):
         zeros = [tf.zeros((), self.runs.dtype)] * 2 + [tf.zeros(one.shape[1:], one.dtype) for one in omega if training]
         _, (weights, _), (counted, loss, *gradients), alive = tf.while_loop(
             lambda number, *_: number < self.steps,
-            lambda *so_far: self._piece(omega, task, training, *so_far),
+            lambda *so_far: self._segment(omega, task, training, *so_far),
             (tf.constant(0), self._start(seed, count), zeros, tf.ones(count, tf.bool)),
             maximum_iterations=self.steps // self.truncation,
         )
@@ -133,10 +134,10 @@ class UnrolledTraining(TaskModel):
         gradients = [self.optimizer.scale_loss(g / tf.cast(tf.maximum(counted, 1), g.dtype)) for g in gradients]
         return self.runs.answers(weights, query_x), diverged, (loss, gradients)
 
-    def _piece(
+    def _segment(
         self, omega: Tensors, task: Tensors, training: bool, number: Any, run: Any, sums: Tensors, alive: tf.Tensor
     ) -> tuple[Any, ...]:
-        """`truncation` more steps of all runs; sums are over runs and pieces: how many, their losses and gradients."""
+        """`truncation` more steps of all runs; sums over runs and segments: how many, their losses and gradients."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(omega)
             run, losses = self.runs.unroll(self.loss.call, omega, task, number, run, self.truncation)
@@ -148,7 +149,7 @@ class UnrolledTraining(TaskModel):
         return number + self.truncation, run, sums, alive
 
     def _start(self, seed: tf.Tensor, count: int) -> tuple[Weights, Any]:
-        """New initial weights for every run, and an empty memory."""
+        """Initial weights for every run, drawn from all of them, and an empty memory."""
         values = [tf.convert_to_tensor(variable) for variable in self.initial_weights]
         return self.runs.start(tf.nest.pack_sequence_as(self._structure, values), seed, count)
 

@@ -176,11 +176,11 @@ def momentum_coefficients(decay):
 
 
 def truncated_gradient(theta, alpha, steps, truncation):
-    pieces = []
+    segments = []
     for first in range(0, steps, truncation):
         start = (1 - alpha) ** first * theta
-        pieces.append(np.mean([-k * (1 - alpha) ** (2 * k - 1) * start**2 for k in range(truncation)]))
-    return np.mean(pieces)
+        segments.append(np.mean([-k * (1 - alpha) ** (2 * k - 1) * start**2 for k in range(truncation)]))
+    return np.mean(segments)
 
 
 def normalized_features(gradient, average, square):

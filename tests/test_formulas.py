@@ -763,7 +763,7 @@ def test_formula_5_8_a_stitch_is_a_linear_map_between_two_parts():
 # Chapter 12: a head that starts from zero
 
 
-def test_formula_11_1_a_learned_update_is_known_directions_and_the_step_of_a_network():
+def test_formula_11_1_a_learned_update_is_known_updates_and_the_step_of_a_network():
     update, rng = mk.rules.UpdateNetwork(0.1, hidden=(3,), step_size=0.2), np.random.default_rng(0)
     update.build()
     learned = [rng.normal(size=variable.shape).astype("float32") for variable in update.trainable_variables]
@@ -792,7 +792,7 @@ def test_formula_11_1_a_learned_update_is_known_directions_and_the_step_of_a_net
 
 
 @pytest.mark.parametrize("truncation", [1, 2, 3, 6])
-def test_formula_11_2_the_start_of_every_piece_is_a_constant(truncation):
+def test_formula_11_2_the_start_of_every_segment_is_a_constant(truncation):
     network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")])
     update = mk.rules.UpdateNetwork(0.1, base="sgd", hidden=(2,))
     training = mk.UnrolledTraining(
@@ -806,10 +806,10 @@ def test_formula_11_2_the_start_of_every_piece_is_a_constant(truncation):
     def mean_loss(coefficient, start):
         return np.mean([start**2 * (1 - 0.2 * coefficient) ** (2 * k) for k in range(truncation)])
 
-    pieces = [
+    segments = [
         (mean_loss(1 + 1e-6, 0.8**first) - mean_loss(1 - 1e-6, 0.8**first)) / 2e-6 for first in range(0, 6, truncation)
     ]
-    assert float(gradients[0][0]) == pytest.approx(np.mean(pieces), rel=1e-4, abs=1e-7)
+    assert float(gradients[0][0]) == pytest.approx(np.mean(segments), rel=1e-4, abs=1e-7)
 
 
 @pytest.mark.parametrize("layers", ["head", None])

@@ -37,7 +37,7 @@ class UpdateNetwork(Update):
 
         update = -learning_rate * sum_i c_i d_i + step_size * direction * exp(0.001 * magnitude)   (Formula 11.1)
 
-    The d_i are the gradient, its moving averages on three time scales, and the directions of Adam that belong to them.
+    The d_i are the gradient, its moving averages on three time scales, and the updates of Adam that belong to them.
     Direction and magnitude are the two outputs of a network that sees one parameter at a time: its gradient, momenta,
     second moment and value, together with the number of steps. It therefore fits any number of weights of any shape.
     The features are normalized, and the network is as small as in Metz et al., "Practical tradeoffs between memory,
@@ -119,7 +119,7 @@ class UpdateNetwork(Update):
         plain, adam = others[: len(memory.momenta)], others[len(memory.momenta) :]
         corrections = adam_corrections(number, gradient.dtype)
         known = first * gradient + weighted_sum(plain, memory.momenta)
-        # The directions of Adam have one divisor, so they are added up before the division.
+        # The updates of Adam have one divisor, so they are added up before the division.
         scaled = weighted_sum([c * k for c, k in zip(adam, corrections, strict=True)], memory.momenta)
         return -self.learning_rate * (known + scaled / (safe_root(memory.square) + EPSILON))
 
