@@ -21,6 +21,7 @@ import browser
 import build
 import chapter_pages
 import checks
+import library
 import map_routes
 import outline
 import press
@@ -338,7 +339,7 @@ def two_languages(tmp_path, monkeypatch):
 
 def forget():
     """Let the modules of the site read the chapters again."""
-    for module in (book, outline):
+    for module in (book, library, outline):
         for function in vars(module).values():
             if hasattr(function, "cache_clear"):
                 function.cache_clear()
