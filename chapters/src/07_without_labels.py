@@ -646,7 +646,13 @@ purity = np.mean([run["purity"] for run in by_tasks["CACTUs"]])
 print(f"two images of a cluster show the same character: {purity:.2f}")
 
 # %% [markdown]
-# TASKTEXT
+# CACTUs comes within 0.080 ± 0.015 of supervised tasks, although two images of one of its clusters show the same
+# character in only 39 % of the cases. However, it benefits from prior knowledge, the alignment of the images that are
+# clustered. UMTRA, which does not use it, is 0.317 ± 0.013 behind supervised tasks. For supervised tasks and CACTUs,
+# training *without* augmentation was selected.
+#
+# After step 320, supervised tasks gain 0.015 ± 0.012 and CACTUs 0.021 ± 0.017, and no significant gain was found for
+# UMTRA. The learning rates decay to zero at step 480, so the curves do not show what longer training would achieve.
 
 # %% [markdown]
 # > **In the articles.** D4 ([section 3.3](README.md#from-the-documents-to-the-chapters)) calls self-supervised learning,
@@ -660,6 +666,8 @@ print(f"two images of a cluster show the same character: {purity:.2f}")
 # rotation, VAE and contrastive learning take 300 steps of 256 images, 76,800 in total, counting rotations and views
 # separately; all images were augmented as the views are. The features of a VAE are the means of its 32 latent variables.
 # Prototypes that were meta-trained on tasks, supervised or not, are those of the previous section, with as many images.
+# New baselines are the leading principal components of raw pixels, 16 as selected on validation alphabets, and the 64 of
+# aligned pixels that CACTUs clusters.
 
 # %%
 names = ("raw pixels", "random", "VAE", "rotation", "contrastive", "aligned pixels")
@@ -718,7 +726,18 @@ for name, values in five_shot.items():
     )
 
 # %% [markdown]
-# FINALTEXT
+# With one image per class, all features that were learned without labels are significantly better than those of an
+# untrained network, and all but those of rotations are better than raw pixels. Principal components, the classical
+# features without labels, are a harder baseline: rotation features are worse, for the VAE no significant difference was
+# found, and contrastive learning, UMTRA and CACTUs are better. With five images, contrastive features beat principal
+# components significantly; rotations and VAE do not.
+#
+# UMTRA is 0.012 ± 0.011 better than contrastive learning, and CACTUs, the best, 0.249 ± 0.017. But the 64 components
+# that CACTUs clusters have 0.869 without any training of a network, and CACTUs is 0.043 ± 0.013 worse than aligned
+# pixels. Only supervised tasks beat them, by 0.037 ± 0.027.
+#
+# These networks were trained for 300 to 480 steps, which is little. The comparison therefore says what this budget buys,
+# and not what the methods can reach.
 
 # %% [markdown]
 # ## Summary
@@ -728,12 +747,13 @@ for name, values in five_shot.items():
 #   recognize them better than rotation features do.
 # - A VAE maximizes a lower bound of the likelihood, the sum of a reconstruction term and a KL divergence. Its latent
 #   space can be interpolated, and a classifier recognizes many of its reconstructions.
-# - Contrastive learning chooses by augmentation what features ignore. SUMMARYCON
+# - Contrastive learning chooses by augmentation what features ignore. Its features were significantly better than
+#   principal components of raw pixels; those of rotations and of the VAE were not.
 # - A GAN needs measures of coverage, because samples do not show what is missing. With or without a gradient penalty, no
 #   run collapsed.
-# - Tasks can be constructed from clusters or augmented images, and any `MetaLearner` can be trained on them.
-# - Compare with cheap baselines: principal components of raw pixels were not significantly worse than a VAE, and images
-#   that were aligned and blurred beat everything that was learned without labels.
+# - Tasks can be constructed from clusters or augmented images, and any `MetaLearner` can be trained on them. With
+#   clusters of aligned pixels, prototypes came within 0.08 of those from supervised tasks.
+# - Compare with cheap baselines: images that were aligned and blurred beat everything that was learned without labels.
 
 # %% [markdown]
 # ## Exercises
