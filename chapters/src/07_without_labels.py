@@ -13,7 +13,7 @@
 # ![A grid of images of clothes that change gradually between four garments in the corners](without_labels.png)
 #
 # *An autoencoder has reconstructed the four images in the corners, which it did not see in training. Between them, its
-# latent variables are interpolated: one garment gradually changes into another. No label was used in training.*
+# latent variables are interpolated. No label was used in training.*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -48,8 +48,7 @@ stored = mk.report.measured("chapter_07")  # long measurements, made by benchmar
 # %% [markdown]
 # Features of different networks have different scales. The argument `center` therefore subtracts the mean feature of
 # unlabeled images and divides each feature vector by its length, as in SimpleShot (Wang et al., 2019). Whether this is
-# done was selected for each row of the stored results, baselines included. (Selections use the labels of validation
-# alphabets.) The strongest cheap baseline, from chapter 01, needs no network: images cropped to their ink, resized, and
+# done was selected on validation alphabets (with labels) for each row of the stored results, baselines included. The strongest cheap baseline, from chapter 01, needs no network: images cropped to their ink, resized, and
 # blurred ("aligned pixels").
 
 # %%
@@ -149,10 +148,9 @@ show(rows, [np.round(similarity[line], 2) for line in chosen])
 
 # %% [markdown]
 # Second, which way up a letter is written is a convention of its alphabet. The stored experiment trains on images of
-# the training alphabets with a similarity of at most 0.6, by 14 of 20 writers. It evaluates on four sets selected by
-# the same rule: on training images, on drawings of the same letters by the other writers, and on letters of unseen
-# alphabets, those for validation and those for the test. Lines are means over one run for each of three learning rates
-# (0.003, 0.009 and 0.027), and bands their range:
+# the training alphabets with a similarity of at most 0.6, by 14 of 20 writers. It evaluates on training images, on
+# drawings of the same letters by the other writers, and on letters of unseen alphabets, all with the same limit. Lines
+# are means over one run for each of three learning rates (0.003, 0.009 and 0.027), and bands their range:
 
 # %%
 runs = [stored[f"rotations: letters, rate {rate}"] for rate in (0.003, 0.009, 0.027)]
@@ -176,17 +174,15 @@ print("after 1,600 steps:", {name: f"{value:.2f}" for name, value in ends.items(
 print("rotation of the nearest training image:", stored["rotations: nearest neighbor"])
 
 # %% [markdown]
-# Longer training helps only where the letters are known. After 1,600 steps, the rotations of 74 % of the training images
-# are predicted correctly, and of 41 % of new drawings of the same letters. For unseen letters, the accuracy is 36 % at
-# its best, after 50 or 100 steps, and then falls to 31 % for the test alphabets and 27 % for the validation alphabets;
-# chance is 25 %. Without a network, the nearest training image by aligned pixels shows the same contrast: it has the
-# right rotation for 69 % of new drawings, but only for 27 % of unseen letters. So the networks learned which way up known
-# letters are, and this did not transfer to other alphabets.
+# Longer training helps only where the letters are known. After 1,600 steps, 74 % of the rotations of training images are
+# predicted correctly, and 41 % of those of new drawings. For unseen letters, the accuracy is at most 36 %, and
+# falls to 31 % (test alphabets) and 27 % (validation alphabets). The nearest training image by
+# aligned pixels shows the same contrast without a network: it has the right rotation for 69 % of new drawings, but only
+# for 27 % of unseen letters. Which way up known letters are did not transfer to other alphabets.
 
 # %% [markdown]
-# The rotation of an unseen letter is, however, a well-defined question *relative to a reference*. It then becomes a
-# few-shot task: the four classes are the four orientations of one unseen letter, and the support set has one or five
-# drawings in each of them:
+# *Relative to a reference*, however, the rotation of an unseen letter is a well-defined question, a few-shot task: the
+# four classes are the orientations of one letter, and the support set has one or five drawings in each of them:
 
 # %%
 references = {
@@ -203,8 +199,7 @@ rows = [
 mk.report.Table(rows)
 
 # %% [markdown]
-# With references, aligned pixels recognize the rotation far better than the features of the network that was trained to
-# predict it.
+# Aligned pixels recognize it far better than the features of the network that was trained to predict rotations.
 
 # %%
 assert [f"{value:.2f}" for value in ends.values()] == ["0.74", "0.41", "0.27", "0.31"]
@@ -299,8 +294,8 @@ show(shown)
 # %% [markdown]
 # In this one run, the classifier recognizes fewer reconstructions than images. Details such as laces and seams are
 # blurred: the loss compares single pixels, and where several details are possible, their mean is the best answer.
-# Nevertheless, the classifier recognizes far more than if every image were replaced by the mean of all training images.
-# The *samples* in the last row are decoded from random draws of the prior.
+# Nevertheless, it recognizes far more than if every image were replaced by the mean image. The *samples* in the last row
+# are decoded from random draws of the prior.
 
 # %% [markdown]
 # ### Looking into the latent space
@@ -341,8 +336,8 @@ assert right["images"] > right["reconstructions"] > right["mean image"] + 0.2
 #
 # A pretext task or a reconstruction pursues the goal only indirectly. **Contrastive learning** (对比学习) asks directly
 # for what prototypes need: two drawings of one letter should have similar features, and drawings of other letters
-# different ones. Without labels we do not know any two drawings of one letter, but we can make them: SimCLR (Chen et
-# al., 2020) applies two random augmentations to every image, and calls the results its **views**.
+# different ones. Without labels we do not know such pairs, but we can make them: SimCLR (Chen et al., 2020) applies two
+# random augmentations to every image, and calls the results its **views**.
 
 # %%
 blank = {"fill_mode": "constant"}
@@ -393,7 +388,7 @@ print(few_shot_score(contrastive.encode, test, center=images[::4]))
 # $$L_G = -\mathbb{E}_z [\log D(G(z))] \qquad \text{(Formula 7.7)}$$
 
 # %% [markdown]
-# For example, let $D(x) = \frac34$ and $D(G(z)) = \frac14$. Then $L_D = -\frac12 (\log\frac34 + \log\frac34) = 0.288$
+# Let $D(x) = \frac34$ and $D(G(z)) = \frac14$. Then $L_D = -\frac12 (\log\frac34 + \log\frac34) = 0.288$
 # and $L_G = -\log\frac14 = 1.386$. If $D$ cannot distinguish the images, $D = \frac12$ and both losses are
 # $\log 2 = 0.693$. `gan_losses` takes **logits** $\ell$, where $D = \sigma(\ell) = 1 / (1 + e^{-\ell})$:
 
@@ -405,8 +400,8 @@ print(f"loss of D {of_discriminator:.3f}, loss of G {of_generator:.3f}")
 # %% [markdown]
 # Early in training, $D$ recognizes every generated image: $\ell$ is very negative. How strongly is $G$ corrected then? If
 # $G$ maximized $L_D$, its second term would have almost no gradient, because $\log(1 - \sigma(\ell))$ is flat where $\ell$ is very negative. The
-# **non-saturating** loss of Formula 7.7 has a gradient of almost $-1$ there. (The third curve is the loss in D4; see the
-# note at the end of this section.)
+# **non-saturating** loss of Formula 7.7 has a gradient of almost $-1$ there. (For the third curve, see
+# the note below.)
 
 # %%
 logits = tf.Variable(np.linspace(-8, 4, 100, dtype="float32"))
@@ -462,8 +457,7 @@ show({"real": small_test[::42], "generated": gan.sample(12, seed=0)})
 # %% [markdown]
 # ### Does it cover the data?
 #
-# After 256 steps these samples are poor. But even good-looking samples do not show what is missing. We use two measures.
-# A classifier, trained with labels, assigns a class to every generated image; with $p_k$ as the fraction of class $k$,
+# After 256 steps these samples are poor. But even good-looking samples do not show what is missing. A classifier, trained with labels, assigns a class to every generated image; with $p_k$ as the fraction of class $k$,
 # the **effective number of classes** is
 #
 # $$\exp\Big(-\sum_k p_k \log p_k\Big) \qquad \text{(Formula 7.9)}$$
@@ -532,8 +526,8 @@ for penalty in (0, 0.1, 1, 10, 100):
 # %% [markdown]
 # No run collapsed, with or without the penalty. The selected penalty improves coverage by 0.0315 ± 0.0312 (paired over
 # seeds); no significant difference in density was found. Both are below those of real images. A normal distribution with
-# the mean and the covariance of the training images does not differ significantly from the GAN in effective classes, but
-# covers less than half as much.
+# the mean and covariance of the training images has no significantly different number of effective classes, but covers
+# less than half as much.
 
 # %%
 with_penalty, without, normal = (
@@ -556,8 +550,8 @@ assert normal["coverage"].mean() < with_penalty["coverage"].mean() / 2
 # %% [markdown]
 # ## Tasks without labels
 #
-# So far, features were learned first and few-shot tasks came later. **Unsupervised meta-learning** (无监督元学习) in the
-# strict sense meta-trains *on tasks*, which are constructed without labels. Two constructions are common.
+# **Unsupervised meta-learning** (无监督元学习) in the strict sense meta-trains *on tasks*, which are constructed without
+# labels. Two constructions are common.
 
 # %% [markdown]
 # **CACTUs** (Hsu, Levine and Finn, 2019) takes clusters of features as classes. **Clustering** (聚类) groups similar
@@ -589,8 +583,8 @@ example = UMTRA(train.examples, {"query": augment}, ways=5, shots=1, queries=2)
 figure = mk.report.show_episode(next(iter(example)))
 
 # %% [markdown]
-# Both are task distributions like `FewShot`, so a `MetaLearner` trains on them unchanged, here with prototypes and with
-# tasks of 20 images, each of which has five augmented versions:
+# Both are task distributions like `FewShot`, so a `MetaLearner` trains on them unchanged, here with prototypes and
+# 20-way tasks with five queries per class:
 
 # %%
 keras.utils.set_random_seed(0)
@@ -603,8 +597,8 @@ print(f"UMTRA, 100 steps: {few_shot_score(learner.network.predict_on_batch, test
 # %% [markdown]
 # The stored comparison trains prototypes for 480 steps of 160 images on every kind of task. For each kind, the numbers of
 # classes and queries per task, the augmentation, the number of clusters and the learning rate were selected on
-# validation alphabets. CACTUs clusters the 64 leading principal components of aligned pixels. Accuracies are means over
-# three seeds with 600 test tasks each, which have five classes for all of them:
+# validation alphabets. CACTUs clusters the 64 leading principal components of aligned pixels. All are tested on
+# tasks of five classes, 600 for each of three seeds:
 
 # %%
 task_runs = mk.report.measured("chapter_07_tasks")
@@ -635,24 +629,20 @@ plt.show()
 
 # %%
 rises = {
-    name: mk.Score.of([run["curve"][-1] - run["curve"][-2] for run in group])
-    for name, group in by_tasks.items()
+    name: [run["curve"][-1] - run["curve"][-2] for run in group] for name, group in by_tasks.items()
 }
-print(
-    "accuracy at step 480 minus step 320:",
-    {n: f"{one.mean:.3f} ± {one.interval:.3f}" for n, one in rises.items()},
-)
+print("step 480 minus step 320:", {name: interval(values) for name, values in rises.items()})
 purity = np.mean([run["purity"] for run in by_tasks["CACTUs"]])
 print(f"two images of a cluster show the same character: {purity:.2f}")
 
 # %% [markdown]
 # CACTUs comes within 0.080 ± 0.015 of supervised tasks, although two images of one of its clusters show the same
-# character in only 39 % of the cases. However, it benefits from prior knowledge, the alignment of the images that are
-# clustered. UMTRA, which does not use it, is 0.317 ± 0.013 behind supervised tasks. For supervised tasks and CACTUs,
-# training *without* augmentation was selected.
-#
+# character in only 39 % of the cases. However, its clusters use prior knowledge, the alignment. UMTRA, which does not, is
+# 0.317 ± 0.013 behind. For supervised tasks and CACTUs, training *without* augmentation was selected.
+
+# %% [markdown]
 # After step 320, supervised tasks gain 0.015 ± 0.012 and CACTUs 0.021 ± 0.017, and no significant gain was found for
-# UMTRA. The learning rates decay to zero at step 480, so the curves do not show what longer training would achieve.
+# UMTRA. But learning rates decay to zero at step 480, so we do not know what longer training would achieve.
 
 # %% [markdown]
 # > **In the articles.** D4 ([section 3.3](README.md#from-the-documents-to-the-chapters)) calls self-supervised learning,
@@ -662,12 +652,11 @@ print(f"two images of a cluster show the same character: {purity:.2f}")
 # %% [markdown]
 # ## What are the features worth?
 #
-# Finally, all features in one protocol, with 600 tasks of unseen alphabets per seed and three seeds. In pretraining,
+# Finally, all features in one protocol, with 600 test tasks for each of three seeds. In pretraining,
 # rotation, VAE and contrastive learning take 300 steps of 256 images, 76,800 in total, counting rotations and views
 # separately; all images were augmented as the views are. The features of a VAE are the means of its 32 latent variables.
-# Prototypes that were meta-trained on tasks, supervised or not, are those of the previous section, with as many images.
-# New baselines are the leading principal components of raw pixels, 16 as selected on validation alphabets, and the 64 of
-# aligned pixels that CACTUs clusters.
+# Prototypes that were meta-trained on tasks are those of the previous section, with as many images. New baselines are the
+# leading principal components of raw pixels (16 were selected), and the 64 of aligned pixels that CACTUs clusters.
 
 # %%
 names = ("raw pixels", "random", "VAE", "rotation", "contrastive", "aligned pixels")
@@ -696,8 +685,7 @@ ax.legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
-# Differences are paired over seeds, and significant if the interval does not contain 0. Here are those of the 1-shot
-# accuracies:
+# Differences of the 1-shot accuracies, paired over seeds, are significant if the interval does not contain 0:
 
 # %%
 one_shot = {
@@ -714,16 +702,10 @@ for name in ("rotation", "VAE", "UMTRA tasks", "CACTUs tasks", "contrastive", "s
 mk.report.Table(rows)
 
 # %%
-five_shot = {name: np.array(over_seeds(name, "5-shot")) for name in ("rotation", "VAE", "contrastive")}
-for name, values in five_shot.items():
-    gains = {
-        other: mk.Score.of(values - np.array(over_seeds(other, "5-shot")))
-        for other in ("raw pixels", "principal components")
-    }
-    print(
-        f"5-shot, {name} minus",
-        {other: f"{one.mean:.3f} ± {one.interval:.3f}" for other, one in gains.items()},
-    )
+for name in ("rotation", "VAE", "contrastive"):
+    for other in ("raw pixels", "principal components"):
+        gain = np.subtract(over_seeds(name, "5-shot"), over_seeds(other, "5-shot"))
+        print(f"5-shot, {name} minus {other}: {interval(gain)}")
 
 # %% [markdown]
 # With one image per class, all features that were learned without labels are significantly better than those of an
@@ -731,13 +713,13 @@ for name, values in five_shot.items():
 # features without labels, are a harder baseline: rotation features are worse, for the VAE no significant difference was
 # found, and contrastive learning, UMTRA and CACTUs are better. With five images, contrastive features beat principal
 # components significantly; rotations and VAE do not.
-#
+
+# %% [markdown]
 # UMTRA is 0.012 ± 0.011 better than contrastive learning, and CACTUs, the best, 0.249 ± 0.017. But the 64 components
 # that CACTUs clusters have 0.869 without any training of a network, and CACTUs is 0.043 ± 0.013 worse than aligned
 # pixels. Only supervised tasks beat them, by 0.037 ± 0.027.
 #
-# These networks were trained for 300 to 480 steps, which is little. The comparison therefore says what this budget buys,
-# and not what the methods can reach.
+# All this holds for at most 480 steps of training.
 
 # %% [markdown]
 # ## Summary
