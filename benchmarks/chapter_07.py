@@ -1,11 +1,12 @@
 """Features that were learned without labels, on unseen alphabets, and the accuracy of predicted rotations.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py            (about 25 minutes on one core)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py            (about 35 minutes on one core)
     PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py features   (one part: baselines, features, rotations)
 
-baselines: raw pixels, aligned and blurred pixels (chapter 01), and random features. This and `features` use one
-protocol: 600 tasks of the six test alphabets for each of three seeds, the same for every method. Features are taken as
-they are, or centered with length 1, as selected on 300 tasks of the validation alphabets; so is the width of the blur.
+baselines: raw pixels, aligned and blurred pixels (chapter 01), principal components of both, and random features. This
+and `features` use one protocol: 600 tasks of the six test alphabets for each of three seeds, the same for every method.
+Features are taken as they are, or centered with length 1, as selected on 300 tasks of the validation alphabets; so are
+the width of the blur and the number of components of raw pixels.
 
 features: conv4 with 32 filters and strides is pretrained on the images of the training alphabets by 300 steps of Adam
 with cosine decay. A step calls it on 256 images, for every method: 64 images in four rotations, two views of 128
@@ -13,9 +14,11 @@ images, or 256 images. All images are augmented as the views are. Settings were 
 another seed: the learning rate of every method, which images are rotated, the temperature of contrastive learning, and
 the latent dimensions of the autoencoder.
 
-rotations: how often the number of quarter turns is predicted correctly: for letters on new drawings of the training
-letters and on unseen letters, during training; for clothes on new images; and for unseen letters with reference
-drawings.
+rotations: how often the number of quarter turns is predicted correctly: for letters during training, on new drawings of
+the training letters (by six of twenty writers) and on letters of the validation and the test alphabets, with one run
+for each of three learning rates, none of which is selected; for clothes on new images; and for unseen letters with
+reference drawings. A baseline without a network gives an image the rotation of the nearest training image, by aligned
+pixels.
 
 Results are kept in data/results/chapter_07.json; a run that is stopped continues where it was.
 """
@@ -33,10 +36,13 @@ from record import Record, measure_parts
 
 import meta_keras as mk
 from meta_keras.unsupervised import VAE, Contrastive, Rotation, few_shot_score, rotation_similarity
+from meta_keras.unsupervised.distances import squared_distances
 
 STEPS, SELECTION_STEPS, INPUTS = 300, 300, 256
 SEEDS, SELECTION_SEED, SELECTION_TASKS, TASKS = (0, 1, 2), 100, 300, 600
 SHOTS = (1, 5)
+BLUR = 1.5  # of aligned pixels, as selected by `baselines`
+CLUSTERED = 64  # the components of aligned pixels that benchmarks/chapter_07_tasks.py clusters
 Settings = dict[str, Any]
 Encode = Callable[[np.ndarray], Any]
 
@@ -217,6 +223,24 @@ def raw_pixels(x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1)
 
 
+def aligned_pixels(x: np.ndarray) -> np.ndarray:
+    return align_and_blur(x, BLUR)
+
+
+def principal_components(pixels: Encode, count: int) -> Encode:
+    """The leading principal components of the pixels, which are those of the training images."""
+    mean, directions = axes_of(pixels)
+    return lambda x: (pixels(x) - mean) @ directions[:, -count:]
+
+
+@functools.cache
+def axes_of(pixels: Encode) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over the training images, and the directions from which it deviates, in ascending order of variance."""
+    rows = pixels(pretraining_images())
+    mean = rows.mean(axis=0)
+    return mean, np.linalg.eigh((rows - mean).T @ (rows - mean))[1]
+
+
 def baselines_part(record: Record) -> None:
     blur = best_inside(
         lambda sigma: max(
@@ -226,15 +250,28 @@ def baselines_part(record: Record) -> None:
         ),
         (1, 1.5, 2.25),
     )
+    assert blur == BLUR
+    components = best_inside(
+        lambda count: max(
+            record.measure(
+                f"validation: principal components, {count:g}",
+                lambda: validated(principal_components(raw_pixels, int(count))),
+            ).values()
+        ),
+        (16, 32, 64),
+    )
+    record.measure("selected: number of principal components", lambda: int(components))
     random = {seed: encoder_of(seed) for seed in (SELECTION_SEED, *SEEDS)}
     for seed in SEEDS:
         record.measure(
             f"rotations: with a reference, aligned pixels, seed {seed}",
-            lambda seed=seed: with_reference(lambda x: align_and_blur(x, blur), "plain", seed),
+            lambda seed=seed: with_reference(aligned_pixels, "plain", seed),
         )
     encodes: dict[str, Callable[[int], Encode]] = {
         "raw pixels": lambda seed: raw_pixels,
-        "aligned pixels": lambda seed: lambda x: align_and_blur(x, blur),
+        "aligned pixels": lambda seed: aligned_pixels,
+        "principal components": lambda seed: principal_components(raw_pixels, int(components)),
+        "64 components of aligned pixels": lambda seed: principal_components(aligned_pixels, CLUSTERED),
         "random": lambda seed: plain(random[seed]),
     }
     for name, make in encodes.items():
@@ -255,7 +292,8 @@ def encoder_of(seed: int) -> keras.Model:
 
 # Rotations
 
-LETTERS, HELD_OUT, CHECKPOINTS, LETTER_RATES = 0.6, 4, (100, 200, 400), (0.001, 0.003, 0.009)
+LETTERS, CHECKPOINTS, LETTER_RATES = 0.6, (50, 100, 200, 400, 800, 1600), (0.003, 0.009, 0.027)
+WRITERS, HELD_OUT = 20, 6
 FASHION_STEPS, FASHION_RATES = 200, (0.001, 0.003, 0.009)
 
 
@@ -273,10 +311,10 @@ def with_reference(encode: Encode, kind: str, seed: int) -> dict[str, float]:
     images, labels = glyphs("test").arrays(scaled=True)
     keep = rotation_similarity(images) <= LETTERS
     images, labels = images[keep], labels[keep]
-    turned = np.concatenate([np.rot90(images, turns, axes=(1, 2)) for turns in range(4)])
-    classes = np.concatenate([4 * labels + turns for turns in range(4)])
-    letters = [str(number // 4) for number in np.unique(classes)]
-    pool = mk.ClassPool.from_arrays(turned, classes, groupings={"letter": letters}).with_at_least(7)
+    rotated, turns = turned(images)
+    classes = 4 * np.tile(labels, 4) + turns
+    letter = [str(number // 4) for number in np.unique(classes)]
+    pool = mk.ClassPool.from_arrays(rotated, classes, groupings={"letter": letter}).with_at_least(7)
     center = pretraining_images()[::4] if kind == "centered" else None
     encode = once(encode)
     return {
@@ -290,17 +328,23 @@ def with_reference(encode: Encode, kind: str, seed: int) -> dict[str, float]:
     }
 
 
-def letters_during_training(rate: float, seed: int) -> dict[str, list[float]]:
-    """The accuracy on training images, on new drawings of the same letters, and on letters of other alphabets."""
-    keras.utils.set_random_seed(seed)
+@functools.cache
+def letters() -> dict[str, np.ndarray]:
+    """Images for training, new drawings of the same letters by other writers, and letters of other alphabets."""
     images = pretraining_images()
-    held_out = np.arange(len(images)) % 20 < HELD_OUT  # the drawings of four of the twenty writers
-    parts = {
+    held_out = np.arange(len(images)) % WRITERS < HELD_OUT
+    return {
         "training images": asymmetric(images[~held_out], LETTERS),
         "new drawings": asymmetric(images[held_out], LETTERS),
         "validation letters": asymmetric_letters("validation"),
         "unseen letters": asymmetric_letters("test"),
     }
+
+
+def letters_during_training(rate: float, seed: int) -> dict[str, list[float]]:
+    """The accuracy of the rotation for each part of the images, after each number of steps."""
+    keras.utils.set_random_seed(seed)
+    parts = letters()
     model = Rotation(encoder())
     model.compile(adam(rate, CHECKPOINTS[-1]))
     stream = iter(batches(parts["training images"], size=64, seed=seed, augmented=False))
@@ -311,6 +355,26 @@ def letters_during_training(rate: float, seed: int) -> dict[str, list[float]]:
         for name, part in parts.items():
             curves[name].append(turned_correctly(model, part[:: 3 if name == "training images" else 1]))
     return curves
+
+
+def by_nearest_neighbor() -> dict[str, float]:
+    """How often the nearest training image, by the leading components of aligned pixels, has the same rotation."""
+    encode = principal_components(aligned_pixels, CLUSTERED)
+    images, turns = turned(letters()["training images"])
+    known = encode(images)
+
+    def accuracy(part: str) -> float:
+        images, answers = turned(letters()[part])
+        nearest = [squared_distances(rows, known).argmin(axis=1) for rows in np.array_split(encode(images), 20)]
+        return round(float(np.mean(turns[np.concatenate(nearest)] == answers)), 4)
+
+    return {part: accuracy(part) for part in ("new drawings", "unseen letters")}
+
+
+def turned(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All images in four rotations, and their numbers of quarter turns."""
+    rotated = [np.rot90(images, turns, axes=(1, 2)) for turns in range(4)]
+    return np.concatenate(rotated), np.repeat(np.arange(4), len(images))
 
 
 @functools.cache
@@ -334,15 +398,10 @@ def clothes_accuracy(rate: float) -> float:
 
 
 def rotations_part(record: Record) -> None:
-    def of_letters(rate: float) -> float:
-        key = f"validation: letters, rate {rate:g}"
-        return record.measure(key, lambda: letters_during_training(rate, SELECTION_SEED))["validation letters"][-1]
-
-    of_letters_rate = best_inside(of_letters, LETTER_RATES)
-    record.measure("selected: letters", lambda: {"rate": of_letters_rate})
-    for seed in SEEDS:
+    record.measure("rotations: nearest neighbor", by_nearest_neighbor)
+    for rate in LETTER_RATES:
         record.measure(
-            f"rotations: letters, seed {seed}", lambda seed=seed: letters_during_training(of_letters_rate, seed)
+            f"rotations: letters, rate {rate:g}", lambda rate=rate: letters_during_training(rate, SELECTION_SEED)
         )
     rate = best_inside(
         lambda rate: record.measure(f"validation: clothes, rate {rate:g}", lambda: clothes_accuracy(rate)),

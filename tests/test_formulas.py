@@ -1104,7 +1104,14 @@ def test_formula_7_8_the_gradient_penalty():
     assert logs["gradient_penalty"] == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_formula_7_9_density_and_coverage():
+def test_formula_7_9_the_effective_number_of_classes():
+    fractions = np.array([0.5, 0.3, 0.2])
+    labels = np.repeat([4, 7, 9], [5, 3, 2])
+    by_hand = np.exp(-np.sum(fractions * np.log(fractions)))
+    assert mk.unsupervised.effective_classes(labels) == pytest.approx(by_hand)
+
+
+def test_formula_7_10_density_and_coverage():
     """For k = 1 the radii are 1, 1, 2 and 8."""
     real, generated = np.array([[0.0], [1.0], [3.0], [11.0]]), np.array([[1.2], [-9.0], [2.5]])
     inside = np.array([[0, 0, 0], [1, 0, 0], [1, 0, 1], [0, 0, 0]])
@@ -1113,13 +1120,6 @@ def test_formula_7_9_density_and_coverage():
     found = mk.unsupervised.density_and_coverage(real, generated, neighbors=2)  # radii 3, 2, 3, 10
     inside = np.array([[1, 0, 1], [1, 0, 1], [1, 0, 1], [1, 0, 1]])
     assert found == pytest.approx((inside.sum() / 6, 1.0))
-
-
-def test_formula_7_10_the_effective_number_of_classes():
-    fractions = np.array([0.5, 0.3, 0.2])
-    labels = np.repeat([4, 7, 9], [5, 3, 2])
-    by_hand = np.exp(-np.sum(fractions * np.log(fractions)))
-    assert mk.unsupervised.effective_classes(labels) == pytest.approx(by_hand)
 
 
 def test_formula_7_11_k_means_finds_the_least_squares_of_small_sets():

@@ -7,12 +7,13 @@
 #
 # **Prerequisites.** Few-shot tasks and prototypes (chapter [01](01_learning_to_learn.ipynb)).
 #
-# **Time.** One lecture of 90 minutes. The code runs in about a minute and a half on two CPU cores.
+# **Time.** Two lectures of 90 minutes, of which the second begins with the GAN. The code runs in about a minute and a
+# half on two CPU cores.
 #
 # ![A grid of images of clothes that change gradually between four garments in the corners](without_labels.png)
 #
 # *An autoencoder has reconstructed the four images in the corners, which it did not see in training. Between them, its
-# latent variables are interpolated: one garment gradually changes into another. No label was used in training.*
+# latent variables are interpolated. No label was used in training.*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -32,22 +33,28 @@ stored = mk.report.measured("chapter_07")  # long measurements, made by benchmar
 # %% [markdown]
 # ## Features from images alone
 #
-# Labels are expensive, and images are not. **Self-supervised learning** (自我监督学习) therefore replaces the labels by
+# Labels are expensive, and images are not. **Self-supervised learning** (自监督学习) therefore replaces the labels by
 # something that can be computed from the images: a *pretext task*, whose only purpose is that a network which solves it
 # needs useful features. **Generative models** (生成模型) instead learn the distribution of the images.
 
 # %% [markdown]
 # To compare them we use one protocol. An encoder $f$ is pretrained on the 17,020 images of 16 alphabets of `glyphs`,
 # synthetic handwriting, without labels. It is then frozen, and classifies images of six *other* alphabets in 5-way
-# tasks with one or five labeled images per class: a query belongs to the class with the nearest **prototype**, the
+# tasks with one or five labeled images per class: a query is assigned to the class with the nearest **prototype**, the
 # mean feature of its support images $S_k$:
 #
 # $$\hat{y}(x) = \arg\min_k \Big\lVert f(x) - \frac{1}{|S_k|} \sum_{x' \in S_k} f(x') \Big\rVert \qquad \text{(Formula 7.1)}$$
 
+# %% [markdown]
+# Features of different networks have different scales. The argument `center` therefore subtracts the mean feature of
+# unlabeled images and divides each feature vector by its length, as in SimpleShot (Wang et al., 2019). Whether this is
+# done was selected on validation alphabets (with labels) for each row of the stored results, baselines included. The strongest cheap baseline, from chapter 01, needs no network: images cropped to their ink, resized, and
+# blurred ("aligned pixels").
+
 # %%
 glyphs = mk.load("glyphs")
 train, test = glyphs.split("train"), glyphs.split("test")
-images = train.arrays(scaled=True)[0]  # no labels from here on
+images = train.arrays(scaled=True)[0]  # without their labels
 
 
 def encoder():
@@ -61,16 +68,10 @@ for name, encode in features.items():
     print(f"{name}: {few_shot_score(encode, test, center=images[::4])}")
 
 # %% [markdown]
-# Features of different networks have different scales. The argument `center` therefore subtracts the mean feature of
-# unlabeled images and divides each feature vector by its length, as in SimpleShot (Wang et al., 2019). Whether this is
-# done was selected on validation alphabets for each method separately, baselines included. The strongest cheap
-# baseline, from chapter 01, needs no network: images cropped to their ink, resized, and blurred ("aligned pixels").
-
-# %% [markdown]
 # ## Predicting rotations
 #
 # Gidaris, Singh and Komodakis (2018) rotate every image by 0, 90, 180 and 270 degrees, and train a classifier to predict
-# which of the four it was. To tell that a shoe stands on its head, one has to recognize soles and laces.
+# which of the four it was. To tell that a shoe is upside down, one has to recognize soles and laces.
 
 # %%
 fashion = mk.load("fashion")
@@ -98,8 +99,8 @@ rotated = [np.rot90(image, turn) for image, turn in zip(originals, turns, strict
 show({"image": originals, "rotated": rotated}, [[""] * 12, [f"class {turn}" for turn in turns]])
 
 # %% [markdown]
-# The loss is the mean cross-entropy, the negative log-probability of the right answer, over $N$ images and four numbers
-# $r$ of quarter turns $T_r$, where $g$ is a linear layer with four outputs, the logits:
+# Let $T_r$ be a rotation by $r$ quarter turns, and $g$ a linear layer with four outputs, the logits. The loss is the mean
+# cross-entropy, the negative log-probability of the right answer, over all rotations of $N$ images:
 #
 # $$L = \frac{1}{4N} \sum_{n=1}^{N} \sum_{r=0}^{3} -\log \operatorname{softmax}\big(g(f(T_r x_n))\big)_r \qquad \text{(Formula 7.2)}$$
 #
@@ -113,8 +114,8 @@ history = rotation.fit(clothes, validation_data=new_clothes, batch_size=64, epoc
 print(f"rotation of new images: accuracy {history.history['val_accuracy'][-1]:.3f} (chance 0.25)")
 
 # %% [markdown]
-# Chapters run small versions; longer trainings are stored. With a learning rate that was selected on a part of the
-# training images, the accuracy on new images over three seeds is:
+# The stored experiment repeats this with three seeds and a learning rate that was selected on a part of the training
+# images:
 
 
 # %%
@@ -134,8 +135,8 @@ print(f"rotation of new images, 200 steps: {interval(known)}")
 # ### Letters have no natural orientation
 #
 # Clothes are photographed upright. For letters there are two obstacles. First, some look the same after a rotation, such
-# as X, S or O. `rotation_similarity` finds them without labels: it is the largest correlation of a blurred image with
-# its own rotations.
+# as X, S or O. `rotation_similarity` estimates this without labels, by the largest correlation of a blurred image with
+# its own rotations. The estimate is rough: small drawings also score high, because the blur merges their strokes.
 
 # %%
 letters = test.arrays(scaled=True)[0]
@@ -147,34 +148,41 @@ show(rows, [np.round(similarity[line], 2) for line in chosen])
 
 # %% [markdown]
 # Second, which way up a letter is written is a convention of its alphabet. The stored experiment trains on images of
-# the training alphabets with a similarity of at most 0.6, and evaluates on three sets selected by the same rule: on
-# training images, on new drawings of the same letters, and on letters of unseen alphabets.
+# the training alphabets with a similarity of at most 0.6, by 14 of 20 writers. It evaluates on training images, on
+# drawings of the same letters by the other writers, and on letters of unseen alphabets, all with the same limit. Lines
+# are means over one run for each of three learning rates (0.003, 0.009 and 0.027), and bands their range:
 
 # %%
-runs = [stored[f"rotations: letters, seed {seed}"] for seed in range(3)]
-for name, marker in (("training images", "-o"), ("new drawings", "--s"), ("unseen letters", ":^")):
+runs = [stored[f"rotations: letters, rate {rate}"] for rate in (0.003, 0.009, 0.027)]
+steps = [50, 100, 200, 400, 800, 1600]
+for name, style in zip(runs[0], ("-o", "--s", ":v", ":^"), strict=True):
     curves = np.array([run[name] for run in runs])
-    plt.plot([100, 200, 400], curves.mean(axis=0), marker, label=name)
-    plt.fill_between([100, 200, 400], curves.min(axis=0), curves.max(axis=0), alpha=0.2)
-for level, name in ((0.25, "chance"), (0.9, "90 %")):
-    plt.axhline(level, color="gray", lw=1)
-    plt.text(375, level + 0.015, name)
-plt.xticks([100, 200, 400])
+    plt.plot(steps, curves.mean(axis=0), style, label=name.replace("unseen", "test"))
+    plt.fill_between(steps, curves.min(axis=0), curves.max(axis=0), alpha=0.2)
+plt.axhline(0.25, color="gray", lw=1)
+plt.text(50, 0.255, "chance")
+plt.xscale("log", base=2)
+plt.xticks(steps, steps)
 plt.xlabel("training steps")
 plt.ylabel("accuracy of the rotation")
 plt.legend()
 plt.show()
 
-# %% [markdown]
-# The target of 90 %, which clothes exceed, is missed by far: after 400 steps, about a third of the rotations of unseen
-# letters are predicted correctly, and the curve no longer rises. New drawings of *known* letters are predicted no better.
-# Even on training images the accuracy is only about 0.4. (Chance is 0.25, and the learning rate was selected by the
-# rotations of validation letters.)
+# %%
+ends = {name: np.mean([run[name][-1] for run in runs]) for name in runs[0]}
+print("after 1,600 steps:", {name: f"{value:.2f}" for name, value in ends.items()})
+print("rotation of the nearest training image:", stored["rotations: nearest neighbor"])
 
 # %% [markdown]
-# The rotation of an unseen letter is, however, a well-defined question *relative to a reference*. It then becomes a
-# few-shot task: the four classes are the four orientations of one unseen letter, and the support set has one or five
-# drawings in each of them. The features are compared by Formula 7.1:
+# Longer training helps only where the letters are known. After 1,600 steps, 74 % of the rotations of training images are
+# predicted correctly, and 41 % of those of new drawings. For unseen letters, the accuracy is at most 36 %, and
+# falls to 31 % (test alphabets) and 27 % (validation alphabets). The nearest training image by
+# aligned pixels shows the same contrast without a network: it has the right rotation for 69 % of new drawings, but only
+# for 27 % of unseen letters. Which way up known letters are did not transfer to other alphabets.
+
+# %% [markdown]
+# *Relative to a reference*, however, the rotation of an unseen letter is a well-defined question, a few-shot task: the
+# four classes are the orientations of one letter, and the support set has one or five drawings in each of them:
 
 # %%
 references = {
@@ -190,12 +198,17 @@ rows = [
 ]
 mk.report.Table(rows)
 
+# %% [markdown]
+# Aligned pixels recognize it far better than the features of the network that was trained to predict rotations.
+
 # %%
-unseen = [
-    run["unseen letters"][-1] for run in (stored[f"rotations: letters, seed {n}"] for n in range(3))
-]
-assert min(known) > 0.9 > max(unseen)
-assert all(run["5 drawings"] > 0.9 for run in references["aligned pixels"])
+assert [f"{value:.2f}" for value in ends.values()] == ["0.74", "0.41", "0.27", "0.31"]
+assert min(known) > 0.9 > 0.38 > max(max(run["unseen letters"]) for run in runs)
+for k in (1, 5):
+    by_pixels, by_features = (
+        np.array([run[f"{k} drawings"] for run in runs]) for runs in references.values()
+    )
+    assert min(by_pixels) > 0.88 and max(by_features) < 0.76
 
 # %% [markdown]
 # > **In the articles.** D4 (4.3) writes the loss as $L(x_n, y_n)$, without a model, and does not say that a rotation is
@@ -217,7 +230,7 @@ assert all(run["5 drawings"] > 0.9 for run in references["aligned pixels"])
 # $$\log p(x) \ge \mathbb{E}_{q(z|x)} \log p(x|z) - \mathrm{KL}\big(q(z|x) \,\|\, N(0, I)\big) \qquad \text{(Formula 7.3)}$$
 #
 # The first term rewards a good reconstruction. The second, the Kullback-Leibler divergence, keeps $q(z|x)$ near the
-# prior, so that samples of the prior can be decoded. For normal distributions it is
+# prior, so that samples of the prior can be decoded. If the latent variables of $q$ are independent and normal, it is
 #
 # $$\mathrm{KL} = \tfrac{1}{2} \sum_j \big(\mu_j^2 + \sigma_j^2 - \log \sigma_j^2 - 1\big) \qquad \text{(Formula 7.4)}$$
 
@@ -250,7 +263,7 @@ history = vae.fit(clothes, validation_data=new_clothes, batch_size=64, epochs=20
 
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(9, 2.4), layout="constrained")
-titles = {"loss": "negative ELBO", "reconstruction": "reconstruction", "kl": "KL divergence"}
+titles = {"loss": "loss", "reconstruction": "reconstruction", "kl": "KL divergence"}
 for ax, (name, title) in zip(axes, titles.items(), strict=True):
     ax.plot(history[name], label="training images")
     ax.plot(history[f"val_{name}"], label="new images")
@@ -265,7 +278,7 @@ plt.show()
 # that is trained on real images with their labels, and which never sees a reconstruction in training:
 
 # %%
-judge = mk.networks.d3(10)
+judge = mk.networks.d3(10)  # a small convolutional network
 judge.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 judge.fit(clothes, clothes_labels, batch_size=64, epochs=8, verbose=0)
 judged = {"images": new_clothes, "reconstructions": vae.reconstruct(new_clothes)}
@@ -279,10 +292,10 @@ shown["sample"] = vae.decode(np.random.default_rng(0).normal(size=(12, 16)))
 show(shown)
 
 # %% [markdown]
-# The classifier recognizes fewer reconstructions than images, because details such as laces and seams are blurred: the
-# loss compares single pixels, and where several details are possible, their mean is the best answer. Nevertheless, it
-# recognizes far more than if every image were replaced by the mean of all training images. The *samples* in the last
-# row are decoded from random draws of the prior.
+# In this one run, the classifier recognizes fewer reconstructions than images. Details such as laces and seams are
+# blurred: the loss compares single pixels, and where several details are possible, their mean is the best answer.
+# Nevertheless, it recognizes far more than if every image were replaced by the mean image. The *samples* in the last row
+# are decoded from random draws of the prior.
 
 # %% [markdown]
 # ### Looking into the latent space
@@ -302,7 +315,7 @@ plt.show()
 
 # %% [markdown]
 # A **latent traversal** changes a single latent variable. Here are the four with the largest divergence on average;
-# variables with a divergence near zero are ignored by the decoder.
+# variables with a divergence near zero are ignored by the decoder (*posterior collapse*).
 
 # %%
 mu, log_variance = vae.posterior(new_clothes)
@@ -312,7 +325,7 @@ for variable in np.argsort(-per_variable)[:4]:
     z = np.repeat(vae.encode(new_clothes[[160]]), 12, axis=0)
     z[:, variable] = np.linspace(-2.5, 2.5, 12)
     rows[f"$z_{{{variable}}}$"] = vae.decode(z)
-show(rows)
+show(rows, [[f"{value:.1f}" for value in np.linspace(-2.5, 2.5, 12)]] + [[""] * 12] * 3)
 
 # %%
 assert history["val_loss"][-1] < history["val_loss"][0] - 10  # the bound improves
@@ -321,10 +334,10 @@ assert right["images"] > right["reconstructions"] > right["mean image"] + 0.2
 # %% [markdown]
 # ## Contrastive learning
 #
-# A rotation or a reconstruction is a detour. **Contrastive learning** (对比学习) asks directly for what prototypes need:
-# two drawings of one letter should have similar features, and drawings of other letters different ones. Without labels we
-# do not know any two drawings of one letter, but we can make them: SimCLR (Chen et al., 2020) draws two random
-# augmentations, called **views**, of every image.
+# A pretext task or a reconstruction pursues the goal only indirectly. **Contrastive learning** (对比学习) asks directly
+# for what prototypes need: two drawings of one letter should have similar features, and drawings of other letters
+# different ones. Without labels we do not know such pairs, but we can make them: SimCLR (Chen et al., 2020) applies two
+# random augmentations to every image, and calls the results its **views**.
 
 # %%
 blank = {"fill_mode": "constant"}
@@ -375,7 +388,7 @@ print(few_shot_score(contrastive.encode, test, center=images[::4]))
 # $$L_G = -\mathbb{E}_z [\log D(G(z))] \qquad \text{(Formula 7.7)}$$
 
 # %% [markdown]
-# For example, let $D(x) = \frac34$ and $D(G(z)) = \frac14$. Then $L_D = -\frac12 (\log\frac34 + \log\frac34) = 0.288$
+# Let $D(x) = \frac34$ and $D(G(z)) = \frac14$. Then $L_D = -\frac12 (\log\frac34 + \log\frac34) = 0.288$
 # and $L_G = -\log\frac14 = 1.386$. If $D$ cannot distinguish the images, $D = \frac12$ and both losses are
 # $\log 2 = 0.693$. `gan_losses` takes **logits** $\ell$, where $D = \sigma(\ell) = 1 / (1 + e^{-\ell})$:
 
@@ -386,8 +399,9 @@ print(f"loss of D {of_discriminator:.3f}, loss of G {of_generator:.3f}")
 
 # %% [markdown]
 # Early in training, $D$ recognizes every generated image: $\ell$ is very negative. How strongly is $G$ corrected then? If
-# $G$ maximized $L_D$, its second term would have almost no gradient, because $\log(1 - D)$ is flat near $D = 0$. The
-# **non-saturating** loss of Formula 7.7 has a gradient of almost $-1$ there:
+# $G$ maximized $L_D$, its second term would have almost no gradient, because $\log(1 - \sigma(\ell))$ is flat where $\ell$ is very negative. The
+# **non-saturating** loss of Formula 7.7 has a gradient of almost $-1$ there. (For the third curve, see
+# the note below.)
 
 # %%
 logits = tf.Variable(np.linspace(-8, 4, 100, dtype="float32"))
@@ -406,8 +420,8 @@ plt.show()
 
 # %% [markdown]
 # For a fixed generator with density $q$ and data with density $p$, the best discriminator is $D = p / (p + q)$. Where the
-# two do not overlap it becomes arbitrarily steep, and training can oscillate or **collapse** (模式崩溃): $G$ makes only a
-# few kinds of images. Mescheder, Geiger and Nowozin (2018) therefore add a penalty to $L_D$, called R1, on the gradient
+# two do not overlap it becomes arbitrarily steep, and training can oscillate or suffer from **mode collapse** (模式崩溃): $G$
+# makes only a few kinds of images. Mescheder, Geiger and Nowozin (2018) therefore add a penalty to $L_D$, called R1, on the gradient
 # of the logit at real images:
 #
 # $$\frac{\gamma}{2} \, \mathbb{E}_x \big[ \lVert \nabla_x \, \ell(x) \rVert^2 \big] \qquad \text{(Formula 7.8)}$$
@@ -420,19 +434,19 @@ small, small_test = (
     tf.image.resize(x, (16, 16), antialias=True).numpy() for x in (clothes, new_clothes)
 )
 keras.utils.set_random_seed(0)
-critic = keras.Sequential([keras.Input((16, 16, 1))])
+discriminator = keras.Sequential([keras.Input((16, 16, 1))])
 generator = keras.Sequential([keras.Input((32,)), layers.Dense(512), layers.Reshape((4, 4, 32))])
 for filters in (32, 64):
-    critic.add(layers.Conv2D(filters, 3, 2, padding="same"))
-    critic.add(layers.LeakyReLU(0.2))
+    discriminator.add(layers.Conv2D(filters, 3, 2, padding="same"))
+    discriminator.add(layers.LeakyReLU(0.2))
     generator.add(layers.Conv2DTranspose(32, 3, 2, padding="same", use_bias=False))
     generator.add(layers.BatchNormalization(momentum=0.9))
     generator.add(layers.ReLU())
-critic.add(layers.Flatten())
+discriminator.add(layers.Flatten())
 generator.add(layers.Conv2D(1, 3, padding="same"))  # logits of the pixels
 
 # %%
-gan = GAN(critic, generator, penalty=1.0)
+gan = GAN(discriminator, generator, penalty=1.0)
 gan.compile(keras.optimizers.Adam(0.0005, beta_1=0.5), jit_compile=False)
 history = gan.fit(small, batch_size=64, epochs=8, verbose=0).history
 print({name: round(values[-1], 3) for name, values in history.items()})
@@ -443,20 +457,21 @@ show({"real": small_test[::42], "generated": gan.sample(12, seed=0)})
 # %% [markdown]
 # ### Does it cover the data?
 #
-# Good-looking samples do not show what is missing. We use two measures. A classifier, trained with labels, assigns a
-# class to every generated image; with $p_k$ as the fraction of class $k$, the **effective number of classes** is
+# After 256 steps these samples are poor. But even good-looking samples do not show what is missing. A classifier, trained with labels, assigns a class to every generated image; with $p_k$ as the fraction of class $k$,
+# the **effective number of classes** is
 #
-# $$\exp\Big(-\sum_k p_k \log p_k\Big) \qquad \text{(Formula 7.10)}$$
+# $$\exp\Big(-\sum_k p_k \log p_k\Big) \qquad \text{(Formula 7.9)}$$
 #
 # which is 10 if all ten classes are equally frequent, and 1 if there is only one.
 
 # %% [markdown]
 # The second measure also notices what is missing within a class (Naeem et al., 2020). Let $B_i$ be the ball around real
-# image $x_i$ that reaches to its $k$-th nearest real neighbor, a nearest-neighbor estimate of the **density**: balls
-# are small where real images are dense. For $N$ real images $x_i$ and $M$ generated images $y_j$,
+# image $x_i$ that reaches to its $k$-th nearest real neighbor, here $k = 5$. **Density** is the mean number of balls
+# that contain a generated image, divided by $k$; it exceeds 1 if generated images crowd where real ones are dense.
+# **Coverage** is the fraction of balls that contain any. For $N$ real images $x_i$ and $M$ generated images $y_j$:
 #
 # $$\text{density} = \frac{1}{kM} \sum_{j=1}^{M} \sum_{i=1}^{N} [y_j \in B_i], \qquad
-# \text{coverage} = \frac1N \sum_{i=1}^{N} \big[\text{some } y_j \in B_i\big]. \qquad \text{(Formula 7.9)}$$
+# \text{coverage} = \frac1N \sum_{i=1}^{N} \big[\text{some } y_j \in B_i\big] \qquad \text{(Formula 7.10)}$$
 
 # %%
 shown = {"real training images": small[::4], "generated": gan.sample(500, seed=0)}
@@ -468,25 +483,28 @@ for name, candidates in shown.items():
     print(f"{name}: density {density:.2f}, coverage {coverage:.2f} (in pixels)")
 
 # %% [markdown]
-# The mean image of each class is a generator that has collapsed within every class, although the classifier counts ten
-# classes. Both measures are needed.
+# The briefly trained GAN covers little. The mean image of each class, a generator that has collapsed within every class,
+# covers more, and the classifier counts ten classes: effective classes and coverage are both needed.
 #
-# The stored runs train for 1,000 steps, and measure distances in the features of the classifier. Learning rate and
-# penalty were selected by coverage on validation images. We call a run collapsed if a class has less than 1 % of the
-# samples, or if its coverage is below half of that of real images:
+# The stored runs train a slightly larger discriminator for 1,000 steps, and measure distances in the features of the
+# classifier. Learning rate and penalty were selected by coverage on validation images. We call a run collapsed if a class
+# has less than 1 % of the samples, or if its coverage is below half of that of real images:
 
 # %%
 gan_runs = mk.report.measured("chapter_07_gan")
-names = ("GAN", "normal distribution", "real images")
+names = ("GAN", "GAN without penalty", "normal distribution", "real images")
 runs = {name: [gan_runs[key] for key in gan_runs if f"test: {name}," in key] for name in names}
 half = np.mean([run["coverage"] for run in runs["real images"]]) / 2
-table = []
+table, collapses = [], {}
 for name, group in runs.items():
-    collapsed = [run["smallest share"] < 0.01 or run["coverage"] < half for run in group]
     columns = {
         key: mk.Score.of([run[key] for run in group]) for key in ("classes", "density", "coverage")
     }
-    table.append({"images": name, **columns, "collapsed": f"{sum(collapsed)} of {len(group)}"})
+    collapsed = [run["smallest share"] < 0.01 or run["coverage"] < half for run in group]
+    collapses[name] = f"{sum(collapsed)} of {len(group)}" if "GAN" in name else "–"
+    table.append({"images": name, **columns, "collapsed": collapses[name]})
+mean_image = {key: f"{gan_runs['test: mean image of each class'][key]:.3f}" for key in columns}
+table.append({"images": "mean image of each class", **mean_image, "collapsed": "–"})
 mk.report.Table(table)
 
 # %%
@@ -501,15 +519,27 @@ axes[0].set_ylabel("effective classes")
 plt.show()
 
 # %%
-assert not any(run["smallest share"] < 0.01 or run["coverage"] < half for run in runs["GAN"])
-for penalty in (0.1, 1, 10, 100):
+for penalty in (0, 0.1, 1, 10, 100):
     coverage = gan_runs[f"validation: rate 0.001, penalty {penalty:g}"]["coverage"]
     print(f"penalty {penalty:g}: validation coverage {coverage:.2f} after 500 steps (one seed)")
 
 # %% [markdown]
-# No run collapsed: the generator makes all ten classes, and covers about 70 % of the real images. Its samples are still
-# less dense and less diverse than real images. A normal distribution with the mean and the covariance of the training
-# images, a cheap baseline, has almost as many effective classes, but covers less than half as much.
+# No run collapsed, with or without the penalty. The selected penalty improves coverage by 0.0315 ± 0.0312 (paired over
+# seeds); no significant difference in density was found. Both are below those of real images. A normal distribution with
+# the mean and covariance of the training images has no significantly different number of effective classes, but covers
+# less than half as much.
+
+# %%
+with_penalty, without, normal = (
+    {key: np.array([run[key] for run in runs[name]]) for key in columns} for name in names[:3]
+)
+assert collapses["GAN"] == collapses["GAN without penalty"] == "0 of 5"
+gain = mk.Score.of(with_penalty["coverage"] - without["coverage"])
+assert (f"{gain.mean:.4f}", f"{gain.interval:.4f}") == ("0.0315", "0.0312")
+for one, other, key in ((with_penalty, without, "density"), (with_penalty, normal, "classes")):
+    difference = mk.Score.of(one[key] - other[key])
+    assert abs(difference.mean) < difference.interval
+assert normal["coverage"].mean() < with_penalty["coverage"].mean() / 2
 
 # %% [markdown]
 # > **In the articles.** D4 ([section 4.4](README.md#from-the-documents-to-the-chapters)) prints
@@ -520,13 +550,13 @@ for penalty in (0.1, 1, 10, 100):
 # %% [markdown]
 # ## Tasks without labels
 #
-# So far, features were learned first and few-shot tasks came later. **Unsupervised meta-learning** (无监督元学习) in the
-# strict sense meta-trains *on tasks*, which are constructed without labels. Two constructions are common.
+# **Unsupervised meta-learning** (无监督元学习) in the strict sense meta-trains *on tasks*, which are constructed without
+# labels. Two constructions are common.
 
 # %% [markdown]
-# **CACTUs** (Hsu, Levine and Finn, 2019) takes clusters of features as classes. **Clustering** (聚类) joins similar
-# examples without labels, here by **k-means**
-# (k均值聚类), which chooses centers $m$ with a small sum of squared distances:
+# **CACTUs** (Hsu, Levine and Finn, 2019) takes clusters of features as classes. **Clustering** (聚类) groups similar
+# examples without labels, here by **k-means** (k均值聚类), which chooses centers $m$ with a small sum of squared
+# distances:
 #
 # $$\sum_i \min_c \lVert f(x_i) - m_c \rVert^2 \qquad \text{(Formula 7.11)}$$
 
@@ -547,13 +577,14 @@ figure = mk.report.show_episode(episode)
 
 # %%
 C, M = len(train), 20
-print(f"all different: {np.prod([(C - i) * M / (C * M - i) for i in range(1, 5)]):.4f}")
+for N in (5, 20, 40):
+    print(f"{N} ways, all different: {np.prod([(C - i) * M / (C * M - i) for i in range(1, N)]):.3f}")
 example = UMTRA(train.examples, {"query": augment}, ways=5, shots=1, queries=2)
 figure = mk.report.show_episode(next(iter(example)))
 
 # %% [markdown]
-# Both are task distributions like `FewShot`, so a `MetaLearner` trains on them unchanged, here with prototypes and with
-# tasks of 20 images, each of which has five augmented versions:
+# Both are task distributions like `FewShot`, so a `MetaLearner` trains on them unchanged, here with prototypes and
+# 20-way tasks with five queries per class:
 
 # %%
 keras.utils.set_random_seed(0)
@@ -564,50 +595,54 @@ learner.fit(pseudo_tasks, steps_per_epoch=100, verbose=0)
 print(f"UMTRA, 100 steps: {few_shot_score(learner.network.predict_on_batch, test)}")
 
 # %% [markdown]
-# The stored comparison trains prototypes for 200 steps on every kind of task: 16 tasks of five classes, with one support
-# image and one query per class. Learning rate, augmentation and number of clusters were selected on validation
-# alphabets. Accuracies are means over three seeds with 600 test tasks each:
+# The stored comparison trains prototypes for 480 steps of 160 images on every kind of task. For each kind, the numbers of
+# classes and queries per task, the augmentation, the number of clusters and the learning rate were selected on
+# validation alphabets. CACTUs clusters the 64 leading principal components of aligned pixels. All are tested on
+# tasks of five classes, 600 for each of three seeds:
 
 # %%
 task_runs = mk.report.measured("chapter_07_tasks")
-found = {
+by_tasks = {
     name: [task_runs[key] for key in task_runs if f"test: {name}," in key]
     for name in ("supervised", "CACTUs", "UMTRA")
 }
-accuracy = {name: np.array([run["1-shot"] for run in group]) for name, group in found.items()}
+accuracy = {name: np.array([run["1-shot"] for run in group]) for name, group in by_tasks.items()}
+behind = {name: mk.Score.of(accuracy["supervised"] - values) for name, values in accuracy.items()}
 rows = []
 for name, values in accuracy.items():
-    behind = mk.Score.of(accuracy["supervised"] - values)
-    rows.append({"tasks": name, "1-shot": mk.Score.of(values), "behind supervised": behind})
+    chosen = task_runs[f"selected: {name}"]
+    row = {"tasks": name, "ways": chosen["ways"], "queries": chosen["queries"]}
+    last = "–" if name == "supervised" else behind[name]
+    rows.append({**row, "1-shot": mk.Score.of(values), "behind supervised": last})
 mk.report.Table(rows)
 
 # %%
 fig, ax = plt.subplots(figsize=(6.5, 2.8))
-for (name, group), marker in zip(found.items(), "osD", strict=True):
+for (name, group), marker in zip(by_tasks.items(), "osD", strict=True):
     curve = np.mean([run["curve"] for run in group], axis=0)
-    ax.plot(np.arange(50, 201, 50), curve, marker=marker, label=name)
-ax.axhline(np.mean(over_seeds("raw pixels")), color="0.45", lw=1, ls=":", label="raw pixels")
+    ax.plot([160, 320, 480], curve, marker=marker, label=name)
+for name, style in (("raw pixels", ":"), ("aligned pixels", "--")):
+    ax.axhline(np.mean(over_seeds(name)), color="0.45", lw=1, ls=style, label=name)
 ax.set(xlabel="meta-training steps", ylabel="5-way 1-shot accuracy\non unseen alphabets")
 ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
-# %% [markdown]
-# The target was to come within 0.10 of supervised tasks. CACTUs misses it by 0.09, and UMTRA by 0.12. Their curves are
-# flat from step 150 and 100 on, while that of supervised tasks rises until step 150. The learning rates decay to zero at
-# step 200, so the curves do not show what longer training would achieve. Nevertheless, both are significantly better
-# than raw pixels, and CACTUs is better than UMTRA. Two images of one of its clusters show the same character in 40 % of
-# the cases.
-
 # %%
-assert [len(group) for group in found.values()] == [3, 3, 3]
-behind = {name: mk.Score.of(accuracy["supervised"] - accuracy[name]) for name in ("CACTUs", "UMTRA")}
-assert {name: f"{score.mean - 0.1:.2f}" for name, score in behind.items()} == {
-    "CACTUs": "0.09",
-    "UMTRA": "0.12",
+rises = {
+    name: [run["curve"][-1] - run["curve"][-2] for run in group] for name, group in by_tasks.items()
 }
-gain = mk.Score.of(accuracy["CACTUs"] - accuracy["UMTRA"])
-assert gain.mean > gain.interval
-assert round(np.mean([run["purity"] for run in found["CACTUs"]]), 2) == 0.40
+print("step 480 minus step 320:", {name: interval(values) for name, values in rises.items()})
+purity = np.mean([run["purity"] for run in by_tasks["CACTUs"]])
+print(f"two images of a cluster show the same character: {purity:.2f}")
+
+# %% [markdown]
+# CACTUs comes within 0.080 ± 0.015 of supervised tasks, although two images of one of its clusters show the same
+# character in only 39 % of the cases. However, its clusters use prior knowledge, the alignment. UMTRA, which does not, is
+# 0.317 ± 0.013 behind. For supervised tasks and CACTUs, training *without* augmentation was selected.
+
+# %% [markdown]
+# After step 320, supervised tasks gain 0.015 ± 0.012 and CACTUs 0.021 ± 0.017, and no significant gain was found for
+# UMTRA. But learning rates decay to zero at step 480, so we do not know what longer training would achieve.
 
 # %% [markdown]
 # > **In the articles.** D4 ([section 3.3](README.md#from-the-documents-to-the-chapters)) calls self-supervised learning,
@@ -617,16 +652,23 @@ assert round(np.mean([run["purity"] for run in found["CACTUs"]]), 2) == 0.40
 # %% [markdown]
 # ## What are the features worth?
 #
-# Finally, all features in one protocol, with 600 tasks of unseen alphabets per seed and three seeds. In
-# pretraining, rotation, VAE and contrastive learning take 300 steps of 256 images, counting rotations and views
-# separately. Prototypes that were meta-trained on tasks, supervised or not, are those of the previous section.
+# Finally, all features in one protocol, with 600 test tasks for each of three seeds. In pretraining,
+# rotation, VAE and contrastive learning take 300 steps of 256 images, 76,800 in total, counting rotations and views
+# separately; all images were augmented as the views are. The features of a VAE are the means of its 32 latent variables.
+# Prototypes that were meta-trained on tasks are those of the previous section, with as many images. New baselines are the
+# leading principal components of raw pixels (16 were selected), and the 64 of aligned pixels that CACTUs clusters.
 
 # %%
 names = ("raw pixels", "random", "VAE", "rotation", "contrastive", "aligned pixels")
+names += ("principal components", "64 components of aligned pixels")
 scores = {(name, k): mk.Score.of(over_seeds(name, f"{k}-shot")) for name in names for k in (1, 5)}
 scores |= {(f"{name} tasks", 1): mk.Score.of(values) for name, values in accuracy.items()}
 names = sorted({name for name, _ in scores}, key=lambda name: scores[name, 1].mean)
-rows = [{"features": n, **{f"{k}-shot": scores.get((n, k), "–") for k in (1, 5)}} for n in names]
+titles = [name.replace("random", "untrained") for name in names]
+rows = [
+    {"features": title, **{f"{k}-shot": scores.get((name, k), "–") for k in (1, 5)}}
+    for name, title in zip(names, titles, strict=True)
+]
 mk.report.Table(rows)
 
 # %%
@@ -636,57 +678,64 @@ for shots, marker, color in ((1, "o", mk.report.PALETTE[0]), (5, "s", mk.report.
     means, widths = np.transpose([scores[names[place], shots][1:3] for place in places])
     ax.errorbar(means, places, xerr=widths, fmt=marker, color=color, label=f"{shots}-shot")
 ax.set(xlim=(0.15, 1), xlabel="accuracy, 5-way, unseen alphabets")
-ax.set_yticks(range(len(names)), names)
+ax.set_yticks(range(len(names)), titles)
 ax.axvline(0.2, color="gray", lw=1)
 ax.text(0.205, 0.3, "chance", rotation=90)
 ax.legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
-# With one image per class, all features that were learned without labels are significantly better than those of an
-# untrained network, and all but those of rotations are better than raw pixels. Contrastive features are significantly
-# better than every other kind (paired over seeds; by 0.018 ± 0.015 against CACTUs, which had fewer steps). Between VAE,
-# UMTRA and rotation features, no significant difference was found. Labels help: prototypes that were meta-trained on
-# labeled tasks are far ahead. However, aligned pixels, without any training, are best by a wide margin.
-
-# %% [markdown]
-# These networks were trained for a few hundred steps, which is little. The comparison therefore says what this budget
-# buys, and not what the methods can reach.
+# Differences of the 1-shot accuracies, paired over seeds, are significant if the interval does not contain 0:
 
 # %%
-runs = {name: np.array(over_seeds(name)) for name in ("random", "raw pixels", "rotation", "VAE")}
-runs |= {name: accuracy[name] for name in ("UMTRA", "CACTUs")}
-best = np.array(over_seeds("contrastive"))
+one_shot = {
+    title: np.array(over_seeds(name))
+    for name, title in zip(names, titles, strict=True)
+    if (name, 5) in scores
+}
+one_shot |= {f"{name} tasks": values for name, values in accuracy.items()}
+others = ("untrained", "raw pixels", "principal components", "contrastive", "aligned pixels")
+rows = []
+for name in ("rotation", "VAE", "UMTRA tasks", "CACTUs tasks", "contrastive", "supervised tasks"):
+    gains = {f"minus {other}": mk.Score.of(one_shot[name] - one_shot[other]) for other in others}
+    rows.append({"1-shot": name, **{k: "–" if name in k else gain for k, gain in gains.items()}})
+mk.report.Table(rows)
 
+# %%
+for name in ("rotation", "VAE", "contrastive"):
+    for other in ("raw pixels", "principal components"):
+        gain = np.subtract(over_seeds(name, "5-shot"), over_seeds(other, "5-shot"))
+        print(f"5-shot, {name} minus {other}: {interval(gain)}")
 
-def better(a, b):
-    gain = mk.Score.of(a - b)
-    return gain.mean > gain.interval
+# %% [markdown]
+# With one image per class, all features that were learned without labels are significantly better than those of an
+# untrained network, and all but those of rotations are better than raw pixels. Principal components, the classical
+# features without labels, are a harder baseline: rotation features are worse, for the VAE no significant difference was
+# found, and contrastive learning, UMTRA and CACTUs are better. With five images, contrastive features beat principal
+# components significantly; rotations and VAE do not.
 
-
-without_labels = ("rotation", "VAE", "UMTRA", "CACTUs")
-assert all(better(best, values) for values in runs.values())
-assert all(better(runs[name], runs["random"]) for name in without_labels)
-assert [better(runs[name], runs["raw pixels"]) for name in without_labels] == [False, True, True, True]
-assert not any(
-    better(runs[a], runs[b]) for a in without_labels[:3] for b in without_labels[:3] if a != b
-)
-assert better(accuracy["supervised"], best) and better(
-    np.array(over_seeds("aligned pixels")), accuracy["supervised"]
-)
+# %% [markdown]
+# UMTRA is 0.012 ± 0.011 better than contrastive learning, and CACTUs, the best, 0.249 ± 0.017. But the 64 components
+# that CACTUs clusters have 0.869 without any training of a network, and CACTUs is 0.043 ± 0.013 worse than aligned
+# pixels. Only supervised tasks beat them, by 0.037 ± 0.027.
+#
+# All this holds for at most 480 steps of training.
 
 # %% [markdown]
 # ## Summary
 #
-# - A pretext task makes targets from the images. Rotations of clothes are predicted almost always correctly; those of
-#   unseen letters only in a third of the cases, unless reference drawings show which way up a letter is.
+# - A pretext task makes targets from the images. Rotations of clothes are predicted almost always correctly, and those of
+#   unseen letters in less than four of ten cases, however long the training is. Given reference drawings, aligned pixels
+#   recognize them better than rotation features do.
 # - A VAE maximizes a lower bound of the likelihood, the sum of a reconstruction term and a KL divergence. Its latent
 #   space can be interpolated, and a classifier recognizes many of its reconstructions.
-# - Contrastive learning chooses by augmentation what features ignore. Its features were better than all others that were
-#   learned without labels.
-# - A GAN needs measures of coverage, because samples do not show what is missing. With a gradient penalty, no run collapsed.
-# - Tasks can be constructed from clusters or augmented images, and any `MetaLearner` can be trained on them.
-# - Compare with cheap baselines: images that were aligned and blurred beat everything that was learned here.
+# - Contrastive learning chooses by augmentation what features ignore. Its features were significantly better than
+#   principal components of raw pixels; those of rotations and of the VAE were not.
+# - A GAN needs measures of coverage, because samples do not show what is missing. With or without a gradient penalty, no
+#   run collapsed.
+# - Tasks can be constructed from clusters or augmented images, and any `MetaLearner` can be trained on them. With
+#   clusters of aligned pixels, prototypes came within 0.08 of those from supervised tasks.
+# - Compare with cheap baselines: images that were aligned and blurred beat everything that was learned without labels.
 
 # %% [markdown]
 # ## Exercises
@@ -695,7 +744,7 @@ assert better(accuracy["supervised"], best) and better(
 
 # %% [markdown]
 # **1. Warm-up: the contrastive loss at chance.** If all projections are equal, every view is equally similar to every
-# other one. Implement `chance_loss(images)`, the loss of Formula 7.5 for two views of so many images. Why does a larger
+# other one. Implement `chance_loss(images)`, the loss of Formula 7.5 for two views of that many images. Why does a larger
 # batch make the task harder?
 
 

@@ -11,7 +11,8 @@ from meta_keras.unsupervised.distances import matrix, squared_distances
 class DensityCoverage(NamedTuple):
     """How close generated examples are to real ones, and which fraction of the real ones has any of them nearby.
 
-    density: about 1 if the distributions are equal; below 1 if many generated examples are far from all real ones.
+    density: about 1 if the distributions are equal; below 1 if many generated examples are far from all real ones, and
+        above 1 if they crowd where real ones are dense.
     coverage: from 0 to 1; low if the generator leaves out a part of the real examples.
 
     >>> real = np.array([[0.0], [1.0], [10.0], [11.0]])
@@ -24,10 +25,10 @@ class DensityCoverage(NamedTuple):
 
 
 def density_and_coverage(real: Any, generated: Any, *, neighbors: int = 5) -> DensityCoverage:
-    """Naeem et al., "Reliable Fidelity and Diversity Metrics for Generative Models", 2020 (Formula 7.9).
+    """Naeem et al., "Reliable Fidelity and Diversity Metrics for Generative Models", 2020 (Formula 7.10).
 
-    B_i is the ball around real example i that reaches to its k-th nearest neighbor among the other real ones. Its
-    radius is a nearest-neighbor estimate of the density of real examples there.
+    B_i is the ball around real example i that reaches to its k-th nearest neighbor among the other real ones, so balls
+    are small where real examples are dense.
 
         density = mean over generated y of (number of balls B_i that contain y) / k
         coverage = fraction of real examples i whose ball B_i contains at least one generated example
@@ -56,7 +57,7 @@ def density_and_coverage(real: Any, generated: Any, *, neighbors: int = 5) -> De
 
 
 def effective_classes(labels: Any) -> float:
-    """How many equally frequent classes would be as diverse as these labels: exp of their entropy (Formula 7.10).
+    """How many equally frequent classes would be as diverse as these labels: exp of their entropy (Formula 7.9).
 
         exp(-sum over classes of p_k log p_k),  where p_k is the fraction of class k
 
