@@ -771,8 +771,8 @@ plt.show()
 # > **In the articles.** D2 writes $g(x) = \psi(x; \omega)$ and $h(x) = \rho(x; \xi)$; this chapter adds the support set
 # > and the seed. D1's *meta-network* (元网络) is model-based and its *meta-optimization* (元优化) optimization-based; D1 also
 # > counts transfer learning as meta-learning. D4's families are model adaptation (distillation, splitting), transfer,
-# > and unsupervised algorithms. D4
-# > names efficiency, generalization and adaptability as advantages.
+# > and unsupervised algorithms; its
+# > "frameworks" are general tools.
 
 # %% [markdown]
 # ## Summary

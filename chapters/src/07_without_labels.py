@@ -73,7 +73,7 @@ for name, encode in features.items():
 # Gidaris, Singh and Komodakis (2018) rotate every image by 0, 90, 180 and 270 degrees, and train a classifier to predict
 # which of the four it was. To tell that a shoe is upside down, one has to recognize soles and laces.
 
-# %%
+# %% alt="Twelve garments, and below each the same one rotated by the number of quarter turns that is its class"
 fashion = mk.load("fashion")
 clothes, clothes_labels = fashion.split("train").arrays(scaled=True)
 new_clothes, new_labels = fashion.split("test").arrays(scaled=True)
@@ -138,7 +138,7 @@ print(f"rotation of new images, 200 steps: {interval(known)}")
 # as X, S or O. `rotation_similarity` estimates this without labels, by the largest correlation of a blurred image with
 # its own rotations. The estimate is rough: small drawings also score high, because the blur merges their strokes.
 
-# %%
+# %% alt="The twelve characters that are least similar to their own rotations, and the twelve that are most similar, each with its similarity"
 letters = test.arrays(scaled=True)[0]
 similarity = mk.unsupervised.rotation_similarity(letters)
 order = np.argsort(similarity)
@@ -152,7 +152,7 @@ show(rows, [np.round(similarity[line], 2) for line in chosen])
 # drawings of the same letters by the other writers, and on letters of unseen alphabets, all with the same limit. Lines
 # are means over one run for each of three learning rates (0.003, 0.009 and 0.027), and bands their range:
 
-# %%
+# %% alt="Accuracy of the predicted rotation over training steps: that of training images rises steadily, that of new drawings a little, and those of unseen letters stay near chance"
 runs = [stored[f"rotations: letters, rate {rate}"] for rate in (0.003, 0.009, 0.027)]
 steps = [50, 100, 200, 400, 800, 1600]
 for name, style in zip(runs[0], ("-o", "--s", ":v", ":^"), strict=True):
@@ -261,7 +261,7 @@ vae = VAE(encoder(), keras.Sequential([keras.Input((16,)), *pixels]))
 vae.compile(keras.optimizers.Adam(0.003))
 history = vae.fit(clothes, validation_data=new_clothes, batch_size=64, epochs=20, verbose=0).history
 
-# %%
+# %% alt="Loss, reconstruction error and KL divergence of the VAE over epochs: the first two fall on training images and on new images, and the third settles"
 fig, axes = plt.subplots(1, 3, figsize=(9, 2.4), layout="constrained")
 titles = {"loss": "loss", "reconstruction": "reconstruction", "kl": "KL divergence"}
 for ax, (name, title) in zip(axes, titles.items(), strict=True):
@@ -286,7 +286,7 @@ judged["mean image"] = np.repeat(clothes.mean(axis=0, keepdims=True), len(new_cl
 right = {name: judge.evaluate(x, new_labels, verbose=0)[1] for name, x in judged.items()}
 print("classified correctly:", {name: round(value, 3) for name, value in right.items()})
 
-# %%
+# %% alt="Twelve garments, their blurred reconstructions, and twelve blurred samples, of which some look like garments"
 shown = {"image": originals, "reconstruction": vae.reconstruct(originals)}
 shown["sample"] = vae.decode(np.random.default_rng(0).normal(size=(12, 16)))
 show(shown)
@@ -317,7 +317,7 @@ plt.show()
 # A **latent traversal** changes a single latent variable. Here are the four with the largest divergence on average;
 # variables with a divergence near zero are ignored by the decoder (*posterior collapse*).
 
-# %%
+# %% alt="Four rows of decoded images, each along one latent variable from -2.5 to 2.5: sleeves, width, brightness and length change"
 mu, log_variance = vae.posterior(new_clothes)
 per_variable = 0.5 * np.mean(mu**2 + np.exp(log_variance) - log_variance - 1, axis=0)
 rows = {}
@@ -339,7 +339,7 @@ assert right["images"] > right["reconstructions"] > right["mean image"] + 0.2
 # different ones. Without labels we do not know such pairs, but we can make them: SimCLR (Chen et al., 2020) applies two
 # random augmentations to every image, and calls the results its **views**.
 
-# %%
+# %% alt="Twelve characters, each with two views that are shifted, resized, slanted and blurred at random"
 blank = {"fill_mode": "constant"}
 augment = keras.Sequential(
     [
@@ -403,7 +403,7 @@ print(f"loss of D {of_discriminator:.3f}, loss of G {of_generator:.3f}")
 # **non-saturating** loss of Formula 7.7 has a gradient of almost $-1$ there. (For the third curve, see
 # the note below.)
 
-# %%
+# %% alt="Gradient for the generator over the logit of a generated image: where the discriminator is sure, that of the saturating loss vanishes and that of the non-saturating loss does not"
 logits = tf.Variable(np.linspace(-8, 4, 100, dtype="float32"))
 with tf.GradientTape(persistent=True) as tape:
     losses = {
@@ -451,7 +451,7 @@ gan.compile(keras.optimizers.Adam(0.0005, beta_1=0.5), jit_compile=False)
 history = gan.fit(small, batch_size=64, epochs=8, verbose=0).history
 print({name: round(values[-1], 3) for name, values in history.items()})
 
-# %%
+# %% alt="Twelve real garments, and twelve generated images that are shapeless"
 show({"real": small_test[::42], "generated": gan.sample(12, seed=0)})
 
 # %% [markdown]
@@ -507,7 +507,7 @@ mean_image = {key: f"{gan_runs['test: mean image of each class'][key]:.3f}" for 
 table.append({"images": "mean image of each class", **mean_image, "collapsed": "–"})
 mk.report.Table(table)
 
-# %%
+# %% alt="Effective classes and coverage over training steps for five seeds: classes are close to ten from the beginning, and coverage rises to about 0.7, below that of real images"
 fig, axes = plt.subplots(1, 2, figsize=(9, 2.8), sharex=True)
 levels = {"classes": 10, "coverage": 2 * half}
 for ax, (key, level) in zip(axes, levels.items(), strict=True):
@@ -560,7 +560,7 @@ assert normal["coverage"].mean() < with_penalty["coverage"].mean() / 2
 #
 # $$\sum_i \min_c \lVert f(x_i) - m_c \rVert^2 \qquad \text{(Formula 7.11)}$$
 
-# %%
+# %% alt="A task from clusters: the images of a class have similar amounts of ink, but often show different characters"
 blurred = tf.nn.avg_pool2d(images, 4, 4, "SAME").numpy().reshape(len(images), -1)
 clusters = cluster_classes(train.examples[::4], blurred[::4], clusters=200, seed=0).with_at_least(3)
 print(clusters)
@@ -575,7 +575,7 @@ figure = mk.report.show_episode(episode)
 #
 # $$\prod_{i=1}^{N-1} \frac{(C - i) \, M}{C M - i} \qquad \text{(Formula 7.12)}$$
 
-# %%
+# %% alt="A task from augmentation: for each of five characters, one image as support, and two augmented versions of it as queries"
 C, M = len(train), 20
 for N in (5, 20, 40):
     print(f"{N} ways, all different: {np.prod([(C - i) * M / (C * M - i) for i in range(1, N)]):.3f}")
@@ -616,7 +616,7 @@ for name, values in accuracy.items():
     rows.append({**row, "1-shot": mk.Score.of(values), "behind supervised": last})
 mk.report.Table(rows)
 
-# %%
+# %% alt="Accuracy on unseen alphabets over meta-training steps: supervised tasks end above aligned pixels, CACTUs a little below, and UMTRA stays far below both"
 fig, ax = plt.subplots(figsize=(6.5, 2.8))
 for (name, group), marker in zip(by_tasks.items(), "osD", strict=True):
     curve = np.mean([run["curve"] for run in group], axis=0)
@@ -671,7 +671,7 @@ rows = [
 ]
 mk.report.Table(rows)
 
-# %%
+# %% alt="Accuracy of eleven kinds of features and tasks with one and five images per class: supervised tasks and aligned pixels are highest, CACTUs follows, and rotation and raw pixels are near the bottom"
 fig, ax = plt.subplots(figsize=(7, 3.4))
 for shots, marker, color in ((1, "o", mk.report.PALETTE[0]), (5, "s", mk.report.PALETTE[1])):
     places = [place for place, name in enumerate(names) if (name, shots) in scores]
