@@ -11,7 +11,7 @@ curves of which a fifth of the support targets are replaced by random numbers (H
 ten support labels are wrong (5-way 5-shot, label smoothing), and the same without errors.
 
 schedules: one learning rate per step for a network of dense layers that is trained on 10-way glyphs of 7x7 pixels for
-100 steps on minibatches of eight: learned with hypergradients through pieces of ten or all 100 steps, and tuned
+100 steps on minibatches of eight: learned with hypergradients through segments of ten or all 100 steps, and tuned
 (constant, exponential and cosine decay, and the hypergradient descent of Baydin et al., 2018).
 
 Every setting is selected on validation tasks: first the outer learning rate, then the others, in grids that are
@@ -402,7 +402,7 @@ def tuned_schedule(measured: Schedules, kind: str) -> dict[str, Any]:
 def learned(horizon: int, seed: int, meta_rate: float) -> list[float]:
     """The schedule after meta-training from a constant rate of 0.1.
 
-    No loss of a piece comes after its last update, so the rate of the step before is used for it, too.
+    No loss of a segment comes after its last update, so the rate of the step before is used for it, too.
     """
     rates = LearnedRates(0.1, "step", logarithmic=True)
     unrolled(rates, horizon, seed, meta_rate).fit(ten_ways("train", 8, seed), steps_per_epoch=META_STEPS, verbose=0)

@@ -613,7 +613,7 @@ def test_the_gradient_through_a_whole_training_vanishes_or_explodes():
     assert unstable[1] > 1e6 * unstable[0], "it explodes: 1 - 0.1 * 23 = -1.3"
 
     training = mk.UnrolledTraining(mk.networks.mlp(1, hidden=(4,)), mk.rules.UpdateNetwork(0.01), steps=4, truncation=2)
-    assert (training.steps, training.truncation) == (4, 2), "a fixed number of steps, in pieces"
+    assert (training.steps, training.truncation) == (4, 2), "a fixed number of steps, in segments"
     with pytest.raises(ValueError, match="multiple of truncation"):
         mk.UnrolledTraining(mk.networks.mlp(1), mk.rules.UpdateNetwork(0.01), steps=5, truncation=2)
 

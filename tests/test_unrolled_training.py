@@ -1,4 +1,4 @@
-"""Meta-training on whole training runs: gradients in pieces, diverged runs, and what the runs are."""
+"""Meta-training on whole training runs: gradients in segments, diverged runs, and what the runs are."""
 
 import keras
 import numpy as np
@@ -30,7 +30,7 @@ def training_of(update, net=None, **settings):
 
 
 def gradients_by_hand(training, inputs, clipnorm=1e9, runs=(0, 1)):
-    """The meta-loss of some runs and its gradients, one run and one piece after another on eager tapes."""
+    """The meta-loss of some runs and its gradients, one run and one segment after another on eager tapes."""
     x, y, _ = inputs
     update, omega = training.update, training.update.trainable_variables
     seed = tf.constant([training.seed, 0])
@@ -81,14 +81,14 @@ def test_eagerly_it_comes_to_the_same(precise):
         np.testing.assert_allclose(one, other, rtol=1e-10)
 
 
-def test_a_longer_piece_has_another_gradient(precise):
+def test_a_longer_segment_has_another_gradient(precise):
     tasks, found = regression(tasks=2, support=6), []
     for truncation in (1, 2, 4):
         training = training_of(LearnedRates(0.05, per="layer"), truncation=truncation)
         found.append(tf.function(training.meta_gradients)(*tasks)[2])
     losses, gradients = zip(*found, strict=True)
     np.testing.assert_allclose(losses, losses[0], rtol=1e-12)
-    # The loss before the first update of a piece does not depend on that update.
+    # The loss before the first update of a segment does not depend on that update.
     assert all(np.all(one == 0) for one in gradients[0])
     assert not np.allclose(gradients[1][0], gradients[2][0], rtol=0.01)
 
@@ -172,7 +172,7 @@ def test_other_updates_can_be_trained_too():
     assert all(float(rate) != 0.001 for rate in rates.rates)
 
 
-def test_a_schedule_is_trained_but_for_the_last_step_of_each_piece(precise):
+def test_a_schedule_is_trained_but_for_the_last_step_of_each_segment(precise):
     rates = LearnedRates(0.05, per="step", logarithmic=True)
     training = training_of(rates, steps=4, truncation=2, clipnorm=1e9)
     inputs, query_y = regression(tasks=2, support=6)
@@ -180,7 +180,7 @@ def test_a_schedule_is_trained_but_for_the_last_step_of_each_piece(precise):
     wanted_loss, (wanted,) = gradients_by_hand(training, inputs)
     np.testing.assert_allclose(loss, wanted_loss, rtol=1e-10)
     np.testing.assert_allclose(gradient, wanted, rtol=1e-8, atol=1e-12)
-    # No loss of a piece comes after its last update.
+    # No loss of a segment comes after its last update.
     assert gradient[1] == gradient[3] == 0 and gradient[0] != 0 and gradient[2] != 0
 
 

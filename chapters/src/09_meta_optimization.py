@@ -350,9 +350,9 @@ for kind in ("constant", "exponential", "cosine"):
     schedules[kind] = np.minimum(shape(kind, rate, fraction), limit)
 
 # %% [markdown]
-# Now we learn all 100 rates by hypergradients, as logarithms, with Adam. Long training runs are often **truncated** (截断):
-# they are cut into pieces of a few steps, the **horizon**, and each piece is differentiated alone, so that its rates are
-# judged by the loss at the *end of the piece*. We compare horizons of 1, 10 and 100 steps.
+# Now we learn all 100 rates by hypergradients, as logarithms, with Adam. Long training runs are often **truncated**
+# (截断): they are cut into segments of a few steps, the **horizon**, and each segment is differentiated alone, so that
+# its rates are judged by the loss at the *end of the segment*. We compare horizons of 1, 10 and 100 steps.
 
 
 # %%
@@ -465,8 +465,8 @@ history = training.fit(tasks, steps_per_epoch=60, verbose=0)
 print("rates of every fourth step:", *(f"{rate:.2f}" for rate in rates.values()["all"][::4]))
 
 # %% [markdown]
-# In the stored experiment, runs have 100 steps. Hypergradients go back through all of them, or through pieces of ten.
-# (No loss of a piece comes after its last update, so that rate is copied from the step before.) Every schedule was
+# In the stored experiment, runs have 100 steps. Hypergradients go back through all of them, or through segments of ten.
+# (No loss of a segment comes after its last update, so that rate is copied from the step before.) Every schedule was
 # meta-trained for 150 steps of eight runs on training alphabets, at an outer rate that was selected for the full
 # horizon. Constant, exponential and cosine schedules were tuned by the same loss on 64 validation tasks, both initial
 # rate and final fraction, and so was hypergradient descent (Formula 9.6), both initial rate and $\beta$. The table
@@ -512,8 +512,8 @@ plt.show()
 # took 1,152. Hypergradient descent needs no meta-training and is only slightly worse than the exponential schedule (by
 # 0.014 ± 0.004). With a horizon of ten steps, by contrast, the loss is *higher* than at the tuned constant rate, and
 # the rates are smaller in all but the last ten steps: this is consistent with short-horizon bias, although the outer
-# rate was not tuned for this horizon, and neither schedule need have converged. Within each piece, the rates fall, as
-# if every piece were the end of training. So learn schedules through whole runs, or tune two numbers.
+# rate was not tuned for this horizon, and neither schedule need have converged. Within each segment, the rates fall, as
+# if every segment were the end of training. So learn schedules through whole runs, or tune two numbers.
 
 # %%
 along = {name: np.array(found["mean"]) for name, found in measured.items()}
