@@ -724,7 +724,7 @@ print(
 # tasks of test alphabets. Batch normalization uses the statistics of each set of queries. All methods have the
 # same network and tasks. Their learning rates (inner, outer, and $\alpha$) were selected by hill climbing on validation
 # alphabets, which ended for MAML and prototypes (chapter [01](01_learning_to_learn.ipynb)), but was stopped after two
-# moves for the update network.
+# moves for the update network, at the lowest $\alpha$ tried.
 
 # %%
 few_shot = {
