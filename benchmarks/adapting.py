@@ -8,18 +8,13 @@ network alone on the five support images, compiled: nothing that adapts can be f
 and minima in milliseconds.
 """
 
-import importlib.metadata
-import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import tensorflow as tf
-from common import milliseconds
+from common import milliseconds, store
 
 import meta_keras as mk
 
-RESULTS = Path(__file__).resolve().parent / "results" / "adapting.json"
 WAYS, REPEATS, MODELS = 5, 300, 10
 RULES = {"prototypes": mk.rules.Prototypes(), "MAML, 5 steps": mk.rules.GradientDescent(0.1, steps=5)}
 
@@ -49,10 +44,7 @@ def main() -> None:
         functions = calls(rule)
         slow = {"model": functions.pop("model")}
         results[name] = milliseconds(functions, REPEATS) | milliseconds(slow, MODELS)
-    versions = {package: importlib.metadata.version(package) for package in ("keras", "tensorflow")}
-    content = {"cores": os.cpu_count(), "versions": versions, "milliseconds": results}
-    RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(content, indent=1))
+    store("adapting", {"milliseconds": results})
 
 
 if __name__ == "__main__":

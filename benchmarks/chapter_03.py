@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from common import unit
 from record import Record
 
 import meta_keras as mk
@@ -185,7 +186,7 @@ def learned_features(name: str, labels: int, seed: int) -> Task:
 def normalized_features(name: str, labels: int, seed: int) -> Task:
     """The features of the source model as the nearest centroid sees them."""
     data, center = represented(name, labels, seed, "frozen features")
-    return Task(*((of_unit_length(x, center), y) for x, y in data))
+    return Task(*((unit(x - center), y) for x, y in data))
 
 
 def random_features(name: str, labels: int, seed: int) -> Task:
@@ -283,18 +284,14 @@ def flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1).astype("float32") / 255
 
 
-def of_unit_length(rows: np.ndarray, center: np.ndarray) -> np.ndarray:
-    return (rows - center) / np.linalg.norm(rows - center, axis=1, keepdims=True)
-
-
 def nearest_centroid(name: str, labels: int, kind: str) -> dict[str, Any]:
     """The class of the nearest mean of the vectors, centered and normalized (Wang et al., "SimpleShot", 2019)."""
     accuracies = []
     for seed in range(SEEDS):
         data, center = represented(name, labels, seed, kind)
-        x, y = of_unit_length(data.train[0], center), data.train[1]
+        x, y = unit(data.train[0] - center), data.train[1]
         means = np.stack([x[y == label].mean(axis=0) for label in range(pair(name).classes)])
-        distances = np.linalg.norm(of_unit_length(data.test[0], center)[:, None] - means, axis=2)
+        distances = np.linalg.norm(unit(data.test[0] - center)[:, None] - means, axis=2)
         accuracies.append(round(float(np.mean(distances.argmin(axis=1) == data.test[1])), 4))
     return {"accuracy": accuracies}
 

@@ -35,7 +35,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from common import climb, halved
+from common import climb, halved, unit
 from keras import layers
 from record import Record, measure_parts
 
@@ -174,8 +174,7 @@ METHODS = ("alone", "alone, augmented", "shared, augmented")
 def nearest_means(train: np.ndarray, labels: np.ndarray, x: np.ndarray) -> np.ndarray:
     """The distances to the class means, negative, after centering and normalizing."""
     center = train.mean(axis=0)
-    train, x = (rows - center for rows in (train, x))
-    train, x = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9) for rows in (train, x))
+    train, x = (unit(rows - center) for rows in (train, x))
     means = np.stack([train[labels == k].mean(axis=0) for k in range(labels.max() + 1)])
     return -np.linalg.norm(x[:, None] - means[None], axis=2)
 

@@ -1,10 +1,14 @@
 """What several measurements share: the search of learning rates, training again, preparing data, and timing."""
 
 import functools
+import importlib.metadata
 import itertools
+import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,6 +18,7 @@ import tensorflow as tf
 import meta_keras as mk
 from meta_keras.rules import Update
 
+RESULTS = Path(__file__).resolve().parent / "results"
 Point = tuple[float, ...]
 
 
@@ -64,6 +69,14 @@ def milliseconds(functions: dict[str, Callable[[], None]], repeats: int) -> dict
         name: {"median": round(statistics.median(times), 2), "minimum": round(min(times), 2)}
         for name, times in found.items()
     }
+
+
+def store(name: str, content: dict[str, Any]) -> None:
+    """Write and print benchmarks/results/<name>.json, which also says on what it was measured."""
+    versions = {package: importlib.metadata.version(package) for package in ("keras", "tensorflow")}
+    text = json.dumps({"cores": os.cpu_count(), "versions": versions} | content, indent=1)
+    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
 
 
 class RatePerNetwork(keras.optimizers.schedules.LearningRateSchedule):

@@ -7,20 +7,15 @@ does it. "step" is that alone; "training step" includes the forward and backward
 in benchmarks/results/learned_optimizer.json: medians and minima in milliseconds.
 """
 
-import importlib.metadata
-import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
-from common import milliseconds
+from common import milliseconds, store
 
 import meta_keras as mk
 
-RESULTS = Path(__file__).resolve().parent / "results" / "learned_optimizer.json"
 SIDE, EXAMPLES, REPEATS = 1000, 128, 60
 
 
@@ -62,10 +57,7 @@ def main() -> None:
     for times in results.values():
         for kind in ("median", "minimum"):
             times[f"ratio of {kind}s"] = round(times["LearnedOptimizer"][kind] / times["Adam"][kind], 2)
-    versions = {package: importlib.metadata.version(package) for package in ("keras", "tensorflow")}
-    content = {"weights": SIDE**2, "cores": os.cpu_count(), "versions": versions, "milliseconds": results}
-    RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(content, indent=1))
+    store("learned_optimizer", {"weights": SIDE**2, "milliseconds": results})
 
 
 if __name__ == "__main__":

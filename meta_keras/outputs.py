@@ -30,6 +30,11 @@ class Traced(NamedTuple):
 _known: weakref.WeakKeyDictionary[keras.Model, Traced] = weakref.WeakKeyDictionary()
 
 
+def number_of_outputs(model: keras.Model) -> int:
+    """How many outputs a model has; 1 if it does not say."""
+    return len(getattr(model, "outputs", None) or [None])
+
+
 def final_activation(network: keras.Model) -> str | None:
     """The activation that a network ends in: "softmax", "log_softmax", "sigmoid", or None for any other or none.
 

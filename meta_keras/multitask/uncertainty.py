@@ -1,5 +1,6 @@
 """Uncertainty weighting: the weight of each task is learned from the size of its loss."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,13 +43,12 @@ def uncertainty_loss(
 
 
 def _conditions(labeled: Any) -> tf.Tensor:
-    try:
+    """(K,) whether each task has labels."""
+    with contextlib.suppress(TypeError, ValueError):  # not a tensor at all
         values = tf.convert_to_tensor(labeled)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"labeled must be True or False for each task; got {checks.shown(labeled)}.") from error
-    if values.dtype != tf.bool:
-        raise ValueError(f"labeled must be True or False for each task; got {checks.shown(labeled)}.")
-    return values
+        if values.dtype == tf.bool:
+            return values
+    raise ValueError(f"labeled must be True or False for each task; got {checks.shown(labeled)}.")
 
 
 def _check_one_per_task(name: str, values: Any, count: int) -> None:

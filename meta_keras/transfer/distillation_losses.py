@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.inputs import check_inputs
-from meta_keras.outputs import final_activation
+from meta_keras.outputs import final_activation, number_of_outputs
 
 # Beyond these, logits divided by T overflow, or differences between probabilities vanish in single precision.
 TEMPERATURES = (0.01, 1000)
@@ -82,7 +82,7 @@ def logits_of(network: keras.Model, outputs: tf.Tensor) -> tf.Tensor:
 
 def check_class_outputs(network: keras.Model, name: str = "network") -> None:
     """Raise a ValueError unless the outputs are logits or probabilities of two or more exclusive classes."""
-    if (outputs := len(getattr(network, "outputs", None) or [None])) > 1:
+    if (outputs := number_of_outputs(network)) > 1:
         raise ValueError(f"{name} must have one output; {network.name!r} has {outputs}.")
     shape = getattr(network, "output_shape", None)
     if isinstance(shape, tuple) and shape[-1] == 1:

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.outputs import default_loss, final_activation
+from meta_keras.outputs import default_loss, final_activation, number_of_outputs
 from meta_keras.transfer.freezing import freeze, names_to_train
 
 
@@ -151,7 +151,7 @@ def _inputs_and_targets(data: Any) -> tuple[Any, Any, Any]:
 
 def _check_targets(model: keras.Model, targets: tf.Tensor) -> None:
     """Raise a ValueError unless the targets are numbers for a model with one output, and each label has a unit."""
-    if (outputs := len(getattr(model, "outputs", None) or [None])) > 1:
+    if (outputs := number_of_outputs(model)) > 1:
         raise ValueError(f"The model {model.name!r} has {outputs} outputs; name their losses with loss=.")
     if not tf.size(targets) or not (targets.dtype.is_integer or targets.dtype.is_floating):
         raise ValueError(
