@@ -7,8 +7,7 @@
 #
 # **Prerequisites.** Python, NumPy, and a basic idea of neural networks. Chapter 02 reviews how networks are trained.
 #
-# **Time.** About 75 minutes of reading and experimenting, or one 90-minute lecture. The notebook runs in less than 90
-# seconds on two CPU cores.
+# **Time.** About 75 minutes, or one 90-minute lecture. The notebook runs in less than 90 seconds on two CPU cores.
 #
 # ![Five characters of an unseen alphabet, with one support image and eight query images each](first_success.png)
 #
@@ -41,7 +40,8 @@ keras.utils.set_random_seed(0)
 # %% [markdown]
 # ## The data
 #
-# All experiments use `glyphs`, a synthetic data set modeled on Omniglot (Lake et al., 2015):
+# All experiments use `glyphs`, a synthetic data set modeled on Omniglot, handwritten characters of 50 alphabets (Lake
+# et al., 2015):
 #
 # | | |
 # |---|---|
@@ -64,9 +64,9 @@ for pool in (train, validation, test):
 # %% [markdown]
 # ### Are the test characters really new?
 #
-# No alphabet is in two splits, but alphabets may share shapes. Therefore, when the data set was made, one of any two
-# characters that were too similar was removed. We check that no test image is in the training set, and show the six
-# test characters whose mean images correlate most with that of a training character (numbers: correlations):
+# No alphabet is in two splits, but alphabets may share shapes. Therefore, one of any two characters whose blurred
+# drawings were too similar was removed. No test image is in the training set, but some test characters still resemble
+# training characters. Here are the six with the highest correlations (numbers) of mean images:
 
 # %%
 training_images = {image.tobytes() for image in train.examples}
@@ -100,8 +100,8 @@ plt.show()
 # ## Tasks and episodes
 #
 # A **task** (任务) is a single learning problem with its own small data set, for example *distinguish these five
-# characters*. Tasks are drawn from a **task distribution**, such as *five random test characters*. Learning from
-# some of its tasks how to adapt to *new* ones is a **meta-learning problem** (元学习问题).
+# characters*. Tasks are drawn from a **task distribution**, such as *five random characters*. Learning from some of its
+# tasks how to adapt to *new* ones is a **meta-learning problem** (元学习问题).
 #
 # A learner adapts to the labeled **support set** (支持集) $S$ of a task and is then evaluated on its **query set** (查询集)
 # $Q$. The two together form an **episode** (情节). An *N-way K-shot* task has $N$ classes with $K$ support examples per
@@ -138,7 +138,7 @@ assert not support & query
 # ## Three functions
 #
 # D2, one of the articles listed below, describes meta-learning by three functions, which organize the library. The
-# names in bold are D2's; papers speak of a network, an adaptation rule and a task distribution. The first two form the
+# names in bold are D2's; papers use the terms network, adaptation rule and task distribution. The first two form the
 # meta-learner.
 #
 # **Meta-knowledge** (元知识) is what has been learned from all previous tasks: a network with weights $\theta$
@@ -239,10 +239,11 @@ assert np.allclose(answer[0], logits) and np.allclose(logits, [[-4.0, -9.0]])
 # ## The episodic training loop
 #
 # Episodic training minimizes the loss of Formula 1.4 by gradient descent: in each step, sample tasks, compute the loss
-# on their queries, and change the weights to reduce it. The network is **conv4**, a standard backbone of few-shot
-# learning, here with 32 instead of the usual 64 filters: four blocks of a convolution, batch normalization (which
-# standardizes every channel), a ReLU (which sets negative values to zero) and pooling map an image to 32 numbers. The
-# optimizer **Adam** (chapter 02) is a variant of gradient descent that scales the step of each weight.
+# on their queries, and change the weights to reduce it. The network is **conv4**, a standard backbone (feature
+# extractor) of few-shot learning, here with 32 instead of the usual 64 filters: four blocks of a convolution, batch
+# normalization (which standardizes every channel), a ReLU (which sets negative values to zero) and pooling map an image
+# to 32 numbers. The optimizer **Adam** (chapter 02) is a variant of gradient descent that scales the step of each
+# weight.
 
 # %%
 network = mk.networks.conv4(filters=32)
@@ -306,13 +307,13 @@ assert np.allclose(history.history["loss"], losses, rtol=1e-3)
 # - **Aligned pixels**: nearest class mean, by the cosine, of images that are cropped to their ink, resized and blurred.
 #   Nothing is learned, but our own prior knowledge is used: position and size do not identify a character, and small
 #   distortions matter little.
-# - **Classifier**: conv4 trained as an ordinary classifier of all 851 base classes. For test tasks, its classification
-#   layer is replaced by the nearest class mean of its embeddings, as in SimpleShot (Wang et al., 2019).
+# - **Classifier**: conv4 trained as a classifier of all 851 base classes. For test tasks, its classification layer is
+#   replaced by the nearest class mean of its embeddings, as in SimpleShot (Wang et al., 2019).
 
 # %% [markdown]
-# Except for their mean image, only the classifier sees the training alphabets. It shows whether *any training on
-# related data* is enough. With such features, Chen et al. (2019), who train a cosine layer on every support set,
-# matched many meta-learning methods, and Tian et al. (2020), who use logistic regression, outperformed them.
+# Apart from the mean image for pixels, only the classifier uses the training alphabets. It shows whether *any training
+# on related data* is enough. With such features, Chen et al. (2019), who train a cosine layer on every support set,
+# matched many meta-learning methods, and Tian et al. (2020), who use logistic regression, outperformed such methods.
 
 # %%
 test_tasks = mk.FewShot(test, ways=5, shots=1, queries=5, meta_batch=20, seed=2)
@@ -329,8 +330,8 @@ results = {
 
 # %% [markdown]
 # For aligned pixels, we crop each image to the bounding box of its ink, resize it to 24 x 24 pixels, and blur it with a
-# Gaussian, whose width `sigma` is read from stored results (see below). For vectors of length 1, the nearest one is that
-# with the largest cosine:
+# Gaussian, whose standard deviation `sigma` is read from stored results (see below). For vectors of length 1, the
+# nearest has the largest cosine:
 
 
 # %%
@@ -361,11 +362,12 @@ print(f"sigma {sigma}: {results['aligned pixels']}")
 # A fair comparison tunes every method, baselines included. The script `benchmarks/chapter_01.py` used the 20-way
 # accuracy on 1,000 tasks of the *validation* alphabets to select `sigma` from 1, 1.5, 2, 3 and 4; for pixels and
 # networks, whether vectors are scaled to length 1 (L2-normalized), with or without first subtracting their mean on
-# training images (both was selected for pixels, neither for networks); and for the classifier and prototypical networks
-# (*prototypes* in figures and tables), the learning rate and the batch size (images per update). The grid of
-# learning rates was extended while the best value was at its edge, and the batch size, first the better of 60 and 120,
-# was then halved or doubled as long as accuracy rose by 0.01. (The classifier's next batch size, 15, reached 0.683, the
-# selected one 0.680.) The figure shows one run per point, each with its best normalization:
+# training images (both were selected for pixels, neither for the networks); and for the classifier and prototypical
+# networks (*prototypes* for short), the learning rate and the batch size (images per update; for prototypes, six per
+# class, so it determines the ways). The grid of learning rates was extended while the best value was at its edge, and
+# the batch size, first the better of 60 and 120, was then halved or doubled as long as accuracy rose by at least 0.01.
+# (The classifier's next batch size, 15, reached 0.683, the selected one 0.680.) The figure shows one run per point,
+# each with its best normalization:
 
 # %% alt="Validation accuracy over the learning rate: that of prototypes rises up to 0.032 and then falls, that of the classifier is highest at 0.004"
 selected = {
@@ -400,8 +402,8 @@ assert selected_kinds == ["plain", "plain", "plain", "centered unit"]  # plain: 
 # (support and query sets separately) and their moving averages in evaluation, so that predictions do not depend on
 # other queries.
 #
-# First, the prototypical network: 250 updates, each on one 20-way task. Snell et al. (2017) also recommend training on
-# more ways than in the test.
+# First, the prototypical network: 250 updates, each on one 20-way task with 120 images. Snell et al. (2017) recommend
+# more ways in training than in the test.
 
 # %%
 IMAGES = 30_000
@@ -459,8 +461,8 @@ print(results["classifier"])
 # Finally, conv4 from scratch: the rule `GradientDescent` takes gradient steps on the support set of each task, starting
 # from random weights. Batch normalization uses the statistics of the support set. The learning rate was selected on 100
 # validation tasks (30 with 20 ways). The number of steps was doubled from 20 until the gain fell below 0.01, and 20-way
-# tasks inherit it. Again, this is not the maximum: on the validation alphabets, which are easier for this baseline than
-# the test alphabets, 160 steps reached 0.753, the selected 40 steps 0.743. To save time, we evaluate only 40 tasks.
+# tasks inherit it. Again, this is not the maximum: on the validation alphabets, which are easier for this baseline, 160
+# steps reached 0.753, the selected 40 steps 0.743. To save time, we evaluate only 40 tasks.
 
 # %%
 settings = stored["selected: from scratch, 5-way"]
@@ -505,7 +507,7 @@ plt.show()
 #
 # $$t_{n-1} \cdot \frac{s}{\sqrt{n}} \qquad \text{(Formula 1.7)}$$
 #
-# to both sides of the mean. The 97.5 % quantile $t_{n-1}$ of Student's t-distribution is 1.96 for large $n$ and 4.30
+# on either side of the mean. The 97.5 % quantile $t_{n-1}$ of Student's t-distribution is 1.96 for large $n$ and 4.30
 # for three values.
 
 # %% [markdown]
@@ -541,10 +543,10 @@ assert round(100 * beyond["prototypes"].mean) == 4
 # %% [markdown]
 # ## Do we need episodes?
 #
-# The script trained both methods with three seeds on about 30,000, 100,000 and 250,000 training examples (about 2, 6 and
-# 15 passes over the training set), and evaluated them on 600 test tasks (from scratch: 200 tasks with 5 ways and 60 with
-# 20). The learning rate was selected again at 100,000 examples, but not at 250,000; all other settings are those of
-# 30,000.
+# The script trained both methods with three seeds at budgets of about 30,000, 100,000 and 250,000 training examples
+# (about 2, 6 and 15 passes over the training set), and evaluated them on 600 test tasks. (*From scratch* has 200 5-way
+# and 60 20-way tasks.) The learning rate was selected again at 100,000 examples, but not at 250,000; all other settings
+# are those of 30,000.
 
 # %%
 SEEDS, BUDGETS, PROBLEMS = range(3), (30_000, 100_000, 250_000), ("5-way", "20-way")
@@ -585,11 +587,11 @@ axes[0].legend(loc="center right")
 plt.show()
 
 # %% [markdown]
-# *Means over three seeds (aligned pixels have none); error bars: 95 % intervals. Stars: the two networks trained above,
-# with seed 0.*
+# *Means over three seeds (aligned pixels have none), for prototypes and classifier with 95 % intervals. Stars: the two
+# networks trained above, with seed 0.*
 #
-# The table compares both networks with aligned pixels, whose interval is over tasks because they have no seed, and with
-# each other, paired by seed: both networks have the same initialization and test tasks.
+# The table compares both networks with aligned pixels, whose interval is over tasks, and with each other, paired by
+# seed: both networks have the same initialization and test tasks.
 
 
 # %%
@@ -646,7 +648,7 @@ mk.report.Table([row(problem, images) for problem in PROBLEMS for images in BUDG
 # Episodes are only one possible cause of a difference: the methods also differ in the number of updates, batch size,
 # learning rate and loss.
 #
-# All this is limited to one network, 1-shot tasks, and one data set, generated with random sizes and distortions;
+# All this is limited to one architecture, 1-shot tasks, and one data set, generated with random sizes and distortions;
 # aligned pixels were not tested on real handwriting.
 
 # %%
@@ -675,7 +677,7 @@ print(*map(aligned_row, hard), sep="\n")
 mk.report.Table([row(problem, images) for problem in hard for images in BUDGETS])
 
 # %% [markdown]
-# Here, the classifier is significantly worse than aligned pixels after 30,000 examples with 5 ways, too. Prototypes
+# Here, the classifier is significantly worse than aligned pixels after 30,000 examples on 5-way tasks, too. Prototypes
 # also exceed the classifier after 250,000 examples, by 0.6 to 2.0 percentage points (5-way) and 0.8 to 4.9 (20-way).
 # However, neither method was tuned at this budget, and among twelve comparisons some intervals may exclude zero by
 # chance.
@@ -689,8 +691,8 @@ bounds = [(d.mean - d.interval, d.mean + d.interval) for d in differences[2::3]]
 assert np.allclose(bounds, [(0.006, 0.020), (0.008, 0.049)], atol=6e-4)
 
 # %% [markdown]
-# The opening figure shows, of ten tasks within one alphabet, the one whose accuracy is closest to the average of this
-# run's prototypes:
+# The opening figure shows, of ten tasks within one alphabet, the one whose accuracy is closest to the average of the
+# prototypical network above:
 
 # %% picture="first_success" jupyter={"outputs_hidden": true}
 options = {"ways": 5, "shots": 1, "meta_batch": 20, "queries": 5, "seed": 2}
@@ -748,7 +750,7 @@ plt.show()
 # | family | adaptation to a task | examples | chapters |
 # |---|---|---|---|
 # | **metric-based** | compare queries with the support set in an embedding space | matching networks, prototypical networks | 01 |
-# | **model-based** | a network reads the support set and outputs predictions or weights | memory-augmented networks, hypernetworks | 08, 13 |
+# | **model-based** | a network reads the support set and outputs predictions, weights or mixing coefficients | memory-augmented networks, hypernetworks | 08, 13 |
 # | **optimization-based** | a few gradient steps with learned initialization, learning rates or update rule | MAML, Meta-SGD, Reptile, learned optimizers | 09-12 |
 
 # %% [markdown]
@@ -770,9 +772,8 @@ plt.show()
 #
 # > **In the articles.** D2 writes $g(x) = \psi(x; \omega)$ and $h(x) = \rho(x; \xi)$; this chapter adds the support set
 # > and the seed. D1's *meta-network* (元网络) is model-based and its *meta-optimization* (元优化) optimization-based; D1 also
-# > counts transfer learning as meta-learning. D4's families are model adaptation (distillation, splitting), transfer,
-# > and unsupervised algorithms; its
-# > "frameworks" are general tools.
+# > counts transfer learning as meta-learning. D4's families are model adaptation (distillation, splitting), transfer, and
+# > unsupervised algorithms.
 
 # %% [markdown]
 # ## Summary
@@ -782,8 +783,9 @@ plt.show()
 # - Prototypical networks classify by the nearest class mean in an embedding space, and learn only the embedding.
 # - After 30,000 training examples, only prototypical networks on 5-way tasks were significantly better than alignment and blur.
 #   From 100,000 examples on, both networks were.
-# - Prototypical networks were better than an ordinary classifier after 30,000 examples. After 100,000 or more, the comparison on
-#   ordinary test tasks is inconclusive. Within an alphabet, prototypes were also better after 250,000.
+# - Prototypical networks were better than an ordinary classifier after 30,000 examples. After 100,000 or more, the
+#   comparison on ordinary test tasks is inconclusive. Within an alphabet, prototypes were also better after 250,000,
+#   where neither method was tuned.
 # - Comparisons need strong baselines, equal budgets, settings selected on validation tasks, and intervals.
 
 # %% [markdown]
