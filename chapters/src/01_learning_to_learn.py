@@ -397,10 +397,10 @@ assert selected_kinds == ["plain", "plain", "plain", "centered unit"]  # plain: 
 # %% [markdown]
 # ## Training both methods
 #
-# We now train both methods on 30,000 training examples, counting repetitions. The learning rate follows a **cosine
-# decay**: it falls to zero along half a cosine wave. Batch normalization uses the statistics of the batch in training
-# (support and query sets separately) and their moving averages in evaluation, so that predictions do not depend on
-# other queries.
+# We train both methods on 30,000 training examples, counting repetitions. The learning rate follows a **cosine decay**:
+# it falls to zero along half a cosine wave. Batch normalization uses the statistics of the batch in training (support
+# and query sets separately) and their moving averages in evaluation, so that predictions do not depend on other
+# queries.
 #
 # First, the prototypical network: 250 updates, each on one 20-way task with 120 images. Snell et al. (2017) recommend
 # more ways in training than in the test.
@@ -461,8 +461,8 @@ print(results["classifier"])
 # Finally, conv4 from scratch: the rule `GradientDescent` takes gradient steps on the support set of each task, starting
 # from random weights. Batch normalization uses the statistics of the support set. The learning rate was selected on 100
 # validation tasks (30 with 20 ways). The number of steps was doubled from 20 until the gain fell below 0.01, and 20-way
-# tasks inherit it. Again, this is not the maximum: on the validation alphabets, which are easier for this baseline, 160
-# steps reached 0.753, the selected 40 steps 0.743. To save time, we evaluate only 40 tasks.
+# tasks inherit it. Again, this is not the maximum: on the validation alphabets, which are easier for this baseline than
+# test alphabets, 160 steps reached 0.753, the selected 40 0.743. To save time, we evaluate only 40 tasks.
 
 # %%
 settings = stored["selected: from scratch, 5-way"]
@@ -588,7 +588,7 @@ plt.show()
 
 # %% [markdown]
 # *Means over three seeds (aligned pixels have none), for prototypes and classifier with 95 % intervals. Stars: the two
-# networks trained above, with seed 0.*
+# networks trained above (seed 0).*
 #
 # The table compares both networks with aligned pixels, whose interval is over tasks, and with each other, paired by
 # seed: both networks have the same initialization and test tasks.
