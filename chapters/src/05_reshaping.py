@@ -44,7 +44,7 @@ stored = mk.report.measured("chapter_05")  # long measurements, made by benchmar
 # To study several tasks at once, we rotate each image of a subset of Fashion-MNIST by 0, 90, 180 and 270 degrees. One
 # task is to recognize the *class*, the other the *orientation*. Because every image occurs in every orientation,
 # neither label contains information about the other. For speed, images are reduced to 14 x 14 pixels. The subset has
-# 200 training images per class, of which every fourth is in the validation set, and 50 test images per class.
+# 150 training, 50 validation and 50 test images per class.
 
 
 # %%
@@ -96,8 +96,8 @@ print("teacher:", x_teacher.shape, " student:", x_few.shape, " test:", x_test.sh
 #
 # **Distillation** (模型蒸馏, also 知识蒸馏) transfers what a large model, the **teacher** (教师模型), has learned to a small model,
 # the **student** (学生模型). Our teacher is a dense **backbone** (主干) with two hidden layers of 256 units and dropout
-# (randomly zeroed units in training), followed by one output layer, or **head** (头部), per task. `join_models` connects
-# them.
+# (which zeroes random units during training), followed by one output layer, or **head** (头部), per task. `join_models`
+# connects them.
 
 
 # %%
@@ -122,8 +122,8 @@ def classifier_of(width, outputs):
 
 # %% [markdown]
 # The next function trains a model with Adam on 32 examples per step. Learning rates, numbers of steps and other
-# hyperparameters were selected on the validation set, as described below; to save time, this notebook never trains for
-# more than 3,200 steps.
+# hyperparameters were selected on the validation set, as described below; to save time, this notebook trains for at
+# most 3,200 steps.
 
 
 # %%
@@ -169,7 +169,8 @@ assert class_teacher.count_params() > 30 * student.count_params()
 
 # %% [markdown]
 # A well-trained teacher is often so confident that the other probabilities are close to zero. Therefore its logits $z$
-# are divided by a **temperature** $T$ (温度) before the softmax. The results are called **soft labels** (软标签):
+# are divided by a **temperature** $T$ (温度) before the softmax. The results are called **soft labels** or *soft targets*
+# (软标签):
 #
 # $$p_k(T) = \frac{e^{z_k / T}}{\sum_j e^{z_j / T}} \qquad \text{(Formula 5.1)}$$
 #
@@ -261,9 +262,9 @@ plt.show()
 # ## The distiller
 #
 # If true labels are available as well, the student can learn from both. The soft loss has the weight $\lambda$, and the
-# cross-entropy with the true label $y$, at temperature 1, the weight $1 - \lambda$:
+# cross-entropy $L_\text{CE}$ with the true label, at temperature 1, the weight $1 - \lambda$:
 #
-# $$L = \lambda \, L_\text{soft} + (1 - \lambda) \, L(y, \text{student}) + \eta \, L_\text{features}
+# $$L = \lambda \, L_\text{soft} + (1 - \lambda) \, L_\text{CE} + \eta \, L_\text{features}
 # \qquad \text{(Formula 5.4)}$$
 #
 # The last term is optional and explained below. The library's `Distiller` is a Keras model around student and teacher
@@ -308,8 +309,8 @@ assert all(np.array_equal(a, b) for a, b in zip(before, class_teacher.get_weight
 # %% [markdown]
 # ## Does distillation help?
 #
-# One run per method is a single sample. The stored measurements (`benchmarks/chapter_05.py`) use ten seeds, each with
-# its own teacher, split of the training images and initialization. Every method may train for up to 12,800 steps; the
+# One run per method is one sample. The stored measurements (`benchmarks/chapter_05.py`) use ten seeds, each with its
+# own teacher, split of the training images and initialization. Every method may train for up to 12,800 steps; the
 # teacher trains for a fixed number of 3,200. Hyperparameters are those with the highest validation accuracy, averaged
 # over three other seeds:
 #
@@ -325,9 +326,9 @@ assert all(np.array_equal(a, b) for a, b in zip(before, class_teacher.get_weight
 # of the chapter uses the same candidates.
 
 # %% [markdown]
-# We call a difference **significant** if the 95 % interval of the *paired* differences, one per seed, excludes zero. All
-# seeds share the same test images, so these intervals describe how much training varies, not how much the test set does,
-# and they are not corrected for multiple comparisons.
+# We call a difference **significant** if the 95 % interval of the *paired* differences, one per seed, excludes zero.
+# All seeds share the same test images, so these intervals describe the variation of training, not of the test set, and
+# they are not corrected for multiple comparisons.
 
 # %%
 METHODS = ("true labels", "label smoothing", "pseudo-labels", "distilled", "distilled without labels")
@@ -408,7 +409,7 @@ mk.report.Table(rows)
 # students learn from the same images and from the teacher alone, either from its probabilities or from its most likely
 # class. Soft labels are significantly better, by 0.053, 0.039 and 0.021. Whether the probabilities of the other classes
 # or the teacher's confidence matter was not separated. Adding true labels helps significantly only with 75 images per
-# class (with 5, $\lambda = 1$ was selected anyway).
+# class (with 5, $\lambda = 1$ was selected).
 
 # %% [markdown]
 # ### Without labels
@@ -419,31 +420,32 @@ mk.report.Table(rows)
 # %%
 unlabeled = "one task: distilled without labels, 75 per class"
 score = mk.Score.of(test_values(unlabeled))
-rows = [{"student": "distilled without labels", "accuracy": score, "difference": ""}]
+minus = "first row minus this row"
+rows = [{"student": "distilled without labels", "accuracy": score, minus: ""}]
 for count in (*COUNTS, 150):
     labeled = f"one task: true labels, {count} per class"
     row = {"student": f"true labels, {count} per class"}
     row["accuracy"] = mk.Score.of(test_values(labeled))
-    rows.append(row | {"difference": compare(unlabeled, labeled)})
-both_labels = ("one task: distilled, 75 per class", "one task: true labels, 150 per class")
-row = {"student": "distilled, 75 per class, minus true labels, 150 per class", "accuracy": ""}
-rows.append(row | {"difference": compare(*both_labels)})
-assert [signs({"": row["difference"]}) for row in rows[1:]] == ["+", "+", "0", "0", "0"]
+    rows.append(row | {minus: compare(unlabeled, labeled)})
+assert [signs({"": row[minus]}) for row in rows[1:]] == ["+", "+", "0", "0"]
+all_labels = compare("one task: distilled, 75 per class", "one task: true labels, 150 per class")
+assert signs({"": all_labels}) == "0"
+print("distilled, 75 per class, minus true labels, 150 per class:", all_labels)
 mk.report.Table(rows)
 
 # %% [markdown]
-# Without labels, except 50 per class for validation, the student is significantly better than with 5 or 20 true labels,
-# and not significantly different from 75 or 150. With 75 labels and the teacher's 75, distillation does not differ
-# significantly from true labels for all 150 (last row). It is useful if the teacher's data is no longer available.
+# Without labels of its own, except 50 per class for validation, the student is significantly better than with 5 or 20
+# true labels, and not significantly different from 75 or 150. With 75 labels and the teacher's 75, distillation does
+# not differ significantly from true labels for all 150 (line above the table).
 
 # %% [markdown]
 # ### Temperature and number of steps
 #
 # Each point is the highest validation accuracy for this temperature or number of steps, over all other
-# hyperparameters. Gray lines are students with true labels.
+# hyperparameters. Colored lines are distilled students, gray lines with open markers students with true labels.
 
 
-# %% alt="Validation accuracy over the temperature, nearly flat, and over training steps, where distilled students are above gray lines of students with true labels"
+# %% alt="Validation accuracy of distilled students over the temperature, nearly flat, and over training steps, where they are above gray lines with open markers, students with true labels"
 def draw_profile(axis, method, name, **look):
     for count, line in zip(COUNTS, LINES, strict=False):
         selected = stored[f"one task: {method}, {count} per class, selected"]
@@ -455,7 +457,7 @@ def draw_profile(axis, method, name, **look):
 figure, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True)
 draw_profile(axes[0], "distilled", "temperature")
 draw_profile(axes[1], "distilled", "steps")
-draw_profile(axes[1], "true labels", "steps", color="0.6")
+draw_profile(axes[1], "true labels", "steps", color="0.6", markerfacecolor="white")
 axes[0].set(xlabel="temperature $T$", ylabel="validation accuracy")
 steps = (200, 400, 800, 1600, 3200, 6400, 12800)
 axes[0].set_xticks((1, 2, 4, 8, 16), (1, 2, 4, 8, 16))
@@ -470,6 +472,10 @@ chosen = [value for key, value in stored.items() if key.endswith("selected") and
 at_limit = [value["validation"]["steps"] for value in chosen if value["steps"] == 12800]
 gain = max(last - max(before) for *before, last in (profile.values() for profile in at_limit))
 print(f"12,800 steps selected in {len(at_limit)} of {len(chosen)} cases, better by at most {gain:.3f}")
+profiles = [dict(zip(*line.get_data(), strict=True)) for line in axes[0].lines]
+assert [max(profile, key=profile.get) for profile in profiles] == [8, 8, 4]
+assert all(min(profile, key=profile.get) == 1 for profile in profiles)
+assert np.all(np.greater(*np.split(np.array([line.get_ydata() for line in axes[1].lines]), 2)))
 
 # %% [markdown]
 # The selected temperatures are 8, 8 and 4, and $T = 1$ is the worst in all three cases. At every number of
@@ -481,7 +487,7 @@ print(f"12,800 steps selected in {len(at_limit)} of {len(chosen)} cases, better 
 # ## Distilling several tasks
 #
 # A teacher for several tasks can be distilled into one student with several heads. The loss is the sum of their soft
-# losses. Because it needs only the teacher's logits, these can be passed to `fit` as targets, without a special model.
+# losses. Because it needs only the teacher's logits, these can be passed to `fit` as targets.
 
 # %%
 both = "both tasks: distilled without labels, 20 per class"
@@ -521,10 +527,9 @@ assert f"{shared.mean:.3f} ± {shared.interval:.3f}" == "0.032 ± 0.006"
 mk.report.Table(rows)
 
 # %% [markdown]
-# For both tasks, distillation is significantly better than each baseline, and distillation without labels is
-# significantly better than pseudo-labels. The distilled student's class accuracy is lower
-# than that of a student for one task, by 0.032 ±
-# 0.006.
+# For both tasks, distillation is significantly better than each baseline, and distillation without labels is better
+# than pseudo-labels, too. The distilled student's class accuracy is lower than that of a student distilled for one task,
+# by 0.032 ± 0.006.
 
 # %% [markdown]
 # > **In the articles.** D4 distills a model for *several tasks*, through a "knowledge representation" (知识表示) that it does
@@ -555,10 +560,10 @@ train(distiller, x_few, y_few["class"], staged, steps=2400)
 print(f"two stages: {accuracy(student(x_test), y_test['class']):.3f} (3,200 of 12,800 steps)")
 
 # %% [markdown]
-# Alternatively, Formula 5.4 can be trained jointly, with a linear $W$: `Distiller(..., features=("first", "first"))`.
-# The script compared both with plain distillation at the same $T$ and $\lambda$, with the same limit of 12,800 steps,
-# of which the first stage takes 800. Candidates were 0.0001 to 0.01 for the learning rate of the first stage and 0.0001
-# to 1 for $\eta$, extended as above.
+# Alternatively, the terms of Formula 5.4 can be minimized jointly, with a linear $W$:
+# `Distiller(..., features=("first", "first"))`. The script compared both with plain distillation at the same $T$ and
+# $\lambda$, with the same limit of 12,800 steps, of which the first stage takes 800. Candidates were 0.0001 to 0.01 for
+# the learning rate of the first stage and 0.0001 to 1 for $\eta$, extended as above.
 
 # %%
 rows = []
@@ -569,10 +574,13 @@ for name in ("in stages", "jointly"):
         row[f"{c} per class"] = compare(*pair)
     rows.append(row)
 assert [signs(row) for row in rows] == ["000", "+00"]
-for name, key in (("in stages", "hint_rate"), ("jointly", "feature_weight")):
+for name, key, words in (
+    ("in stages", "hint_rate", "learning rate of stage 1"),
+    ("jointly", "feature_weight", "η"),
+):
     selected = [stored[f"hints: {name}, {c} per class, selected"] for c in COUNTS]
     values = ", ".join(f"{s['setting'][key]:g} ({s['steps']:,} steps)" for s in selected)
-    print(f"{name}, {key}: {values}")
+    print(f"{name}, {words} with 5, 20, 75 images per class: {values}")
 mk.report.Table(rows)
 
 # %% [markdown]
@@ -621,7 +629,7 @@ train(new_head, backbone(x_few), y_few["class"], PROBE, cross_entropy)
 print(f"class: {accuracy(new_head(backbone(x_test)), y_test['class']):.3f} (chance: 0.1)")
 
 # %% [markdown]
-# Does the probe use what the backbone has learned? There are several baselines:
+# Does the probe use what the backbone has learned? Baselines are
 #
 # - a **lookup table** with the most frequent class for each predicted orientation. If the new task only regrouped the
 #   old predictions, the table would suffice;
@@ -644,15 +652,16 @@ others = ("lookup table", *PROBES[1:], "fine-tuned", "from scratch")
 pairs = [("trained backbone", name) for name in others] + [("fine-tuned", "from scratch")]
 compared = [differences("new head", *pair) for pair in pairs]
 assert [signs(row) for row in compared] == ["+++", "+++", "0+0", "+++", "---", "0--", "00-"]
+barely = compared[4]["5 per class"]  # the trained backbone minus fine-tuning
+assert f"{-barely.mean:.4f} ± {barely.interval:.4f}" == "0.0121 ± 0.0120"
 mk.report.Table([*rows, *table_rows, *compared])
 
 # %% [markdown]
 # The probe on the trained backbone is far better than the lookup table and the probe on the orientation logits, and
 # significantly better than a probe on an untrained backbone, so it uses features learned for the orientation. However,
-# only with 20 images per class is it significantly better than a probe on the **pixels**. Fine-tuning is significantly
-# better throughout (barely with 5), but never significantly better than training from scratch, and significantly worse
-# with 75.
-# Pretraining on orientations showed no advantage here.
+# only with 20 images per class is it significantly better than a probe on the **pixels**. Fine-tuning is always
+# significantly better than the probe on the trained backbone (barely with 5: 0.0121 ± 0.0120), but never than training
+# from scratch, which is significantly better with 75.
 
 # %% [markdown]
 # The backbone, the rest of the old network and the new head form a network for both tasks, whose orientation
@@ -691,7 +700,7 @@ for name, front in fronts.items():
 #
 # $$W_2 \, \mathrm{relu}(W_1 x + b_1) = W_2 P^\top \, \mathrm{relu}(P W_1 x + P b_1) \qquad \text{(Formula 5.7)}$$
 #
-# With 64 units, there are $64! \approx 10^{89}$ equivalent networks.
+# For one layer of 64 units alone, there are $64! \approx 10^{89}$ equivalent networks.
 
 # %%
 units_a, units_b = (fronts[name](x_all).numpy() for name in "AB")
@@ -735,9 +744,9 @@ print(f"mean correlation of matched units on test images: {matched.mean():.2f}")
 #
 # $$\varphi(x) = \varphi_{B,2}\big(M \varphi_{A,1}(x) + m\big) \qquad \text{(Formula 5.8)}$$
 #
-# For example, if B is A with its two units exchanged, $M = \begin{pmatrix} 0 & 1 \\ 1 & 0 \end{pmatrix}$ and $m = 0$ fit.
-# Without labels, $M$ and $m$ can be found by least squares, so that the front of A predicts the outputs of B's front
-# (Csiszárik et al., 2021).
+# For example, if B is A with its two units exchanged, $M = \begin{pmatrix} 0 & 1 \\ 1 & 0 \end{pmatrix}$ and $m = 0$
+# fit. Without labels, $M$ and $m$ can be found by least squares, so that the front of A predicts the outputs of B's
+# front (*direct matching*; Csiszárik et al., 2021).
 
 
 # %%
@@ -785,19 +794,18 @@ mk.report.Table(rows)
 # %% [markdown]
 # As they are, only a front that shares B's initialization and task preserves most of the accuracy. Without labels,
 # matching raises the accuracy of a front for the same task from another initialization from chance to 0.36, and least
-# squares to 0.76. However, with least squares even an *untrained*
-# front reaches 0.56, and the units of two untrained networks are matched with a mean correlation of 0.43. From another
-# initialization, fronts for the same task fit significantly better than those for the other task by all three measures,
-# and those for the other task significantly better than untrained ones by matching and least squares, but not by
-# correlation. So features are more similar for the same task here, but the networks for orientations were also trained
-# longer, at a higher learning rate.
+# squares to 0.76. However, with least squares even an *untrained* front reaches 0.56, and the units of two untrained
+# networks are matched with a mean correlation of 0.43. From another initialization, fronts for the same task are
+# significantly ahead of those for the other task in the last three columns, and those for the other task are ahead of
+# untrained ones with matching and least squares, but not in correlation. So features are more similar for the same task
+# here, but the networks for orientations were also trained longer, at a higher learning rate.
 
 # %% [markdown]
 # ### A stitch that is trained on labels
 #
-# Trained on labels, with front and back frozen, the 4,160 weights of a stitching layer may learn the task instead of
-# mapping features to features. The script trained, on the front for orientations, a stitch to the trained back of B, a
-# stitch to an *untrained* back, and a *fresh back*, itself trained, without a stitch.
+# Lenc and Vedaldi train the stitching layer on labels (*task loss matching*), with front and back frozen. Its 4,160
+# weights may then learn the task instead of mapping features to features. On the front for orientations, the script
+# trained a stitch to the trained back of B, a stitch to an *untrained* back, and a *fresh back* without a stitch.
 
 # %%
 BACKS = ("trained back", "untrained back", "fresh back")
@@ -812,7 +820,7 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # > **In the articles.** D4's second algorithm recombines independently trained modules. They fit on a shared backbone, or
-# > with a learned map between them, but not as they are ([errata](README.md#errata)).
+# > with a learned map between them, but not as they are if their initializations differ ([errata](README.md#errata)).
 
 # %% [markdown]
 # ## Summary
@@ -824,15 +832,15 @@ mk.report.Table(rows)
 # - **Hints** improved this student little or not at all, in stages (FitNets) or jointly.
 # - Compare a **linear probe** on a backbone with a lookup table, an untrained backbone, the pixels, fine-tuning and
 #   training from scratch.
-# - Partly because of **permutation symmetry**, parts of independently trained networks do not fit directly. Linear maps connect
-#   them better than matching, but only an untrained reference shows how similar their features are.
+# - Partly because of **permutation symmetry**, parts of networks from different initializations do not fit directly.
+#   Linear maps connect them better than matching, but only an untrained reference shows how similar their features are.
 # - A **stitching layer trained on labels** may learn the task on its own.
 
 # %% [markdown]
 # ## Exercises
 #
-# Exercises 1 to 4 have a check: run its cell, then call it with your function, as in `check_soften(my_function)`. There
-# are [solutions](../tests/solutions.py).
+# Exercises 1 to 4 have a check ([solutions](../tests/solutions.py)): run its cell and pass it your function, as in
+# `check_soften(my_function)`.
 
 # %% [markdown]
 # **1. Soften.** (Warm-up.) Write `soften(p, temperature)`, the soft labels (Formula 5.1) of a network whose outputs are
@@ -899,7 +907,7 @@ def check_stitch(stitch):
 #
 # - states a hypothesis before the experiment (1 point);
 # - includes pseudo-labels and shuffled soft labels as baselines (3 points);
-# - selects hyperparameters on validation data, at equal numbers of steps (3 points);
+# - selects hyperparameters on validation data, with an equal limit on steps (3 points);
 # - reports paired differences over at least five seeds and teachers (2 points);
 # - names what remains undecided (1 point).
 
@@ -911,8 +919,8 @@ def check_stitch(stitch):
 # - A. Csiszárik and others, [Similarity and Matching of Neural Network Representations](https://arxiv.org/abs/2110.14633), 2021.
 # - S. Gidaris, P. Singh, N. Komodakis,
 #   [Unsupervised Representation Learning by Predicting Image Rotations](https://arxiv.org/abs/1803.07728), 2018.
-# - D.-H. Lee, Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural Networks, 2013.
 # - G. Hinton, O. Vinyals, J. Dean, [Distilling the Knowledge in a Neural Network](https://arxiv.org/abs/1503.02531), 2015.
+# - D.-H. Lee, Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural Networks, 2013.
 # - K. Lenc, A. Vedaldi,
 #   [Understanding image representations by measuring their equivariance and equivalence](https://arxiv.org/abs/1411.5908),
 #   2015.
