@@ -264,7 +264,9 @@ class Measurements:
 
     def classifier(self) -> None:
         """The nearest class mean, and a zero-initialized head, on the embeddings of an ordinary classifier."""
-        self.by_distances("classifier", classifier, lambda kind, below, seed: by_distances(below, "test", seed, [kind]))
+        self.by_distances(
+            "classifier", classifier, lambda kind, below, seed: by_distances(below, "test", seed, ["plain", kind])
+        )
         trained = functools.cache(lambda rate, seed: classifier([], rate, seed, STEPS))
 
         def accuracy(kind: str, inner: float, below: keras.Model, n: Sequence[int]) -> dict[str, float]:

@@ -34,11 +34,11 @@ stored = mk.report.measured("chapter_13")  # long measurements, made by benchmar
 # %% [markdown]
 # ## The question
 #
-# Suppose you have a network, from here on *the source*, that was trained on a **source task** (源任务), and a new **target task**
+# Suppose you have a network, *the source*, that was trained on a **source task** (源任务), and a new **target task**
 # (目标任务) with a few labeled images. The weights of the source contain **shared knowledge** (共享知识). The target could copy all
 # layers or some, freeze them or train them further, or start from a mixture of the source's weights and random ones. Such a
-# recipe is a **transfer strategy** (迁移策略). Can it be *learned* from many target tasks, and is the result better than a well
-# chosen fixed strategy?
+# recipe is a **transfer strategy** (迁移策略). Can it be *learned* from many target tasks, and is the result better than a
+# well-chosen fixed strategy?
 
 # %% [markdown]
 # Let $g_\omega$ be a strategy with parameters $\omega$. It turns the source, trained on data $D_s$, and the support set of a
@@ -52,9 +52,11 @@ stored = mk.report.measured("chapter_13")  # long measurements, made by benchmar
 # %% [markdown]
 # We compare three groups of strategies:
 #
-# - **fixed** strategies: fine-tuning, a linear probe on frozen layers, a blend of source and random weights, and nearest class
-#   means, also of raw pixels, which need only the mean of the source's images;
-# - strategies **meta-trained** on other target tasks: mixing coefficients, learning rates per layer, and MAML as a reference;
+# - **fixed** strategies: fine-tuning, a linear probe on frozen layers, a blend of source and random weights, nearest class
+#   means, and, as references, class means and a linear classifier of raw pixels, which need only the mean of the source's
+#   images;
+# - strategies **meta-trained** on other target tasks: mixing coefficients, learning rates per layer, and, as references, MAML
+#   and a prototypical network;
 # - a **strategy network** (策略网络, also *policy network*), which looks at the support set before it chooses.
 
 # %% [markdown]
@@ -72,7 +74,8 @@ stored = mk.report.measured("chapter_13")  # long measurements, made by benchmar
 # $$\theta_0^{[l]} = a_l \, \theta_s^{[l]} + (1 - a_l) \, \theta^{[l]}, \qquad a_l = \sigma(\omega_l) = \frac{1}{1 + e^{-\omega_l}}
 # \qquad \text{(Formula 13.2)}$$
 #
-# From $\theta_0$, the network takes $K$ gradient steps on the support set (Formula 10.1), and then the query loss is computed.
+# From $\theta_0$, the network takes $K$ gradient steps on the support set (Formula 10.1), and then the query loss $L_Q$ is
+# computed.
 
 # %% [markdown]
 # It depends on $\omega_l$ through all of these steps. Chapter 10 derives the meta-gradient $\nabla_{\theta_0} L_Q(\theta_K)$ with
@@ -92,8 +95,8 @@ stored = mk.report.measured("chapter_13")  # long measurements, made by benchmar
 #
 # $$L_1(\theta) = (\theta - 2)^2, \qquad L_2(\theta) = 4 (\theta - 7)^2,$$
 #
-# which are the same for support set and queries. A gradient step with $\alpha = 0.1$ multiplies the distance from the minimum
-# by $r_1 = 1 - 2\alpha = 0.8$ in the first task, and by $r_2 = 1 - 8\alpha = 0.2$ in the second.
+# which are the same for support set and queries. A gradient step with learning rate $\alpha = 0.1$ multiplies the distance from
+# the minimum by $r_1 = 1 - 2\alpha = 0.8$ in the first task, and by $r_2 = 1 - 8\alpha = 0.2$ in the second.
 
 # %% [markdown]
 # If the coefficient is one half, $\theta_0 = 2$ solves the first task, whose derivative is zero. In the second task, the step
@@ -172,7 +175,7 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# Outside of a learner, `blend_weights` gives any model with the same layers the blended weights.
+# `blend_weights` gives any model with the same layers the blended weights.
 
 # %%
 model = one_weight(initial_weight)
@@ -287,8 +290,8 @@ def linear_probe(rate):
 
 # %% [markdown]
 # The **nearest class mean** (Wang et al., 2019) assigns a query to the class whose mean support feature is nearest. Of three
-# normalizations, unit length was selected for the source's features, and for raw pixels the difference from the mean source
-# image, with unit length.
+# normalizations (none; unit length; unit length after subtracting the mean over source images), the second was selected for the
+# source's features, the third for raw pixels.
 
 
 # %%
@@ -334,8 +337,8 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # On far tasks, both class means are better than all strategies that take steps. Fine-tuning and the linear probe agree: at the
-# selected learning rates (0.00625 and 0.00039), fine-tuning hardly changes the trunk, and since the head starts from zero, the
-# first step does not change it at all. In the stored replicates, they differ by at most 0.0014.
+# selected learning rates (0.00625 and 0.00039), fine-tuning hardly changes the trunk, and not at all in the first step, because
+# the head starts from zero. In the ten stored runs, the two differ by at most 0.0014.
 
 # %% [markdown]
 # ### Coefficient and learning rate belong together
@@ -418,8 +421,8 @@ for kind in test:
 
 # %% [markdown]
 # On near tasks, all coefficients are between 0.96 and 0.98 after 100 steps (not tested for convergence). On far tasks, they are
-# smaller and vary between replicates. Since the selected inner learning rate is 8 times as large there, and larger learning
-# rates go with smaller coefficients, this does not show that far tasks need less of the source.
+# smaller and vary between replicates (one line each below). Since the selected inner learning rate is 8 times as large
+# there, and larger learning rates go with smaller coefficients, this does not show that far tasks need less of the source.
 
 # %% alt="Learned mixing coefficients of three layers on far tasks, one line per replicate: they scatter around the initial value of 0.5 and are largest in the last layer"
 REPLICATES = range(10)
@@ -483,7 +486,8 @@ plt.show()
 
 # %% [markdown]
 # The table adds how many settings were tried (near / far) and the validation accuracy at the selected one. Some fixed
-# strategies had more trials than meta-trained methods, which favors them.
+# strategies had more trials than meta-trained methods, which favors them. (The latter's trials also differ in meta-training
+# tasks.)
 
 
 # %%
@@ -516,9 +520,9 @@ mk.report.Table([row_of(name) for name in FIXED + LEARNED])
 # tasks, and fine-tuning by 13; on far tasks, fine-tuning rises by 9. We have not separated the causes.
 
 # %% [markdown]
-# Two methods differ if the interval of the paired differences over replicates excludes zero, which a star marks below. About 5
-# in 100 intervals would exclude zero even without any difference, and there are more than 100 here, so a star whose interval
-# almost reaches zero (such as +0.015 ± 0.015) is weak evidence.
+# Two methods differ significantly if the interval of the paired differences over replicates excludes zero, which a star marks
+# below. About 5 in 100 intervals would exclude zero even without any difference, and there are more than 100 here, so a star
+# whose interval almost reaches zero (such as +0.015 ± 0.015) is weak evidence.
 
 
 # %%
@@ -555,26 +559,26 @@ def compare_all(ours, others):
 
 
 # %% [markdown]
-# The next table has the accuracy of the method in the heading minus that of the method in the row.
+# The next table has differences in accuracy, heading minus row.
 
 # %%
 learned, means, pixels = "learned coefficients", "nearest class mean", "nearest class mean of pixels"
 half, scaled = "coefficient 0.5, 3 steps", "0.5 x source, 3 steps"
 fixed = [half, "searched coefficient", "fine-tuning, 3 steps", "discriminative learning rates", scaled]
 normalized = "normalized linear probe, 3 steps"
-rows = [*fixed, normalized, f"untrained {means}", pixels, "linear classifier of pixels, 3 steps"]
+rows = [*fixed, normalized, means, f"untrained {means}", pixels, "linear classifier of pixels, 3 steps"]
 compare_all([learned, means, pixels], [*rows, "MAML", "prototypical network"])
 
 # %% [markdown]
 # Five results stand out:
 #
-# - **With three steps, class means are strong baselines.** On near tasks, no method above is better than the nearest class mean
-#   of the source's features. On far tasks, the nearest class mean of pixels is better than every other method above.
+# - **Class means are strong baselines for methods with three steps.** On near tasks, no method above is better than the nearest
+#   class mean of the source's features. On far tasks, the nearest class mean of pixels is better than every other method above.
 # - **The source helps on near tasks.** There, class means of its features are better than those of pixels by 10 percentage
 #   points, and than those of untrained features by 21. On far tasks, they are worse than those of pixels by 1.5 points and better
 #   than untrained ones by 1.5 (weak evidence).
-# - **Normalization matters with few steps.** It makes the linear probe better by 8 points on near and by 12 on far tasks (with 20
-#   steps, worse by 0.4 and better by 2). The blends and the meta-trained methods had to do without it.
+# - **Normalization matters with few steps.** It makes the linear probe better by 8 points on near and by 12 on far tasks (with
+#   20 steps, worse by 0.4 and better by 2). Blends and meta-trained methods did without it.
 # - **Learned coefficients do not surpass the best fixed strategies.** On near tasks, they are better than fine-tuning by 5
 #   points and worse than 0.5 x source by 2. On far tasks, they are worse than coefficient 0.5, the searched coefficient (weak
 #   evidence) and discriminative learning rates, by 3 to 6.
@@ -598,7 +602,7 @@ for name in FIXED + LEARNED:
     assert not better("near", name, means), name
     assert name == pixels or better("far", pixels, name), name
 assert undecided("near", means, "prototypical network")
-assert all(better(kind, means, "MAML") for kind in test)
+assert all(better(kind, means, name) for kind in test for name in (learned, "MAML"))
 untrained, probe, discriminative = f"untrained {means}", "linear probe, 3 steps", fixed[3]
 check({("near", means, pixels): 10, ("near", means, untrained): 21})
 check({("far", pixels, means): 1.5, ("far", means, untrained): 1.5})
@@ -621,7 +625,7 @@ for name, quoted in ((half, (0.44, 0.69)), ("learned learning rates", (0.49, 0.7
 # %% [markdown]
 # ### Controls
 #
-# What does a blend contribute: knowledge of the source, or weights of a suitable size? In a **shuffled** blend, the weights of
+# What does a blend contribute: knowledge of the source, or weights of a suitable scale? In a **shuffled** blend, the weights of
 # the source are permuted within each array.
 
 # %%
@@ -629,9 +633,9 @@ shuffled = "coefficient 0.5, shuffled source, 3 steps"
 compare_all([half], [scaled, shuffled, "from scratch, 3 steps"])
 
 # %% [markdown]
-# The shuffled blend is worse than the true one by 41 and 20 percentage points, so the size of the weights alone does not
-# explain its accuracy. 0.5 x source, which lacks the random part of the blend, is better than the blend on near tasks by 8 points
-# (by 5 without the replicate at 0.44) and worse on far tasks by 5.
+# The shuffled blend is worse than the true one by 41 and 20 percentage points, so the scale of the weights alone does not
+# explain its accuracy. 0.5 x source, the blend without its random part, is better on near tasks by 8 points (weak evidence; by
+# 5 without the replicate at 0.44) and worse on far tasks by 5.
 
 # %%
 assert all(better(kind, half, shuffled) and undecided(kind, shuffled, FIXED[0]) for kind in test)
@@ -658,13 +662,14 @@ tuned = "fine-tuning, 20 steps"
 compare_all([tuned], [name for name in TWENTY if name != tuned])
 
 # %% [markdown]
-# Fine-tuning for 20 steps is better than the nearest class mean, on near tasks by 2 percentage points and on far ones by 1. But
-# a linear probe on near tasks and a normalized one on far tasks do not differ significantly from it, so training the trunk
-# has no measurable benefit with one learning rate for all layers. **On far tasks, no method tried that uses the source's
+# Fine-tuning for 20 steps is better than the nearest class mean, on near tasks by 2 percentage points and on far ones by 1. On
+# near tasks, a linear probe does not differ significantly from fine-tuning. On far tasks, fine-tuning is better than a linear
+# probe by 2 points, but not significantly better than a normalized one. **On far tasks, no method tried that uses the source's
 # features or weights reaches the linear classifier of pixels**, which is better than fine-tuning by 2 points.
 
 # %%
 check({("near", tuned, means): 2, ("far", tuned, means): 1})
+check({("far", tuned, "linear probe, 20 steps"): 2})
 assert undecided("near", tuned, "linear probe, 20 steps")
 assert undecided("far", tuned, "normalized linear probe, 20 steps")
 on_pixels = "linear classifier of pixels, 20 steps"
@@ -675,22 +680,22 @@ check({("far", on_pixels, tuned): 2})
 # ## A strategy network
 #
 # Suppose now that near and far tasks arrive mixed, a **multimodal** task distribution (Vuorio et al., 2019). A single set of
-# coefficients must then compromise, unless the strategy looks at the task first, as SpotTune (Guo et al., 2019) chooses layers for
-# each example and Jang et al. (2019) learn which layers to match. A **strategy network** computes the coefficients of each task
-# from its support set:
+# coefficients must then compromise. A **strategy network** need not, because it computes the coefficients of each task from its
+# support set (similarly, SpotTune, by Guo et al., 2019, chooses layers for each example, and Jang et al., 2019, learn which
+# layers to match):
 #
-# $$a_l = \sigma\big(\omega_l + n(c_l; \omega)\big). \qquad \text{(Formula 13.5)}$$
+# $$a_l = \sigma\big(\omega_l + n(v_l; \omega)\big). \qquad \text{(Formula 13.5)}$$
 
 # %% [markdown]
-# Here $n$ is a dense network with eight hidden units, shared by all layers, and $c_l$ compares the outputs of the source's
-# layer $l$ for the support set with those for a sample of source data.
+# Here $n$ is a dense network with eight hidden units, shared by all layers and initially zero, and $v_l$ compares the outputs
+# of the source's layer $l$ for the support set with those for a sample of source data.
 
 # %% [markdown]
 # Let $\mu_t$ and $\mu_s$ be the mean outputs of the layer for the support set and for the sample, and $s_t$ and $s_s$ the
 # root-mean-square deviations from these means. Let $s_b$ be the root-mean-square deviation of the class means of the support
 # set. Then
 #
-# $$c_l = \Big( \frac{\lVert \mu_t - \mu_s \rVert}{s_s}, \; \; \log \frac{s_t}{s_s}, \; \; \frac{s_b^2}{s_t^2} \Big).
+# $$v_l = \Big( \frac{\lVert \mu_t - \mu_s \rVert}{s_s}, \; \; \log \frac{s_t}{s_s}, \; \; \frac{s_b^2}{s_t^2} \Big).
 # \qquad \text{(Formula 13.6)}$$
 #
 # The third number is the fraction of the variance that is between classes.
@@ -698,7 +703,7 @@ check({("far", on_pixels, tuned): 2})
 # %% [markdown]
 # For example, let a layer have the outputs $-1$, $1$ for the sample, $4$, $6$ for class 0 of the support set, and $8$, $10$ for
 # class 1. Then $\mu_s = 0$, $s_s = 1$, $\mu_t = 7$ and $s_t^2 = (9 + 1 + 1 + 9) / 4 = 5$. The class means are 5 and 9, so
-# $s_b^2 = 4$, and $c = (7, \log \sqrt 5, 4/5)$.
+# $s_b^2 = 4$, and $v = (7, \log \sqrt 5, 4/5)$.
 
 # %%
 tiny = StrategyNetwork(one_weight(1.0), np.array([[-1.0], [1.0]]), alpha)
@@ -751,9 +756,10 @@ plt.show()
 
 # %% [markdown]
 # In every replicate and layer, the network takes more of the source for each of these near tasks than for any of the far ones.
-# Does this also improve the accuracy? **Shared coefficients** are one learned set for the same mixed tasks; **coefficient 0.5**,
-# **0.5 x source** and **fine-tuning** learn nothing. Each has a single learning rate, selected for the mean accuracy on both
-# distributions in 7 to 15 trials. The other methods are told each task's distribution, for which they were selected.
+# Does this also improve the accuracy? **Shared coefficients** are one learned set for the same mixed tasks; **coefficient
+# 0.5**, **0.5 x source** and **fine-tuning** learn nothing. Each, like the strategy network, has a single learning rate,
+# selected for the mean accuracy on both distributions in 7 to 15 trials. Except for class means, the other methods have
+# different settings for each distribution.
 
 
 # %%
@@ -785,10 +791,10 @@ mk.report.Table(
 
 # %% [markdown]
 # On average over both distributions, the strategy network is better than shared coefficients, fine-tuning and coefficient 0.5,
-# by 5, 5 and 2.5 percentage points, and worse than class means of pixels, the normalized linear probe and class means of the
+# by 5, 5 and 2.5 points, and worse than class means of pixels, the normalized linear probe and class means of the
 # source's features, by 5, 8.5 and 9. It is not significantly better than 0.5 x source, and worse than the searched coefficient
-# by 2 points (weak evidence). Learned shared coefficients are worse than the 0.5 from which they start, by 4 points on far
-# tasks.
+# by 2 points (weak evidence). On far tasks, shared coefficients are worse by 4 points than coefficient 0.5 at its own learning
+# rate.
 
 
 # %%
@@ -815,17 +821,17 @@ assert all(np.all(np.min(run["near"], axis=0) > np.max(run["far"], axis=0)) for 
 # All results are from small convolutional networks, one type of source and two task distributions.
 #
 # - Compare mixing coefficients only at their own best learning rates.
-# - With three steps, learned coefficients are better than fine-tuning on near tasks, but not than the best fixed strategies. The
-#   nearest class mean of the source's features is better on both distributions.
+# - With three steps, learned coefficients are better than fine-tuning on near tasks, but not better than the best fixed
+#   strategies. The nearest class mean of the source's features is better on both distributions.
 # - On far tasks, class means of pixels are better still, and a linear classifier of pixels is better than fine-tuning with 20
 #   steps.
-# - In a mixture of both, a strategy network is better than shared learned coefficients, not significantly better than 0.5 x
-#   source, and worse than class means.
+# - On average over a mixture of both, a strategy network is better than shared learned coefficients, not significantly better
+#   than 0.5 x source, and worse than class means.
 
 # %% [markdown]
 # ## Exercises
 #
-# Exercises 1 to 4 have a check: run its cell, then call the check with your function ([solutions](../tests/solutions.py)).
+# Run the cell below an exercise, then call its check with your function ([solutions](../tests/solutions.py)).
 #
 # **1. The inverse.** Write `omega_for(coefficient)`, the parameter $\omega$ of a mixing coefficient (Formula 13.2).
 
@@ -855,8 +861,8 @@ def check_best_coefficient(best_coefficient):
 
 
 # %% [markdown]
-# **3. The derivative.** Write `derivative(omega, source, initial, upstream)`, which is Formula 13.3 for one layer. `upstream` is
-# the gradient for the blended weights.
+# **3. The derivative.** Write `derivative(omega, source, initial, upstream)`, which is Formula 13.3 for one layer. `upstream`
+# is the gradient with respect to the blended weights.
 
 
 # %%
@@ -890,9 +896,8 @@ def check_fixed(rule):
 
 
 # %% [markdown]
-# **5. Project: a strategy for every source.** Above, all hyperparameters were selected with three sources and used with ten
-# others. How much does each strategy gain if its learning rate is selected again for every source? Extend the
-# [script](../benchmarks/chapter_13.py). A good report
+# **5. Project: a strategy for every source.** How much does each strategy gain if its learning rate is selected for every
+# source, instead of once, with three others? Extend the [script](../benchmarks/chapter_13.py). A good report
 #
 # - predicts before the experiment which strategies will gain most (2 points);
 # - gives every strategy equally many trials, on validation tasks only, with no best value at the edge of its grid (3 points);

@@ -26,9 +26,9 @@ class StrategyNetwork(Strategy):
 
     Guo et al. (SpotTune, 2019) call the network that chooses what to transfer a policy network.
 
-        a_l = sigmoid(omega_l + n(c_l; omega))                                           (Formula 13.5)
+        a_l = sigmoid(omega_l + n(v_l; omega))                                           (Formula 13.5)
 
-    c_l are three numbers that compare the outputs of the source's layer l for the support set with those for a sample
+    v_l are three numbers that compare the outputs of the source's layer l for the support set with those for a sample
     of source data (Formula 13.6; see `compare`). n is a small dense network, the same for all layers. It is initially
     0, so that training starts from `coefficient` for every task. Like `Strategy`, it is trained through the adaptation.
 
