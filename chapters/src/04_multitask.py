@@ -341,7 +341,7 @@ plt.show()
 # %% [markdown]
 # Averaged over training, the cosine is not significantly different from zero for any method; with the average loss, it
 # is negative in 42 % of the measured batches (eight at each time). So sharing can hurt although the mean cosine is not
-# significantly negative, and removing the conflicts did not help. We did not test whether a wider trunk does.
+# significantly negative, and removing the conflicts did not help. We did not test whether a wider trunk would.
 
 
 # %%
@@ -636,8 +636,8 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # The difference loss improves the accuracy on images by 0.05 ± 0.04, compared with images alone and with the same
-# network without it. The accuracy on captions, however, is lower by 0.09 ± 0.06. Learning rate and steps, which were
-# selected on images, also differ. Pseudo-labels, a simple baseline without a paired loss, let only the images learn
+# network without it. The accuracy on captions, however, is lower by 0.09 ± 0.06; learning rate and steps, which were
+# selected on images, differ, too. Pseudo-labels, a simple baseline without a paired loss, let only the images learn
 # from the captions, and are better by 0.08 ± 0.04. The best number of steps was the smallest one without the difference
 # loss, and the largest one with it and for pseudo-labels.
 
