@@ -379,9 +379,7 @@ before = learner(task[:3], training=False).numpy()
 after = learner(
     (task.support_x, tf.gather(permutation, task.support_y), task.query_x), training=False
 ).numpy()
-assert np.allclose(after[..., permutation], before, atol=1e-3), (
-    "permuted classes permute the predictions"
-)
+assert np.allclose(after[..., permutation], before, atol=1e-3), "predictions are not permuted"
 
 # %% [markdown]
 # This short run is not comparable with the stored one, which has 5-way 1-shot tasks, images of 14x14 pixels and 32
