@@ -372,7 +372,7 @@ PAIR_METHODS = ("image alone", "without difference", "with difference", "pseudo-
 
 
 def caption(name: str, rng: np.random.Generator) -> str:
-    """The name of a class in which every letter is replaced by another one with a probability of 0.3."""
+    """The name of a class in which every character is replaced by a random letter with a probability of 0.3."""
     letters = np.array(list(name.lower()))
     wrong = rng.random(len(letters)) < MISTAKES
     letters[wrong] = rng.choice(list("abcdefghijklmnopqrstuvwxyz"), wrong.sum())

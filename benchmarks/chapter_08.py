@@ -200,7 +200,7 @@ class Sines:
 
 
 def conditional_process(units: int) -> keras.Model:
-    """A conditional neural process (Garnelo et al., 2018): the description of a task is an input of the network."""
+    """A conditional neural process (Garnelo et al., 2018) without a variance: the description of a task is an input."""
     x, y, query_x = (keras.Input((None, 1)) for _ in range(3))
     code = keras.layers.Concatenate()([x, y])
     for layer in (keras.layers.Dense(units, "relu"), keras.layers.Dense(units)):

@@ -69,7 +69,8 @@ def describe_tasks(features: keras.Model, x: Any, y: Any, *, ridge: float = 1e-3
 
         w = (F^T F + n * ridge * I)^-1 F^T y,     F = features(x)
 
-    They are unique, unlike the weights of hidden layers, whose units have no order, so a meta-model can learn them.
+    The penalty makes them unique, unlike the weights of hidden layers, whose units have no order, so a meta-model can
+    learn them.
 
     x, y: (tasks, n, ...) and (tasks, n, 1) the examples of each task. ridge: the penalty per example.
 
