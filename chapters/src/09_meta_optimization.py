@@ -633,7 +633,7 @@ mk.report.Table(sine_loss_rows)
 # residual (target minus prediction), for 40 test tasks, after one training run. The line is the factor by which the
 # Huber loss multiplies the gradient (exercise 1), scaled to the same level near zero.
 
-# %% alt="Weights of support examples over their residuals, on an axis that is logarithmic beyond 1: large and scattered near zero, and almost zero beyond a residual of 4, where all targets were replaced; the curve of the Huber loss falls more slowly"
+# %% alt="Weights of support examples over their residuals, on an axis that is logarithmic beyond 1: large and scattered near zero, and almost zero beyond a residual of 4, where all targets were replaced; the curve of the Huber loss has a similar shape"
 found = stored["weights of examples"]
 residual, weight, replaced = (np.array(found[key]) for key in ("residual", "weight", "replaced"))
 for mask, marker, label in ((~replaced, "o", "correct target"), (replaced, "x", "replaced target")):
@@ -696,15 +696,17 @@ label_rows = comparison("loss, glyphs with wrong labels", "plain", ("robust", "l
 label_rows[1]["method"] = "label smoothing"
 against_smoothing = mk.Score.of(label_rows[2]["error"].values - label_rows[1]["error"].values, "error")
 print("learned minus label smoothing:", against_smoothing)
+pixels = stored["loss, glyphs with wrong labels, pixels"]
+print(f"nearest class means of the pixels: error {pixels:.3f}")
+mk.report.Table([{"glyphs with wrong labels": row.pop("method"), **row} for row in label_rows])
+
+# %%
 clean = mk.Score.of(
     test_errors("loss, sines", "learned") - test_errors("rates, sines", "one rate"), "error"
 )
 print("sine curves without outliers, learned minus plain:", clean)
 assert [row["verdict"] for row in label_rows[1:]] == ["not significantly different", "lower"]
 assert against_smoothing.mean + against_smoothing.interval < 0 and abs(clean.mean) < clean.interval
-pixels = stored["loss, glyphs with wrong labels, pixels"]
-print(f"nearest class means of the pixels: error {pixels:.3f}")
-mk.report.Table([{"glyphs with wrong labels": row.pop("method"), **row} for row in label_rows])
 
 # %% [markdown]
 # With wrong labels, the learned loss lowers the misclassification rate from 0.377 to 0.325 (nearest class means of the
