@@ -277,7 +277,7 @@ assert all(7 < means[0] / mean < 13 for mean in means[1:])
 # $$\frac{\partial L}{\partial \omega_k} = \alpha_k \, \frac{\partial L}{\partial \alpha_k}
 # \qquad \text{(Formula 9.4)}$$
 #
-# The library computes the same numbers:
+# The library agrees:
 
 # %%
 line = keras.Sequential(
@@ -563,8 +563,7 @@ assert 5 <= np.argmax(full) <= 12
 # order. It never sees the queries. The outer loss remains the task's loss.
 
 # %% [markdown]
-# We replace one in five support targets of the sine curves by a random number between -10 and 10. The queries are
-# correct.
+# We replace one in five support targets of the sine curves by random numbers between -10 and 10. Queries are correct.
 
 
 # %%
@@ -687,9 +686,8 @@ assert (
 )
 
 # %% [markdown]
-# Two more stored experiments show where this helps: glyphs of which three in ten support labels are wrong (5-way
-# 5-shot), and sine curves *without* outliers, whose plain loss is MAML with one rate from above
-# (selected with one seed).
+# Two more stored experiments show where this helps. One has glyphs of which three in ten support labels are wrong
+# (5-way 5-shot):
 
 # %%
 label_rows = comparison("loss, glyphs with wrong labels", "plain", ("robust", "learned"))
@@ -699,6 +697,10 @@ print("learned minus label smoothing:", against_smoothing)
 pixels = stored["loss, glyphs with wrong labels, pixels"]
 print(f"nearest class means of the pixels: error {pixels:.3f}")
 mk.report.Table([{"glyphs with wrong labels": row.pop("method"), **row} for row in label_rows])
+
+# %% [markdown]
+# The other has sine curves *without* outliers, whose plain loss is MAML with one rate from above (selected with one
+# seed):
 
 # %%
 clean = mk.Score.of(
