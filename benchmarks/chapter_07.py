@@ -209,7 +209,7 @@ def features_part(record: Record) -> None:
                 model, encode = pretrained(method, settings, seed)
                 result: dict[str, Any] = tested(encode, kind, seed)
                 if method == "rotation":
-                    result |= {"unseen letters": turned_correctly(model, asymmetric_letters("test"))}
+                    result |= {"test letters": turned_correctly(model, asymmetric_letters("test"))}
                     result |= {"with a reference": with_reference(encode, kind, seed)}
                 return result
 
@@ -337,7 +337,7 @@ def letters() -> dict[str, np.ndarray]:
         "training images": asymmetric(images[~held_out], LETTERS),
         "new drawings": asymmetric(images[held_out], LETTERS),
         "validation letters": asymmetric_letters("validation"),
-        "unseen letters": asymmetric_letters("test"),
+        "test letters": asymmetric_letters("test"),
     }
 
 
@@ -368,7 +368,7 @@ def by_nearest_neighbor() -> dict[str, float]:
         nearest = [squared_distances(rows, known).argmin(axis=1) for rows in np.array_split(encode(images), 20)]
         return round(float(np.mean(turns[np.concatenate(nearest)] == answers)), 4)
 
-    return {part: accuracy(part) for part in ("new drawings", "unseen letters")}
+    return {part: accuracy(part) for part in ("new drawings", "test letters")}
 
 
 def turned(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -69,10 +69,10 @@ class Smoothed(Robust):
 # Tasks
 
 
-def with_outliers(tasks: mk.Episode, seed: int, share: float) -> mk.Episode:
-    """This share of the support targets is replaced by numbers between -10 and 10."""
+def with_outliers(tasks: mk.Episode, seed: int, fraction: float) -> mk.Episode:
+    """This fraction of the support targets is replaced by numbers between -10 and 10."""
     generator, y = np.random.default_rng(seed), tasks.support_y.numpy()
-    replaced = generator.random(y.shape) < share
+    replaced = generator.random(y.shape) < fraction
     noise = generator.uniform(-10, 10, y.shape).astype(y.dtype)
     return tasks._replace(support_y=tf.constant(np.where(replaced, noise, y)))
 
