@@ -47,8 +47,8 @@ stored = mk.report.measured("chapter_12")  # long measurements, made by benchmar
 # 3. compute the **prediction error** (预测误差) of the task model, which will be its loss on the queries;
 # 4. optimize the network with respect to that error.
 #
-# We write these steps by hand, let `fit` run them, and replace step 2, the inner loop. Outline and
-# network are from article D3:
+# We write these steps by hand, let `fit` run them, and replace step 2, the inner loop. Outline and network are from
+# [article D3](README.md#from-the-documents-to-the-chapters):
 
 # %%
 Code(inspect.getsource(mk.networks.d3), language="python")
@@ -78,9 +78,9 @@ print(train, validation, test, sep="\n")
 # correct label in both tasks.
 
 # %% [markdown]
-# **What is the input?** Because the label depends on the task, the model has to see a support set of labeled images, in
-# addition to the queries. A `MetaLearner` therefore takes `(support_x, support_y, query_x)`, each with the tasks along
-# axis 0, and a *rule* that says how the network is adapted to a support set.
+# **What is the input?** Because the label depends on the task, the model has to see a support set of labeled images
+# besides the queries. A `MetaLearner` therefore takes `(support_x, support_y, query_x)`, each with the tasks along axis
+# 0, and a *rule* that says how the network is adapted to a support set.
 
 # %%
 network = mk.networks.d3(5, input_shape=(14, 14, 1))
@@ -100,9 +100,9 @@ for labels in (tf.range(5), tf.range(4, -1, -1)):
 # stored by a constructor.
 
 # %% [markdown]
-# > **In the articles.** D3 ([section 5](README.md#from-the-documents-to-the-chapters)) has this class with fixed classes, an
-# > optimizer in the constructor, and a loop whose four comments have no code. Its `task_indices` select rows of a batch,
-# > but do not describe the task; `mk.MetaLearner` still accepts them. See the [errata](README.md#errata).
+# > **In the articles.** D3 ([section 5](README.md#from-the-documents-to-the-chapters)) has such a model for fixed classes,
+# > an optimizer in the constructor, and a loop whose four comments have no code. Its `task_indices` select rows of a
+# > batch, but do not describe the task; `mk.MetaLearner` still accepts them. See the [errata](README.md#errata).
 
 # %% [markdown]
 # ## 3. The loop by hand
@@ -124,9 +124,9 @@ print("support:", batch.support_x.shape, " queries:", batch.query_x.shape)
 #
 # where $\alpha$ is the **inner learning rate**. The loss is the **cross-entropy**, the mean negative logarithm of the
 # probability that the network assigns to the correct class. We must not assign $\theta'$ to the variables of the
-# network, because the other tasks still need $\theta$, and the gradient of step 4 has to pass through this
-# step. In Keras 3, `stateless_call` computes a network as a function of given weights. Our network has only trainable
-# ones, so the list of other variables is empty.
+# network, because the other tasks still need $\theta$, and the gradient of step 4 has to pass through this step. In
+# Keras 3, `stateless_call` evaluates a network with given weights. Our network has only trainable ones, so the list of
+# other variables is empty.
 
 # %%
 INNER_RATE, OUTER_RATE = stored["selected: MAML"]["rates"]  # see section 6
@@ -200,15 +200,15 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# The query loss decreases. `mk.maml_loop` is the same loop with several inner steps and support for what other networks
-# need: regularization penalties, random numbers for dropout, and the moving averages of batch normalization.
+# The query loss decreases. `mk.maml_loop` is the same loop with several inner steps and what other networks need:
+# regularization penalties, random numbers for dropout, and the moving averages of batch normalization.
 
 # %% [markdown]
 # ## 4. The same loop with fit
 #
 # A `MetaLearner` is a Keras model with this iteration as its training step. `compile` takes the outer optimizer, `fit`
-# takes the tasks, and the rule describes the inner loop. We start from the same initialization on the same tasks, monitor
-# tasks of the validation alphabets, and store a checkpoint (检查点) after every epoch of 50 batches.
+# takes the tasks, and the rule describes the inner loop. We start from the same initialization on the same tasks,
+# monitor accuracy on tasks of the validation alphabets, and store a checkpoint (检查点) after every epoch of 50 batches.
 
 # %%
 folder = tempfile.TemporaryDirectory()
@@ -259,9 +259,9 @@ assert all(np.allclose(a, b, atol=1e-4) for a, b in pairs)
 # Most meta-learners share steps 1, 3 and 4; what distinguishes them is step 2. In MAML, all layers including the output
 # layer, the *head*, start from meta-learned weights. However, labels are assigned at random, and Ye and Chao (2022)
 # show that MAML's accuracy varies with the assignment; their UNICORN-MAML learns one initial weight vector, which all
-# classes share. Kao, Chiu and Chen (2022) trace an interference in MAML's updates partly to the random initialization
-# of the head, and reduce it by setting the head to zero (the *zeroing trick*). We combine a **zero-initialized head**
-# with ANIL (Raghu et al., 2020), which adapts only the head (in code, tables and figures: "zero head").
+# classes share. Kao, Chiu and Chen (2022) trace interference in MAML's updates partly to the random initialization of
+# the head, and reduce it by setting the head to zero (the *zeroing trick*). We combine a **zero-initialized head** with
+# ANIL (Raghu et al., 2020), which adapts only the head (in code, tables and figures: "zero head").
 
 # %% [markdown]
 # **One step from zero.** With a zero-initialized head, each of the $N$ classes has probability $1/N$. Let $f_i$ be the
@@ -328,7 +328,7 @@ assert np.allclose(weights.T, rates[0] / 5 * (f - f.mean(axis=0)), atol=1e-4)
 assert np.allclose(biases, 0, atol=1e-5)
 
 # %% [markdown]
-# With prototypes, the inner loop disappears: step 2 of the outline becomes the computation of $N$ means.
+# With prototypes, step 2 of the outline becomes the computation of $N$ means.
 
 # %%
 network = mk.networks.d3(5, input_shape=(14, 14, 1))
@@ -393,8 +393,8 @@ plt.show()
 # **Test.** Each of five seeds has its own initialization, training tasks and 200 test tasks, so the intervals over
 # seeds include the variation of tasks. The test alphabets are harder than the validation alphabets, even without
 # training: pixels reach 0.588 on validation tasks and 0.523 on test tasks. Below, `choice` is the selected number of
-# steps or normalization; `rates` are the inner (if any) and the outer learning rate. From scratch, a zero-initialized
-# head (all layers adapted) was tried, but was no better:
+# steps or normalization; `rates` are the learning rates of adaptation (if any) and training. From scratch, a
+# zero-initialized head (all layers adapted) was tried, but was no better:
 
 # %%
 for key, value in stored.items():
@@ -402,8 +402,8 @@ for key, value in stored.items():
         print(f"{key.removeprefix('selected: '):<38}", value)
 
 # %% [markdown]
-# The classifier runs live with unit-length embeddings, as selected. `evaluation_steps` sets the number of
-# gradient steps in evaluation and in `adapt`.
+# The classifier uses unit-length embeddings, as selected. `evaluation_steps` sets the number of gradient steps in
+# evaluation and in `adapt`.
 
 # %%
 classifier = mk.networks.d3(len(train), input_shape=(14, 14, 1))
@@ -465,7 +465,7 @@ mk.report.Table(
     [{"method": name, "test accuracy": mk.Score.of(values)} for name, values in scores.items()]
 )
 
-# %% alt="Test accuracy of twelve methods with intervals: prototypes and aligned pixels are highest, followed by the classifier, the zero-initialized head and MAML; methods on random backbones are lowest"
+# %% alt="Test accuracy of twelve methods with intervals: prototypes and aligned pixels are highest, followed by the classifier, the zero-initialized head and MAML; pixels and methods on random backbones are lowest"
 STAR = {"color": "white", "markeredgecolor": "black", "markersize": 11}
 plt.figure(figsize=(7, 3.8))
 for row, (name, values) in enumerate(scores.items()):
@@ -524,10 +524,10 @@ mk.report.Table(rows)
 # %% [markdown]
 # **Against the pretrained classifier.** At equal numbers of images, prototypes beat the classifier with class means by
 # +0.064 ± 0.018. The two also differ in batches, loss and normalization, so the tasks are only one possible cause.
-# After 90 steps, MAML is worse (-0.113 ± 0.020), and the zero-initialized head barely (-0.0301 ± 0.0300). However,
-# neither of them normalizes embeddings. If the classifier does not either, the differences are -0.076 ± 0.017
-# (significant) and +0.007 ± 0.027 (inconclusive). Ninety steps of a head on the embeddings of the classifier, instead
-# of class means, make no significant difference (-0.001 ± 0.003).
+# After 90 steps, MAML is worse (-0.113 ± 0.020), and the zero-initialized head's interval barely excludes zero (-0.0301
+# ± 0.0300). However, neither of them normalizes embeddings. If the classifier does not either, the differences are
+# -0.076 ± 0.017 (significant) and +0.007 ± 0.027 (inconclusive). Ninety steps of a head on the embeddings of the
+# classifier, instead of class means, make no significant difference (-0.001 ± 0.003).
 
 # %% [markdown]
 # **Against aligned pixels.** Without any training, aligned pixels reach 0.842 ± 0.011. Prototypes are not significantly
@@ -584,7 +584,8 @@ mk.report.Table(
 
 # %% [markdown]
 # **Limits.** These results hold for synthetic characters, one set of test alphabets, and a small budget; MAML was
-# trained with a single inner step only (Ye and Chao, 2022, find that it needs more).
+# trained with a single inner step only (Ye and Chao, 2022, find that it needs more). Some of the comparisons may be
+# significant by chance.
 
 # %%
 significant = {pair for pair in pairs if abs(difference(*pair).mean) > difference(*pair).interval}
@@ -610,8 +611,8 @@ assert all(mk.Score.of(values).mean > mk.Score.of(values).interval for values in
 
 # %% [markdown]
 # So far, the adapted weights were discarded after each task. `adapt` takes a support set and returns the **adapted
-# model** (专家模型; an *expert* in the library): a plain Keras model for this one task. It can be saved, loaded without this
-# library, served, and later fine-tuned (微调) on more images.
+# model** (专家模型; an *expert* in the library): a plain Keras model for this one task. It can be saved, loaded without
+# this library, served, and fine-tuned (微调) on more images.
 
 # %%
 one_alphabet = mk.FewShot(test, ways=5, queries=8, meta_batch=1, seed=12, within="alphabet")
@@ -644,7 +645,7 @@ folder.cleanup()
 #   backbone, and a pretrained classifier with class means. However, aligned pixels need no training, and are not
 #   significantly different from prototypes.
 # - With 90 gradient steps in evaluation, the zero-initialized head and MAML beat training from scratch, too. MAML is
-#   significantly worse than the classifier; the head is only narrowly worse, and not significantly if neither method
+#   significantly worse than the classifier; the head's interval barely excludes zero, and includes it if neither method
 #   normalizes embeddings.
 
 # %% [markdown]
