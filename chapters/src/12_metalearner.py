@@ -644,9 +644,9 @@ folder.cleanup()
 # - After 30,000 processed training images, prototypes clearly beat training from scratch, class means on a random
 #   backbone, and a pretrained classifier with class means. However, aligned pixels need no training, and are not
 #   significantly different from prototypes.
-# - With 90 gradient steps in evaluation, the zero-initialized head and MAML beat training from scratch, too. MAML is
-#   significantly worse than the classifier; the head's interval barely excludes zero, and includes it if neither method
-#   normalizes embeddings.
+# - With 90 gradient steps in evaluation, the zero-initialized head and MAML beat training from scratch. MAML is
+#   significantly worse than the classifier; so is the head, but its interval barely excludes zero, and includes it if
+#   neither method normalizes embeddings.
 
 # %% [markdown]
 # ## Exercises
@@ -705,7 +705,7 @@ def check_head_after_one_step(head_after_one_step):
 
 # %% [markdown]
 # **4. Resume.** Training stopped after `done` steps. Write `remaining(tasks, done)`, the dataset of the batches of
-# `tasks` that were not used yet, in their order.
+# `tasks` not used yet, in order.
 
 
 # %%
