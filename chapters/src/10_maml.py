@@ -2,7 +2,7 @@
 # # MAML: learning an initialization
 #
 # **Goals.** After this chapter you can derive MAML's meta-gradient and verify it, avoid three coding mistakes, compare
-# MAML fairly with relatives and simple baselines, and assess its memory and batch-normalization statistics.
+# MAML fairly with relatives and simple baselines, assess its memory needs, and choose batch statistics.
 #
 # **Prerequisites.** Tasks and confidence intervals (chapter [01](01_learning_to_learn.ipynb)), gradient descent and Adam
 # (chapter [02](02_classical_learning.ipynb)), and the chain rule.
@@ -13,7 +13,8 @@
 # ![Three sine curves and predictions before and after adaptation, from two initializations](near_start.png)
 #
 # *Three test tasks (gray curves), each known at ten points, and predictions after zero, one and five gradient steps on
-# these points. Top: from the initialization learned by MAML with one inner step. Bottom: from pretraining.*
+# these points. Top: from the initialization learned by MAML with one inner step. Bottom: from pretraining (learning
+# rates selected for five steps).*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -115,16 +116,17 @@ assert np.isclose(meta_gradient, -4.16)
 # $$L_1(\theta) = \theta^2, \qquad L_2(\theta) = 4\,(\theta - 3)^2$$
 
 # %% [markdown]
-# The gradient of a parabola is proportional to the distance from its minimum, so with $\alpha = 0.1$ one step multiplies
-# this distance by $1 - 0.1 \cdot 2 = 0.8$ in the flat parabola and by $1 - 0.1 \cdot 8 = 0.2$ in the steep one. Because
-# adaptation removes most of the steep task's error, a good initialization should be closer to the minimum of the flat
-# task.
+# The gradient of a parabola is proportional to the distance from its minimum, so with $\alpha = 0.1$ one step
+# multiplies this distance by $1 - 0.1 \cdot 2 = 0.8$ in the flat parabola and by $1 - 0.1 \cdot 8 = 0.2$ in the steep
+# one. Because adaptation removes most of the steep task's error, a good initialization should be closer to the flat
+# task's minimum.
 
 # %% [markdown]
 # We compare MAML and first-order MAML with **pretraining** (预训练), ordinary training on all tasks jointly without
-# adaptation. Let the loss of task $i$ be $c_i (\theta - m_i)^2$ and $r_i$ its factor. At the adapted weight, the query
-# gradient is $2 c_i r_i (\theta - m_i)$. First-order MAML uses this gradient, MAML multiplies it by $r_i$ once more
-# (Formula 10.3), and pretraining omits $r_i$. The outer gradients are therefore the averages over both tasks of
+# adaptation. Let the loss of task $i$ be $c_i (\theta - m_i)^2$ and $r_i = 1 - 2 \alpha c_i$ its factor. At the adapted
+# weight, the query gradient is $2 c_i r_i (\theta - m_i)$. First-order MAML uses this gradient, MAML multiplies it by
+# $r_i$ once more (Formula 10.3), and pretraining omits $r_i$. The outer gradients are therefore the averages over both
+# tasks of
 #
 # $$2 \, c_i \, r_i^{\,p} \, (\theta - m_i), \qquad p = 0 \text{ (pretraining)}, \; 1 \text{ (first-order MAML)}, \;
 # 2 \text{ (MAML)}.$$
@@ -251,7 +253,7 @@ for _ in range(3):
 assert np.allclose(product @ meta_gradient(first_order=True), meta_gradient(first_order=False))
 
 # %% [markdown]
-# The outer tape multiplies from right to left. It only needs products of a Hessian and a vector, but it has to keep the
+# The outer tape multiplies from right to left. It only needs products of a Hessian and a vector, but has to keep the
 # intermediate results of all steps.
 
 # %% [markdown]
@@ -471,8 +473,8 @@ assert apart(after_ten["MAML"], after_one["MAML"])
 # test time. No selected value is at the edge of its grid, but in the inner search, MAML with five steps diverged at
 # every learning rate above 0.005 for some seed.
 #
-# We exclude Meta-SGD and MAML++ with five steps: Meta-SGD diverged at five of six outer learning rates, and MAML++, at
-# its selected ones, for six of ten test seeds. We did not try gradient clipping, or MAML++ with one step.
+# We exclude Meta-SGD and MAML++ with five steps: Meta-SGD diverged at five of six outer learning rates, and MAML++,
+# with selected learning rates, for six of ten test seeds. We did not try gradient clipping, or MAML++ with one step.
 
 # %% [markdown]
 # The tables show the selected learning rates and the mean squared error on 1,000 test tasks, with 95 % intervals over
@@ -538,15 +540,16 @@ assert stored["test: MAML++, 5 steps"].count(None) == 6
 #   $A \sin(x - \phi) = A \cos\phi \sin x - A \sin\phi \cos x$.
 
 # %% [markdown]
-# **Kernel ridge regression** uses no network. From support points $X$, $y$, it predicts the posterior mean of a Gaussian
-# process, in which the values of a curve are jointly normal with mean zero and covariance $k$:
+# **Kernel ridge regression** uses no network. Given support points $X$, $y$, it predicts the posterior mean of a
+# Gaussian process: curve values are jointly normal with mean zero and covariance $k$, observed with noise variance
+# $\rho$:
 #
-# $$k(x, X) \, (K + \rho I)^{-1} \, y, \qquad K = k(X, X), \qquad k(a, b) = e^{-(a - b)^2 / (2 \ell^2)}.$$
+# $$k(x, X) \, (K_X + \rho I)^{-1} \, y, \qquad K_X = k(X, X), \qquad k(a, b) = e^{-(a - b)^2 / (2 \ell^2)}.$$
 #
 # Its hyperparameters, the length scale $\ell$ and the ridge parameter $\rho$, can be selected on validation tasks, or
 # for each task on its ten support points alone: by the **leave-one-out** error (each point predicted from the others),
 # or by the **marginal likelihood**, the probability density of $y$ under the Gaussian process. The code maximizes it
-# over a scale factor of the covariance:
+# over a scale factor of covariance and noise:
 
 
 # %%
@@ -575,9 +578,9 @@ print(f"kernel ridge regression on the 600 tasks: {live}")
 # %% [markdown]
 # This error, obtained without any other task, is lower than MAML's after ten steps on the same tasks. In the stored
 # results for the 1,000 test tasks, $\ell$ (0.5 to 4; per task, up to 8) and $\rho$ (powers of 100 up to 0.01) were
-# selected in the three ways above. As the data have no noise, marginal likelihood and validation tasks always selected
-# the smallest $\rho$ allowed, and smaller ones may be better. We report three lower limits, with intervals over tasks
-# and the (most frequent) selected length scale:
+# selected in the three ways above. The data have no noise, and marginal likelihood and validation tasks always selected
+# the smallest $\rho$ allowed; smaller ones may be better. We report three lower limits, with intervals over tasks and
+# the (most frequent) selected length scale:
 
 # %%
 ridges = ("1e-06", "1e-08", "1e-10")
@@ -624,12 +627,13 @@ rows = [(name, chosen.get(name, "–"), "{:.3f} ± {:.3f}".format(*error)) for n
 mk.report.Table([dict(zip(("baseline", "selected", "error"), row, strict=True)) for row in rows])
 
 # %% [markdown]
-# Intervals are over tasks; for ridge regression, over ten seeds. Adam was tuned (together with pretraining) with one seed
-# on 200 tasks, and its errors are means of three seeds. The error of least squares, below $10^{-12}$, is due to rounding.
+# Intervals are over tasks; for ridge regression, over ten seeds. Adam was tuned (jointly with pretraining's learning
+# rate) with one seed on 200 tasks, and its errors are means of three seeds. The error of least squares, below
+# $10^{-12}$, is due to rounding.
 #
 # ### More steps at test time
 #
-# Adaptation may also take more steps than in training. Each method keeps its inner learning rate (for pretraining, both
+# Adaptation may take more steps than in training. Each method keeps its inner learning rate (for pretraining, both
 # learning rates are selected for each number of steps). Bars are 95 % intervals over seeds; the bands (kernel ridge
 # regression selected by marginal likelihood) and the table below the figure have intervals over tasks. A curve ends
 # before any seed's error exceeds 4.
@@ -662,6 +666,7 @@ for axes, trained_steps in zip(panels, ("1 step", "5 steps"), strict=True):
     axes.loglog()
     axes.set(title=f"trained with {trained_steps}", xlabel="gradient steps at test time")
     axes.set_xticks((1, 2, 5, 10, 20, 50, 100), (1, 2, 5, 10, 20, 50, 100))
+    axes.set_yticks((0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5), (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5))
     axes.minorticks_off()
     axes.set_ylim(0.02, 5)
 panels[0].set_ylabel("mean squared error")
@@ -687,11 +692,11 @@ mk.report.Table(rows)
 #
 # Selected by marginal likelihood, kernel ridge regression with a ridge parameter of $10^{-8}$ or $10^{-10}$ has a lower
 # error than every gradient method in the figure; with $10^{-6}$, it is indistinguishable from five-step MAML after 100
-# steps. With leave-one-out selection, its error is higher than that of this five-step MAML for two of the three lower
-# limits, and indistinguishable for $10^{-10}$. Its kernel assumes smooth curves, such as these. We did not adapt MAML's
-# initialization by Adam, and trained it for 1,500 batches, but the [command published by its
-# authors](https://github.com/cbfinn/maml/blob/master/main.py) uses 70,000. Under these conditions, sine curves illustrate
-# MAML, but they do not show a need for it.
+# steps. With leave-one-out selection, its error is higher than this MAML's for $10^{-6}$ and $10^{-8}$, and
+# indistinguishable for $10^{-10}$. Its kernel assumes smooth curves, such as these. We did not adapt MAML's
+# initialization by Adam, and trained it for 1,500 batches, whereas the [command published by its
+# authors](https://github.com/cbfinn/maml/blob/master/main.py) uses 70,000. Under these conditions, sine curves
+# illustrate MAML, but do not show a need for it.
 
 
 # %%
@@ -736,8 +741,9 @@ for r in ridges:
 #
 # ### Memory
 #
-# MAML's gradient needs the activations of all inner steps at once, first-order MAML's only those at the adapted weights.
-# The figure shows the increase in peak memory of a fresh process that computes a meta-gradient three times (stored results, one measurement per point; `conv4` with 32 filters; a 5-way 5-shot task).
+# MAML's gradient needs the activations of all inner steps at once, first-order MAML's only those at the adapted
+# weights. The figure shows the increase in peak memory of a fresh process that computes a meta-gradient three times
+# (stored results, one measurement per point; `conv4` with 32 filters; a 5-way 5-shot task).
 
 # %% alt="Increase in peak memory over the number of inner steps: that of MAML grows steeply, that of first-order MAML slowly, and that of iMAML stays constant"
 step_counts, megabytes = (1, 2, 4, 8), {}
@@ -750,8 +756,8 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# From one to eight steps, MAML's memory grows from 60 to 268 MB, and that of first-order MAML from 18 to 62 MB, for a
-# reason that we did not investigate. iMAML's remains at about 127 MB, but we did not check how many steps an accurate
+# From one to eight steps, MAML's memory grows from 60 to 268 MB, and that of first-order MAML from 18 to 62 MB, for
+# reasons we did not investigate. iMAML's remains at about 127 MB, but we did not check how many steps an accurate
 # implicit gradient requires.
 
 # %%
@@ -767,7 +773,7 @@ assert list(megabytes["iMAML"] < megabytes["MAML"]) == [False, False, True, True
 # queries of the task (`batch_statistics="episode"`, as MAML was published), those of the support set (`"support"`), or
 # Keras' moving averages, in evaluation only (`"moving"`). With the first choice, the prediction for a query depends on
 # the other queries, which is called **transductive**. For a 5-way 1-shot task, we compute the logits of one query with
-# an untrained network, once together with the 24 others and once alone:
+# an untrained network, together with the 24 others and alone:
 
 # %%
 glyphs = mk.load("glyphs")
@@ -782,9 +788,9 @@ for statistics in ("episode", "support", "moving"):
     print(f"{statistics}: the logits of the first query change by at most {changes[statistics]:.4f}")
 
 # %% [markdown]
-# We also trained this network with each choice (stored results: 400 batches of four tasks; one
-# inner step at the best of five learning rates on validation alphabets; Adam at 0.003, not tuned; five new seeds, each
-# tested on 300 tasks from unseen alphabets). Chance is 0.200.
+# We trained this network with each choice (stored: 400 batches of four tasks with rotations; one inner step at the best
+# of five learning rates on validation alphabets; Adam at 0.003, not tuned; five new seeds, each tested on 300 tasks
+# from unseen alphabets). Chance is 0.200.
 
 # %%
 tests = [("episode", "together"), ("episode", "one at a time"), ("episode", "one class at a time")]
@@ -873,10 +879,10 @@ def check_proximal(proximal):
 
 
 # %% [markdown]
-# **4. Project: noisy targets.** Does kernel ridge regression, selected per task, still have a lower error than MAML
-# with noise (`mk.Sinusoids(noise=0.5)`) or with fewer support points? State a hypothesis and test it. A good report (a)
-# selects MAML's learning rates on validation tasks, (b) reports intervals over at least three seeds, (c) includes
-# pretraining, and (d) draws only conclusions that the intervals support.
+# **4. Project: noisy targets.** Does kernel ridge regression, with $\ell$ and $\rho$ selected per task, still have a
+# lower error than MAML with noise (`mk.Sinusoids(noise=0.5)`) or with fewer support points? State a hypothesis and test
+# it. A good report (a) selects MAML's learning rates on validation tasks, (b) reports intervals over at least three
+# seeds, (c) includes pretraining, and (d) draws only conclusions that the intervals support.
 
 # %% [markdown]
 # ## References
