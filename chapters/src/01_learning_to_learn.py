@@ -5,7 +5,7 @@
 # problem, write the episodic training loop of prototypical networks, and compare a meta-learner fairly with strong
 # baselines.
 #
-# **Prerequisites.** Python, NumPy, and a basic idea of neural networks. Chapter 02 reviews how networks are trained.
+# **Prerequisites.** Python, NumPy, and basic neural networks. Chapter 02 reviews how networks are trained.
 #
 # **Time.** About 75 minutes, or one 90-minute lecture. The notebook runs in less than 90 seconds on two CPU cores.
 #
@@ -66,7 +66,7 @@ for pool in (train, validation, test):
 #
 # No alphabet is in two splits, but alphabets may share shapes. Therefore, one of any two characters whose blurred
 # drawings were too similar was removed. No test image is in the training set, but some test characters still resemble
-# training characters. Here are the six with the highest correlations (numbers) of mean images:
+# training characters. Here are the six closest (numbers: correlation of mean images):
 
 # %%
 training_images = {image.tobytes() for image in train.examples}
@@ -104,7 +104,7 @@ plt.show()
 # tasks how to adapt to *new* ones is a **meta-learning problem** (元学习问题).
 #
 # A learner adapts to the labeled **support set** (支持集) $S$ of a task and is then evaluated on its **query set** (查询集)
-# $Q$. The two together form an **episode** (情节). An *N-way K-shot* task has $N$ classes with $K$ support examples per
+# $Q$. Together, they form an **episode** (情节). An *N-way K-shot* task has $N$ classes with $K$ support examples per
 # class. In `meta_keras`, the library of this book, `FewShot` is an endless `tf.data.Dataset` of batches of episodes;
 # the first axis of each tensor indexes the tasks.
 
@@ -137,7 +137,7 @@ assert not support & query
 # %% [markdown]
 # ## Three functions
 #
-# D2, one of the articles listed below, describes meta-learning by three functions, which organize the library. The
+# D2, one of the articles listed below, describes meta-learning with three functions, which organize the library. The
 # names in bold are D2's; papers use the terms network, adaptation rule and task distribution. The first two form the
 # meta-learner.
 #
@@ -201,10 +201,9 @@ plt.show()
 #
 # $$\psi_k(x, S) = -\,\lVert \varphi(x; \theta) - c_k \rVert^2 \qquad \text{(Formula 1.6)}$$
 #
-# The $\psi_k$ serve as **logits**, unnormalized scores; higher means more likely. The **softmax** turns them into
-# probabilities, $p_k = e^{\psi_k} / \sum_j e^{\psi_j}$, and the loss is the **cross-entropy** $-\log p_y$ for the
-# correct class $y$. Since the rule has no parameters of its own ($\omega$ is empty), meta-training only learns the
-# embedding.
+# The $\psi_k$ serve as **logits**, unnormalized scores. The **softmax** turns them into probabilities,
+# $p_k = e^{\psi_k} / \sum_j e^{\psi_j}$, and the loss is the **cross-entropy** $-\log p_y$ for the correct class $y$.
+# Since the rule has no parameters of its own ($\omega$ is empty), meta-training only learns the embedding.
 #
 # For example, embeddings 1 and 3 have the prototype 2. A query at 4 has squared distance 4 from it, and 9 from one at
 # 7:
@@ -329,9 +328,9 @@ results = {
 }
 
 # %% [markdown]
-# For aligned pixels, we crop each image to the bounding box of its ink, resize it to 24 x 24 pixels, and blur it with a
-# Gaussian, whose standard deviation `sigma` is read from stored results (see below). For vectors of length 1, the
-# nearest has the largest cosine:
+# For aligned pixels, we crop each image to the bounding box of its ink, resize it to 24 x 24 pixels, and blur it with
+# a Gaussian, whose standard deviation `sigma` is read from stored results (see below). For vectors of length 1, the
+# nearest also has the largest cosine:
 
 
 # %%
@@ -458,11 +457,12 @@ results["classifier"] = mk.evaluate(
 print(results["classifier"])
 
 # %% [markdown]
-# Finally, conv4 from scratch: the rule `GradientDescent` takes gradient steps on the support set of each task, starting
-# from random weights. Batch normalization uses the statistics of the support set. The learning rate was selected on 100
-# validation tasks (30 with 20 ways). The number of steps was doubled from 20 until the gain fell below 0.01, and 20-way
-# tasks inherit it. Again, this is not the maximum: on the validation alphabets, which are easier for this baseline than
-# test alphabets, 160 steps reached 0.753, the selected 40 0.743. To save time, we evaluate only 40 tasks.
+# Finally, conv4 from scratch: the rule `GradientDescent` takes gradient steps on the support set of each task,
+# starting from random weights. Batch normalization uses the statistics of the support set. The learning rate was
+# selected on 100 validation tasks (30 with 20 ways). The number of steps was doubled from 20 until the gain fell
+# below 0.01 (20-way tasks use the same number). This is not the maximum: on the validation alphabets, which are
+# easier for this baseline than test alphabets, 160 steps reached 0.753, the selected 40 0.743. To save time, we
+# evaluate only 40 tasks.
 
 # %%
 settings = stored["selected: from scratch, 5-way"]
@@ -484,7 +484,7 @@ mk.report.Table(
     [{"learner": name, "accuracy": s, "tasks": len(s.values)} for name, s in results.items()]
 )
 
-# %% alt="Bars of test accuracy: pixels, the untrained network and training from scratch are far below the classifier, aligned pixels and prototypes, which are highest"
+# %% alt="Bars of test accuracy: pixels, the untrained network and training from scratch are far below the classifier and aligned pixels; prototypes are highest"
 means, intervals = [s.mean for s in results.values()], [s.interval for s in results.values()]
 plt.barh(
     order,
@@ -515,7 +515,8 @@ plt.show()
 # their differences, paired by task or by seed, excludes zero. Otherwise the comparison is inconclusive.
 #
 # An interval over tasks describes *one trained network*. A claim about a training *method* needs an interval over
-# several seeds, which yield different networks (here, all are tested on the same tasks).
+# several seeds, which yield different networks (here, all are tested on the same tasks, whose choice this interval
+# ignores).
 
 
 # %%
@@ -634,11 +635,11 @@ mk.report.Table([row(problem, images) for problem in PROBLEMS for images in BUDG
 # %% [markdown]
 # ### Beyond alignment and blur
 #
-# After 30,000 training examples, only prototypical networks on 5-way tasks are significantly better than aligned pixels.
-# The classifier is significantly worse on 20-way tasks; the other two comparisons are inconclusive, although the single
-# 5-way classifier above was significantly worse. From 100,000 examples on, both are significantly
-# better: after 250,000, prototypes reach 0.970 instead of 0.872 (5-way) and 0.899 instead of 0.747 (20-way). So
-# training on other alphabets can achieve much more than alignment and blur, but not at every budget.
+# After 30,000 training examples, only prototypical networks on 5-way tasks are significantly better than aligned
+# pixels. The classifier is significantly worse on 20-way tasks; the other two comparisons are inconclusive, although
+# the single 5-way classifier above was significantly worse. From 100,000 examples on, both are significantly better:
+# after 250,000, prototypes reach 0.970 instead of 0.872 (5-way) and 0.899 instead of 0.747 (20-way). Training on
+# other alphabets can achieve much more than alignment and blur, but not at every budget.
 
 # %% [markdown]
 # ### Prototypical networks against the classifier
@@ -677,10 +678,10 @@ print(*map(aligned_row, hard), sep="\n")
 mk.report.Table([row(problem, images) for problem in hard for images in BUDGETS])
 
 # %% [markdown]
-# Here, the classifier is significantly worse than aligned pixels after 30,000 examples on 5-way tasks, too. Prototypes
-# also exceed the classifier after 250,000 examples, by 0.6 to 2.0 percentage points (5-way) and 0.8 to 4.9 (20-way).
-# However, neither method was tuned at this budget, and among twelve comparisons some intervals may exclude zero by
-# chance.
+# Here, after 30,000 examples, the classifier is significantly worse than aligned pixels also on 5-way tasks.
+# Prototypes also exceed the classifier after 250,000 examples, by 0.6 to 2.0 percentage points (5-way) and 0.8 to 4.9
+# (20-way). However, neither method was tuned at this budget, and among twelve comparisons some intervals may exclude
+# zero by chance.
 
 # %%
 assert all(against_aligned("classifier", problem, IMAGES) == "worse" for problem in hard)
@@ -691,8 +692,8 @@ bounds = [(d.mean - d.interval, d.mean + d.interval) for d in differences[2::3]]
 assert np.allclose(bounds, [(0.006, 0.020), (0.008, 0.049)], atol=6e-4)
 
 # %% [markdown]
-# The opening figure shows, of ten tasks within one alphabet, the one whose accuracy is closest to the average of the
-# prototypical network above:
+# The opening figure shows, of ten tasks, each within one alphabet, the one whose accuracy is closest to the average
+# of the prototypical network above:
 
 # %% picture="first_success" jupyter={"outputs_hidden": true}
 options = {"ways": 5, "shots": 1, "meta_batch": 20, "queries": 5, "seed": 2}
@@ -750,7 +751,7 @@ plt.show()
 # | family | adaptation to a task | examples | chapters |
 # |---|---|---|---|
 # | **metric-based** | compare queries with the support set in an embedding space | matching networks, prototypical networks | 01 |
-# | **model-based** | a network reads the support set and outputs predictions, weights or mixing coefficients | memory-augmented networks, hypernetworks | 08, 13 |
+# | **model-based** | a network reads the support set and outputs predictions, weights, or coefficients that mix weights | memory-augmented networks, hypernetworks | 08, 13 |
 # | **optimization-based** | a few gradient steps with learned initialization, learning rates or update rule | MAML, Meta-SGD, Reptile, learned optimizers | 09-12 |
 
 # %% [markdown]
@@ -762,7 +763,7 @@ plt.show()
 # ## Sources and terms
 #
 # The book follows five Chinese articles ([sections and chapters](README.md#from-the-documents-to-the-chapters)). Only
-# D4 has a title; the others are named by their subject:
+# D4 has a title; the others are named after their subject:
 #
 # - D1: 元学习与人工智能的融合 (the fusion of meta-learning and artificial intelligence)
 # - D2: 元学习的核心概念、算法原理 (core concepts and algorithms of meta-learning)
@@ -770,10 +771,10 @@ plt.show()
 # - D4: 一切皆是映射：跟踪AI元学习（Meta-learning）的最新进展 (everything is a mapping: tracking recent progress in meta-learning)
 # - D5: 迁移学习和元学习 (transfer learning and meta-learning)
 #
-# > **In the articles.** D2 writes $g(x) = \psi(x; \omega)$ and $h(x) = \rho(x; \xi)$; this chapter adds the support set
-# > and the seed. D1's *meta-network* (元网络) is model-based and its *meta-optimization* (元优化) optimization-based; D1 also
-# > counts transfer learning as meta-learning. D4's families are model adaptation (distillation, splitting), transfer, and
-# > unsupervised algorithms.
+# > **In the articles.** D2 writes $g(x) = \psi(x; \omega)$ and $h(x) = \rho(x; \xi)$; this chapter adds the support
+# > set and the seed. D1's *meta-network* (元网络) is model-based and its *meta-optimization* (元优化) optimization-based;
+# > D1 also counts transfer learning as meta-learning. D4's families are model adaptation (distillation, splitting),
+# > transfer, and unsupervised algorithms; its "frameworks" are general tools.
 
 # %% [markdown]
 # ## Summary
@@ -791,8 +792,7 @@ plt.show()
 # %% [markdown]
 # ## Exercises
 #
-# Check exercises 1 to 3 with calls such as `check_tasks_needed(my_function)`. Here are the
-# [solutions](../tests/solutions.py).
+# Check exercises 1 to 3 ([solutions](../tests/solutions.py)) with calls such as `check_tasks_needed(my_function)`.
 #
 # **1. How many tasks?** (Warm-up.) Given the accuracies `values` of a pilot evaluation, write
 # `tasks_needed(values, half_width)`, the smallest number of tasks for which $1.96\, s / \sqrt{n}$ is at most
