@@ -8,9 +8,10 @@
     python3 run.py check          check the stored notebooks, links and tables without running anything
     python3 run.py verify [01]    run chapters and compare with the stored numbers
     python3 run.py lint           check the code and its format with ruff
-    python3 run.py test           run all tests in two processes
+    python3 run.py test           run the tests in two processes, without those marked as slow
+    python3 run.py test --all     run all tests in two processes
     python3 run.py test [...]     run pytest with these arguments, for example a file or `-k name`
-    python3 run.py test --oldest  the same with the oldest supported versions of all packages
+    python3 run.py test --oldest  the same as each of these, with the oldest supported versions of all packages
     python3 run.py lab            open the chapters in JupyterLab, which is installed on first use
     python3 run.py help           show this text
 
@@ -48,7 +49,7 @@ GIGABYTES_NEEDED = 4
 SECONDS_TO_FIRST_ANSWER = 40
 PIP = ["pip", "install", "--progress-bar", "off", "--no-input", "--disable-pip-version-check"]
 PIP += ["--retries", "1", "--timeout", "15"]
-OLDEST = "--oldest"
+OLDEST, ALL = "--oldest", "--all"
 JOBS = {
     "run": [["chapters/press.py", "run"]],
     "serve": [["chapters/site/serve.py"]],
@@ -62,8 +63,10 @@ JOBS = {
 # What follows a job, without its further arguments: the website shows all chapters.
 AFTER = {"run": [["chapters/site/build.py"]], "build": [["chapters/site/build.py"]]}
 EXTRAS = {"lab": ["jupyterlab"]}
-# For the whole suite only: starting two processes takes longer than most single tests.
+# Not for single files: starting two processes takes longer than most single tests.
 TWO_PROCESSES = ["-n", "2", "--dist", "worksteal"]
+# The few that take most of the time, such as those that start processes, compile large programs, or open all pages.
+WITHOUT_SLOW = ["-m", "not slow"]
 
 PYTHON = (
     "This is Python {version} ({python}), but meta_keras needs Python 3.11, 3.12 or 3.13: TensorFlow does not "
@@ -376,11 +379,12 @@ def call(command: "list[str]") -> int:
 
 
 def commands(job: str, more: "list[str]", python: str) -> "list[list[str]]":
-    """The command lines of a job with the further arguments (without any, tests run in two processes), and those of
-    what follows it.
+    """The command lines of a job with the further arguments, and those of what follows it.
+
+    Without any, the tests that are not slow run in two processes, and with `--all` the slow ones, too.
     """
-    if job == "test":
-        more = more or TWO_PROCESSES
+    if job == "test" and more in ([], [ALL]):
+        more = TWO_PROCESSES if more else TWO_PROCESSES + WITHOUT_SLOW
     return [[python, *a, *more] for a in JOBS[job]] + [[python, *a] for a in AFTER.get(job, [])]
 
 

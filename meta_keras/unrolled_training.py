@@ -34,8 +34,8 @@ class UnrolledTraining(TaskModel):
     clipnorm: the largest norm of a gradient of one segment of one run.
 
     >>> import meta_keras as mk
-    >>> update = mk.rules.UpdateNetwork(0.01)
-    >>> training = UnrolledTraining(mk.networks.mlp(1), update, steps=4, truncation=2, batch_size=5)
+    >>> network, update = mk.networks.mlp(1, hidden=(4,)), mk.rules.UpdateNetwork(0.01, hidden=(2,))
+    >>> training = UnrolledTraining(network, update, steps=2, truncation=1, batch_size=5)
     >>> training.compile(keras.optimizers.Adam(0.003), loss="mse")
     >>> history = training.fit(mk.Sinusoids(shots=10), steps_per_epoch=1, verbose=0)
     >>> sorted(history.history)

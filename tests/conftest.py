@@ -21,15 +21,22 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Leave what was imported out of garbage collection, which would go through it again and again."""
+    """Leave what was imported out of garbage collection, which would go through it again and again.
+
+    And go through all graphs that a process keeps ten times less often than is usual.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(700, 10, 100)
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None:  # as XLA_FLAGS above: graphs run as they are traced
         tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "slow: one of the tests that take most of the time; `run.py test` leaves them out without `--all`"
+    )
     config.addinivalue_line(
         "markers",
         "eagerly(yes=True): run the body of each tf.function as Python, which takes less time than tracing and "

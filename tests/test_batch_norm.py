@@ -37,6 +37,7 @@ def in_threads(*functions):
         raise errors[0]
 
 
+@pytest.mark.slow
 def test_a_learner_and_a_plain_model_train_in_two_threads_as_they_do_alone():
     """Both have batch norm; the plain one must reach the same weights as on its own, including the moving averages."""
     x = np.random.default_rng(0).normal(size=(64, 1)).astype("float32")

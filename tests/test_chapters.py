@@ -80,6 +80,7 @@ def made_up_cifar(name):
     return mk.ClassPool.from_arrays(images.reshape(-1, 32, 32, 3), np.arange(classes).repeat(per_class))
 
 
+@pytest.mark.slow
 def test_chapter_03_goes_from_cifar10_to_cifar100_by_the_same_code(monkeypatch, capsys):
     monkeypatch.setattr(mk, "load", made_up_cifar)
     monkeypatch.setattr(plt, "show", plt.close)
@@ -140,6 +141,7 @@ def test_code_that_chapters_show_is_the_librarys_as_it_stands():
     assert [code for code in shown if code.strip() not in library] == []
 
 
+@pytest.mark.slow
 def test_the_readme_example_runs_as_printed(tmp_path, capsys):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     example = re.search(r"```python\n(.*?)```", text, re.S)[1]
@@ -316,6 +318,7 @@ def workshop(tmp_path, monkeypatch):
     return source
 
 
+@pytest.mark.slow
 def test_a_source_becomes_an_edition_in_each_language(workshop):
     assert press.process(workshop, press.build).problems == []
     english, chinese = (press.stored_at(workshop, language) for language in ("en", "zh"))

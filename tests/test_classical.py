@@ -64,6 +64,7 @@ def test_the_optimizer_is_the_one_that_was_given():
     assert all(np.array_equal(now, then) for now, then in zip(model.get_weights(), before, strict=True))
 
 
+@pytest.mark.slow
 def test_the_whole_project_measures_on_the_test_part(monkeypatch):
     (x, y), (test_x, test_y) = images_of(), images_of(20, seed=1)
     labels = np.concatenate([y.argmax(-1), 1 - test_y.argmax(-1)])  # the labels of the test part are swapped

@@ -74,6 +74,7 @@ def found(way, rule):
     return [part.numpy() for part in tf.nest.flatten(function(inputs, labels))], kinds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rule",
     [lambda: GradientDescent(0.1, 2), lambda: GradientDescent(LearnedRates(0.1, "layer-step"), 2, first_order=True)],

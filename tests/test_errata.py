@@ -114,6 +114,7 @@ def test_the_names_of_scaling_and_standardising():
     assert standardised.std() == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_project_does_not_learn_to_learn():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 4, 400)
@@ -162,6 +163,7 @@ def as_network(printed):
     return network
 
 
+@pytest.mark.slow
 def test_the_loop_of_four_comments_learns_nothing():
     printed = D3sMetaLearner(5)
     printed(pictures(2) / 255, task_indices=[0, 1])
@@ -463,6 +465,7 @@ def test_a_weight_is_assigned_to_and_not_replaced():
     np.testing.assert_allclose(target.layers[0].kernel, half, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_mean_of_two_networks_is_a_network_only_if_they_had_one_start():
     random = np.random.default_rng(0)
     x = random.normal(size=(400, 4)).astype("float32")
@@ -618,6 +621,7 @@ def test_the_gradient_through_a_whole_training_vanishes_or_explodes():
         mk.UnrolledTraining(mk.networks.mlp(1), mk.rules.UpdateNetwork(0.01), steps=5, truncation=2)
 
 
+@pytest.mark.slow
 def test_a_parameter_network_is_kept_and_the_starts_are_new():
     network, update = mk.networks.mlp(1, hidden=()), mk.rules.UpdateNetwork(0.01, hidden=(2,))
     training = mk.UnrolledTraining(network, update, steps=2, truncation=2, batch_size=5)
@@ -651,6 +655,7 @@ def test_an_update_rule_reads_gradients_and_fits_any_network():
     assert np.abs(last_bias).max() > 0, "the same x with other answers, and therefore another update"
 
 
+@pytest.mark.slow
 def test_one_function_cannot_give_two_answers_for_the_same_image():
     x = np.random.default_rng(0).normal(size=(64, 3)).astype("float32")
     y = {"first": x[:, :1], "second": -x[:, :1]}
@@ -677,6 +682,7 @@ def test_the_average_loss_does_not_measure_adaptation():
     assert after[np.argmin(before)] > 2 * after.min()
 
 
+@pytest.mark.slow
 def test_the_difference_loss_alone_is_minimal_for_a_constant():
     rng = np.random.default_rng(0)
     constant = np.tile([[0.25, 0.75]], (50, 1))

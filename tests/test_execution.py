@@ -4,6 +4,7 @@ import functools
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from meta_keras import MetaLearner, Sinusoids, networks
@@ -46,6 +47,7 @@ def test_an_execution_is_so_many_steps_and_callbacks_see_the_last_one():
     assert all({"loss", "mae"} <= set(logs) for _, logs in calls)
 
 
+@pytest.mark.slow
 def test_no_batch_is_lost_where_the_data_end_in_mid_execution():
     together, alone = learner_of(3), learner_of(1)
     for batches in (6, 7, 8, 2):

@@ -154,6 +154,7 @@ def test_chosen_rows_are_read_in_their_order(tmp_path):
     np.testing.assert_array_equal(files.lookup()(np.array([[4, 1]])).numpy()[0, ..., 0], arrays[[4, 1]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"rotations": True}, {"augment": keras.layers.RandomRotation(0.3)}],
@@ -168,6 +169,7 @@ def test_tasks_from_disk_equal_those_from_memory_to_the_bit(tmp_path, options):
         assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(episode, same, strict=True))
 
 
+@pytest.mark.slow
 def test_a_pool_on_disk_answers_every_method(tmp_path):
     folder_of(tmp_path)
     pool, disk = (ClassPool.from_folder(tmp_path, image_size=(8, 8), in_memory=m) for m in (True, False))
@@ -200,6 +202,7 @@ def test_a_pool_on_disk_opens_few_files_before_tasks_are_drawn(tmp_path, monkeyp
     assert sum(opened) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"damaged", b"no image at all, but rather long"])
 def test_an_image_on_disk_that_is_no_longer_one_is_named_when_tasks_are_drawn(tmp_path, content):
     folder_of(tmp_path, classes=2, each=3)

@@ -158,6 +158,7 @@ def test_the_library_does_not_check_what_it_draws_itself():
     assert not Inspected(Mine(shots=2), None, every_class=False).sound
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     support=st.lists(st.integers(-1, 4), min_size=2, max_size=6),
@@ -185,6 +186,7 @@ def test_other_errors_of_tensorflow_are_left_as_they_are():
         tf.debugging.assert_equal(1, 2)
 
 
+@pytest.mark.slow
 def test_the_number_of_classes_is_known_before_a_task_is_seen():
     tasks = FewShot(pool(), ways=4, shots=1, queries=1)
     learner = MetaLearner(network=networks.mlp(3, input_shape=(2,)), rule=Prototypes(), parallel="vectorized")

@@ -55,6 +55,7 @@ def test_it_trains_a_model_and_stays_as_it_is():
     assert all(np.array_equal(a, b) for a, b in zip(update.get_weights(), before, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [False, True])
 def test_a_saved_model_goes_on_exactly_where_it_was(jit, tmp_path):
     update = at_random(built(learning_rate=0.02), 0.1)
@@ -77,6 +78,7 @@ def plain_weights():
     return trained(LearnedOptimizer(built(learning_rate=0.05))).get_weights()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -142,6 +144,7 @@ def test_a_learning_rate_is_a_positive_number(rate):
         LearnedOptimizer(built(), learning_rate=rate)
 
 
+@pytest.mark.slow
 def test_a_schedule_scales_the_updates():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([8], [1.0, 1e-9])
     through = trained(LearnedOptimizer(built(learning_rate=0.05)), epochs=2)

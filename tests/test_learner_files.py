@@ -54,6 +54,7 @@ def same(one, other, tolerance=0.0):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rule",
     [
@@ -131,6 +132,7 @@ def train_with_backup(folder, *callbacks):
     return learner, history.epoch
 
 
+@pytest.mark.slow
 def test_a_training_killed_in_an_epoch_and_resumed_ends_at_the_weights_of_one_that_ran_through(tmp_path):
     paths = [str(ROOT), str(ROOT / "tests")]
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {paths}\n{BACKED_UP}", str(tmp_path)]
@@ -191,6 +193,7 @@ print(json.dumps(expert.predict(np.array(json.loads(sys.argv[2]), "float32"), ve
 """
 
 
+@pytest.mark.slow
 def test_a_saved_expert_loads_where_the_library_is_not(tmp_path):
     support_x, support_y, query_x, _ = first_task(classes())
     expert = learner_of(Prototypes(), loss=None, inputs=3).adapt(support_x, support_y)

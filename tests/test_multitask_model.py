@@ -61,6 +61,7 @@ def test_losses_are_means_over_labeled_rows(method):
     assert found == pytest.approx({"kind_loss": kind, "size_loss": size, "loss": wanted}, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_what_stands_where_a_label_is_missing_has_no_influence(method):
     """A row without any label, and the numbers beside a NaN, change nothing."""
@@ -198,6 +199,7 @@ def test_training_lowers_the_loss_of_every_task(method):
     assert logs["kind_loss"][-1] < 0.5 * logs["kind_loss"][0] and logs["size_loss"][-1] < 0.5 * logs["size_loss"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_saved_model_answers_and_trains_as_before(method, tmp_path):
     compiled = {"metrics": {"kind": ["accuracy"]}, "loss": {"size": keras.losses.MeanAbsoluteError()}}
@@ -257,6 +259,7 @@ def test_probabilities_get_the_loss_of_probabilities():
     assert found["logits_loss"] == pytest.approx(-logs[rows, np.maximum(KIND, 0)].mean(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_half_precision_trains():
     keras.config.set_dtype_policy("mixed_float16")
     for method in METHODS:

@@ -195,6 +195,7 @@ def test_the_layers_are_those_of_the_library_and_imports_are_not_circular():
     assert order.index("meta_keras.functional") < order.index("meta_keras.learner") < order.index("meta_keras")
 
 
+@pytest.mark.slow
 def test_a_wheel_works_without_the_clone(installed):
     program = (
         f"import sys; sys.path.insert(0, {str(installed)!r})\n"

@@ -60,6 +60,7 @@ def assert_the_same(kind, rule, floats, tolerance, training=True):
             np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", list(RULES))
 @pytest.mark.parametrize("kind", list(NETWORKS))
 def test_all_ways_come_to_the_same_in_float64(kind, rule):
@@ -72,12 +73,14 @@ def test_all_ways_come_to_the_same_in_float32(kind, rule):
     assert_the_same(kind, rule, "float32", 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["all at once", "reptile", "implicit"])
 def test_all_ways_come_to_the_same_in_evaluation(rule):
     in_float64()
     assert_the_same("mlp", rule, "float64", 1e-12, training=False)
 
 
+@pytest.mark.slow
 def test_xla_comes_to_the_same_as_an_eager_step():
     def trained(**compiled):
         keras.utils.set_random_seed(0)

@@ -154,6 +154,7 @@ def test_prototypes_of_large_embeddings_do_not_overflow_in_half_precision():
     assert np.isfinite(learner.predictor(x, [0, 1]).predict(x)).all()
 
 
+@pytest.mark.slow
 def test_raw_tasks_of_bytes_are_scaled_in_fit_evaluate_and_predict():
     x, y = images()
     pool_tasks = FewShot(load("glyphs").split("test"), ways=3, shots=1, queries=2, meta_batch=1)

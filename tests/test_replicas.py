@@ -49,6 +49,7 @@ def workers(folder, **environment):
     return finished([started("worker", folder, TF_CONFIG=config, **environment) for config in configs])
 
 
+@pytest.mark.slow
 def test_every_rule_trains_on_two_devices_and_in_two_processes_as_on_one_device(tmp_path):
     # One test, since the steps build on each other and starting TensorFlow takes longer than the training.
     (status,), (devices,), printed = finished([started("devices", tmp_path)])
@@ -86,6 +87,7 @@ def learner():
     return MetaLearner(network=networks.mlp(1, hidden=(2,)))
 
 
+@pytest.mark.slow
 def test_a_learner_may_be_compiled_within_the_scope_or_outside_of_it(scope):
     found = []
     for inside in (True, False):

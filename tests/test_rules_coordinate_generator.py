@@ -113,6 +113,7 @@ def test_saving_and_loading_preserve_everything(tmp_path):
     np.testing.assert_allclose(expert(inputs[2][0]), learner(inputs)[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_learners_take_turns_in_training_it():
     keras.utils.set_random_seed(0)
     rule = CoordinateGenerator()

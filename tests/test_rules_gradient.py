@@ -216,6 +216,7 @@ def test_a_float64_network_is_adapted_in_float64_whatever_keras_floats_are():
         assert_slopes(learner_of(model, rule), regression())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "early"), [(0, 1 / 3), (4, 1 / 6), (6, 1 / 12), (8, 0), (50, 0)])
 def test_formula_10_6_moves_from_the_mean_of_all_steps_to_the_last_alone(step, early):
     learner, *by_steps = pair({"steps": 3, "multi_step": 8}, *({"steps": count} for count in (1, 2, 3)))

@@ -159,6 +159,7 @@ def curves(**more):
     return Sinusoids(shots=5, queries=5, meta_batch=8, amplitude=(1, 2), phase=(0, 1), x_range=(-2, 2), **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", REGRESSIONS)
 def test_a_regression_rule_learns_and_trains_all_that_it_should(kind):
     learner = MetaLearner(network=networks.mlp(1, hidden=(16,), activation="tanh"), rule=REGRESSIONS[kind]())
@@ -181,6 +182,7 @@ def clusters(seed=0):
     return ClassPool(points.reshape(200, 8).astype("float32"), np.repeat(np.arange(20), 10))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [Ridge, Matching])
 @pytest.mark.parametrize("parallel", ["vectorized", "map"])
 def test_a_metric_rule_learns_in_every_way_through_the_tasks(rule, parallel):

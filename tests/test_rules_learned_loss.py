@@ -76,6 +76,7 @@ def test_its_gradients_are_those_of_central_differences(case, precise):
     assert_slopes(learner, tasks, tolerance=1e-7, h=3e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["regression", "logits"])
 def test_it_comes_to_the_same_in_every_way_through_the_tasks(case, precise):
     found = []
@@ -155,6 +156,7 @@ def outliers(seed=0):
     return Sinusoids(shots=10, queries=10, meta_batch=8, seed=seed, **settings).map(replace)
 
 
+@pytest.mark.slow
 def test_it_learns_to_ignore_outliers_and_survives_a_file(tmp_path):
     errors = {}
     for rule in (GradientDescent(0.02, 2), LearnedLoss(0.02, 2)):

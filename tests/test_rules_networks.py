@@ -102,6 +102,7 @@ def test_a_network_agrees_with_central_differences(build):
     assert_slopes(learner_of(build(), GradientDescent(0.1, 2)), regression())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [layers.GRU, layers.LSTM])
 def test_a_recurrent_network_agrees_with_central_differences(cell):
     learner = learner_of(sequential((3, 2), cell(2, use_cudnn=False), layers.Dense(1)), GradientDescent(0.1, 2))

@@ -104,6 +104,7 @@ def test_the_implicit_gradient_of_linear_regression_is_the_one_in_closed_form(se
     assert_same(meta(learner, tasks, graph=True)[1], [gradient], 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", ["episode", "support", "moving"])
 def test_at_the_minimum_the_implicit_gradient_agrees_with_central_differences(statistics):
     inner = [layers.Dense(1, "tanh"), layers.BatchNormalization(), layers.Dense(1)]  # seven weights

@@ -79,6 +79,7 @@ def assert_same_paths(given, wanted, tolerance=1e-11):
             np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", KNOWN)
 def test_it_begins_as_the_optimizer_that_base_names(base, precise):
     assert_same_paths(path(built(learning_rate=0.1, base=base), 30), path_by_hand(KNOWN[base], 30))
@@ -178,6 +179,7 @@ def test_the_scale_of_the_loss_hardly_matters_to_the_networks_own_step(precise):
     np.testing.assert_allclose(*steps, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_it_learns_as_a_rule_and_survives_a_file(tmp_path):
     def curves(**more):
         return Sinusoids(shots=5, queries=5, meta_batch=8, amplitude=(1, 2), phase=(0, 1), x_range=(-2, 2), **more)

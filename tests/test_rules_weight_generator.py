@@ -65,6 +65,7 @@ def weights_for(learner, x, y, ways=None):
     return [w.numpy() for w in learner.rule.adapt(learner.pure, start, x, y, context).weights.parameters]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", ["episode", "support", "moving"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_order_of_the_support_set_does_not_matter(kind, statistics):

@@ -136,6 +136,7 @@ def assert_one_paragraph(result, *parts):
 # The jobs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -162,7 +163,8 @@ def test_the_press_gets_the_job_and_the_chapters(prepared, arguments, expected):
     [
         ("check", [], ["py chapters/checks.py"]),
         ("lint", [], ["py -m ruff check .", "py -m ruff format --check ."]),
-        ("test", [], ["py -m pytest -n 2 --dist worksteal"]),
+        ("test", [], ["py -m pytest -n 2 --dist worksteal -m not slow"]),
+        ("test", ["--all"], ["py -m pytest -n 2 --dist worksteal"]),
         ("test", ["-k", "run"], ["py -m pytest -k run"]),
         ("lab", [], ["py -m jupyterlab -y chapters"]),
         ("serve", [], ["py chapters/site/serve.py"]),
@@ -311,6 +313,7 @@ def test_a_clearing_cut_short_can_go_on(ready, monkeypatch):
     module.check_computer(ready / ".venv")
 
 
+@pytest.mark.slow
 def test_a_killed_set_up_heals(bare):
     process = start(bare)
     while not (bare / ".venv" / "setup.log").exists():
@@ -383,9 +386,9 @@ def test_the_oldest_versions_have_an_environment_of_their_own(watched, jobs):
     assert jobs == [[module.python_in(oldest), "-m", "pytest", "-k", "x"]]
     assert state_of(folder) == before
     assert (oldest / module.MARKER).exists()
-    # A second time only the stamp is read, and without arguments the whole suite runs in two processes.
+    # A second time only the stamp is read.
     calls.clear()
-    assert module.main(["test", "--oldest"]) == 0
+    assert module.main(["test", "--oldest", "--all"]) == 0
     assert (calls, jobs[1][3:]) == ([], ["-n", "2", "--dist", "worksteal"])
     # Other lower bounds need another environment.
     module.REQUIREMENTS.write_text("a>=2.1,<3\n")

@@ -35,7 +35,7 @@ import run
 ROOT = press.ROOT
 HTML = build.BUILD / "html"
 # The package myst-parser calls what a later version of Sphinx will not have.
-pytestmark = pytest.mark.filterwarnings("ignore:'myst_parser")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:'myst_parser")]
 with_chromium = pytest.mark.skipif(browser.find() is None, reason=browser.MISSING)
 
 

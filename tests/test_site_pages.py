@@ -380,6 +380,7 @@ def run(question):
     return runpy.run_path("recipe.py", run_name="__main__")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", PROGRAMS)
 def test_a_recipe_runs(question, folder):
     scope = run(question)

@@ -43,6 +43,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_second_fit_sees_the_next_batches_of_any_endless_dataset(source):
     whole, parts = (learner_of(jit_compile=source == "tasks") for _ in range(2))
@@ -68,6 +69,7 @@ def test_accumulated_gradients_count_every_batch():
     assert int(learner.batches_seen) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save", [False, True], ids=["weights", "whole"])
 def test_dropout_goes_on_from_a_file_as_if_there_had_been_none(save, tmp_path):
     through, stopped = (learner_of(layers.Dropout(0.5, seed=1)) for _ in range(2))
@@ -183,6 +185,7 @@ def test_convolutions_and_dropout_run_one_step_per_call():
         assert learner.steps_per_execution == 1
 
 
+@pytest.mark.slow
 def test_validation_and_evaluation_use_as_many_batches_as_asked_for():
     learner, one = learner_of(), learner_of(steps_per_execution=1, jit_compile=False)
     histories = [
@@ -242,6 +245,7 @@ def test_prototypes_run_several_steps_per_call_too():
     assert int(learner.batches_seen) == 60
 
 
+@pytest.mark.slow
 def test_the_multi_step_loss_counts_batches_and_not_what_an_optimizer_counts():
     learner = MetaLearner(network=networks.mlp(1, hidden=(4,)), rule=GradientDescent(0.05, 2, multi_step=4))
     learner.compile(keras.optimizers.SGD(0.0, gradient_accumulation_steps=2), "mse")

@@ -306,6 +306,7 @@ def test_only_the_student_and_the_projection_are_trained():
     assert not np.array_equal(before, distiller.projection.kernel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", [None, ("hidden_0", "hidden_0")])
 def test_a_distiller_is_saved_and_goes_on_where_it_was(features, tmp_path):
     x, y = data()

@@ -209,6 +209,7 @@ def test_a_step_goes_down_both_losses_and_reversal_takes_the_features_up_the_sec
         np.testing.assert_allclose(variable.numpy(), value, rtol=1e-10, atol=1e-12, err_msg=variable.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["coral", "reversal", None])
 def test_a_learner_answers_as_its_network_and_keeps_that_through_a_file(method, tmp_path):
     x, y, target = two_domains(30)

@@ -61,6 +61,7 @@ def gradients_by_hand(training, inputs, clipnorm=1e9, runs=(0, 1)):
     return np.mean(losses), [total / len(losses) for total in gradients]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clipnorm", [1e9, 0.01])
 def test_the_gradient_is_that_of_truncated_backpropagation(clipnorm, precise):
     update = at_random(built(learning_rate=0.05, hidden=(3,), step_size=0.05), 0.3)
@@ -126,6 +127,7 @@ def test_logs_say_how_many_runs_have_diverged():
     assert all(np.isfinite(one).all() for one in update.get_weights())
 
 
+@pytest.mark.slow
 def test_an_update_learns_from_training_runs_and_survives_a_file(tmp_path):
     curves = Sinusoids(shots=10, meta_batch=4, amplitude=(1, 2), x_range=(-2, 2))
     training = training_of(UpdateNetwork(0.001, hidden=(2,)), networks.mlp(1, hidden=(8,)), steps=20, truncation=10)
@@ -147,6 +149,7 @@ XLA = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", XLA)
 def test_xla_comes_to_the_same(which):
     make, hidden = XLA[which]

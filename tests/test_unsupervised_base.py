@@ -109,6 +109,7 @@ def test_a_loss_of_a_layer_is_added(name):
     assert found[1] - found[0] == pytest.approx(square, rel=1e-3)
 
 
+@pytest.mark.slow
 @each
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_trains(name, policy):

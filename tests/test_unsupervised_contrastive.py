@@ -78,6 +78,7 @@ def test_the_logged_loss_and_accuracy_are_those_of_the_views():
     assert logged["contrastive_accuracy"] > 0.5  # a view without changes is nearest to itself
 
 
+@pytest.mark.slow
 def test_it_learns_to_recognize_an_image_after_a_shift():
     model = compiled(Contrastive(encoder(32), shift(), projection=(16, 8)), run_eagerly=False, jit_compile=False)
     x = np.random.default_rng(0).uniform(size=(64, 8, 8, 1)).astype("float32") ** 4
