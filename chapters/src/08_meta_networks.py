@@ -418,7 +418,7 @@ for kind in ("pixels", "aligned pixels"):
 mk.report.Table(rows)
 
 # %% [markdown]
-# These are again paired differences, per seed:
+# These are differences, again paired per seed:
 
 # %%
 pairs = [("generator", "MAML, 1 step"), ("generator with prototypes", "MAML, 1 step")]
