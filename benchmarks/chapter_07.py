@@ -2,7 +2,7 @@
 
     PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py            (about 35 minutes on one core)
     PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py features   (one part: baselines, features, rotations)
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py omniglot --data-dir FOLDER               (about 4 minutes)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py omniglot --data-dir FOLDER               (about 6 minutes)
 
 baselines: raw pixels, aligned and blurred pixels (chapter 01), principal components of both, and random features. This
 and `features` use one protocol: 600 tasks of the six test alphabets for each of three seeds, the same for every method.
