@@ -118,8 +118,6 @@ optimizer, metrics = keras.optimizers.Adam(0.003), {"class": ["accuracy"]}
 model.compile(optimizer, loss_weights={"position": 3}, metrics=metrics, steps_per_execution=20)
 model.fit(x, y, batch_size=64, epochs=30, verbose=0)
 scores = model.evaluate(x_test, y_test, verbose=0, return_dict=True)
-pixels = 5 * scores["position_loss"] ** 0.5  # a unit is five pixels
-print(f"root mean squared error of the position: {pixels:.2f} pixels")
 scores
 
 # %% [markdown]
@@ -133,6 +131,7 @@ def frame(axis, place, **style):
     axis.add_patch(plt.Rectangle((column, row), 14, 14, fill=False, **style))
 
 
+pixels = 5 * scores["position_loss"] ** 0.5  # a unit is five pixels
 assert scores["class_accuracy"] > 0.5 and 0.7 < pixels < 1.3
 rows = [np.flatnonzero(y_test["class"] == letter)[letter] for letter in range(8)]
 outputs = model.predict(x_test[rows], verbose=0)
