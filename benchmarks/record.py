@@ -29,10 +29,11 @@ class Record:
     """The measurements of benchmarks/<name>.py.
 
     again: discard what was measured before.
+    data_dir: where tensorflow-datasets has prepared data for these measurements; None is its own folder.
     """
 
-    def __init__(self, name: str, *, again: bool = False, folder: Path = RESULTS) -> None:
-        self.name, self.path = name, folder / f"{name}.json"
+    def __init__(self, name: str, *, again: bool = False, folder: Path = RESULTS, data_dir: str | None = None) -> None:
+        self.name, self.path, self.data_dir = name, folder / f"{name}.json", data_dir
         if again:
             self.path.unlink(missing_ok=True)
         stored = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
@@ -63,20 +64,26 @@ class Record:
         unfinished.replace(self.path)
 
 
-def measure_parts(name: str, parts: Mapping[str, Callable[[Record], Any]], description: str) -> None:
+def measure_parts(
+    name: str, parts: Mapping[str, Callable[[Record], Any]], description: str, *, prepared_data: bool = False
+) -> None:
     """The command line of benchmarks/<name>.py, whose measurements come in parts: all of them, or those that are named.
 
     description: the docstring of the script.
+    prepared_data: whether a part reads data of tensorflow-datasets; if so, `--data-dir` sets the record's `data_dir`.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}; by default all")
     parser.add_argument("--again", action="store_true", help="discard what was measured before")
+    if prepared_data:
+        text = "where tensorflow-datasets has prepared its data; by default its own folder"
+        parser.add_argument("--data-dir", metavar="FOLDER", help=text)
     options = parser.parse_args()
     unknown = set(options.parts) - set(parts)
     if unknown:
         parser.error(f"There are the parts {', '.join(parts)}; got {', '.join(sorted(unknown))}.")
     logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of every function that is traced again
-    record = Record(name, again=options.again)
+    record = Record(name, again=options.again, data_dir=getattr(options, "data_dir", None))
     for part in options.parts or parts:
         parts[part](record)
 

@@ -45,9 +45,9 @@ stored = mk.report.measured("chapter_08")  # long measurements, made by benchmar
 # %% [markdown]
 # ### Reading a support set
 #
-# A support set has no order and no fixed size. The meta-network therefore reads each example $(x_i, y_i)$ alone, by the
-# same function $r$, and averages (Zaheer et al., "Deep Sets", 2017). With $n$ examples, whose features below the
-# generated layers are $f(x_i)$, the **description** (任务描述; task embedding) is
+# A support set has no order and no fixed size. The meta-network therefore reads each example $(x_i, y_i)$ separately,
+# with the same function $r$, and averages the results (Zaheer et al., "Deep Sets", 2017). With $n$ examples, whose
+# features below the generated layers are $f(x_i)$, the **description** (任务描述; task embedding) is
 #
 # $$d = \frac{1}{n} \sum_{i=1}^{n} r\big(f(x_i), y_i\big) \qquad \text{(Formula 8.1)}$$
 
@@ -180,8 +180,8 @@ rates = mk.report.measured("chapter_10")["selected: MAML, 1 step"]
 maml = trained(GradientDescent(rates["inner"], evaluation_steps=10), rates["outer"])
 
 # %% [markdown]
-# What has it learned? For 500 test tasks we collect the generated head, 41 numbers per task, and project them onto their
-# two **principal components** (主成分), the directions of largest variance.
+# What has the generator learned? For 500 test tasks we collect the generated head, 41 numbers per task, and project
+# them onto their two **principal components** (主成分), the directions of largest variance.
 
 
 # %%
@@ -230,8 +230,10 @@ assert explained > 0.5 and share.sum() > 0.5
 # its validation tasks, and its 1,000 test tasks. The first three of its seeds are shown, with 95 % intervals over
 # seeds. Do the *weights* have to be generated? A **conditional neural process** (条件神经过程; Garnelo et al., 2018) passes
 # the description $d$ of Formula 8.1, with $r$ applied to the points themselves, to the network as a further input, in
-# place of Formula 8.2. Our version, an ordinary Keras model trained by the squared error, outputs no variance, unlike
-# theirs; its width (40 to 320 units per layer) was selected as well.
+# place of Formula 8.2. Unlike theirs, our version, an ordinary Keras model trained by the squared error, outputs no
+# variance. Its width (40 to 320 units per layer) was also selected, but not that of the generators' layers (64). In
+# this book, two methods differ if their 95 % intervals do not overlap or the interval of their paired differences, here
+# per seed, excludes zero.
 
 # %%
 chapter_10 = mk.report.measured("chapter_10")
@@ -353,7 +355,7 @@ assert low + width < high - other
 # %% [markdown]
 # Gidaris and Komodakis (2018) generate classification weights in a similar way. Exercise 3 of chapter 01 shows that a
 # prototypical network is a linear head with column $(2 c_k, -\lVert c_k \rVert^2)$ for the prototype $c_k$. With
-# `prototypes=True`, the library adds this column, so that training starts as a prototypical network, and $h$ learns
+# `prototypes=True`, the library adds this column, so that training starts from a prototypical network, and $h$ learns
 # corrections.
 
 # %%
@@ -416,8 +418,7 @@ for kind in ("pixels", "aligned pixels"):
 mk.report.Table(rows)
 
 # %% [markdown]
-# In this book, two methods differ if their 95 % intervals do not overlap or the interval of their paired differences,
-# here per seed, excludes zero:
+# These are differences, again paired per seed:
 
 # %%
 pairs = [("generator", "MAML, 1 step"), ("generator with prototypes", "MAML, 1 step")]
@@ -436,11 +437,11 @@ mk.report.Table([{"a": a, "b": b, "a - b": interval(gap)} for (a, b), gap in dif
 
 # %% [markdown]
 # The strongest result is that of an ordinary classifier. Trained on the same number of images and followed by the
-# nearest class mean of its centered and normalized features, it is on average at least 12 points above every
-# meta-learner in the table. Even aligned pixels, at 0.840 without any training, are above the intervals of all four.
-# Such comparisons depend on the setting and the budget. In chapter 01, prototypes reach 0.914 with 30,000 images of
-# 28x28 pixels, 20-way tasks and a decaying learning rate, and are better than the classifier. Here, 60,000 images at
-# constant rates give 0.765; which of these differences matters was not tested.
+# nearest class mean of its centered and normalized features (not selected), it is on average at least 12 points above
+# every meta-learner in the table. Even aligned pixels, at 0.840 without any training, are above the intervals of all
+# four. Such comparisons depend on the setting and the budget. In chapter 01, with max pooling, 28x28 pixels, 20-way
+# training and a decaying learning rate, prototypes reach 0.914 (5-way) with 30,000 images and are better than the
+# classifier. Here, 60,000 images at constant learning rates give 0.765; which difference matters was not tested.
 
 # %% [markdown]
 # Part of the lead over MAML may come from the statistics of batch normalization, which differ in the table. The next
@@ -461,7 +462,8 @@ mk.report.Table([{"a": a, "b": b, "a - b": interval(gap)} for (a, b), gap in gap
 # %% [markdown]
 # With one choice for all, the generator with prototypes leads MAML by only 10 points (0.096 ± 0.053) and is
 # indistinguishable from the one without prototypes (0.061 ± 0.096). The classifier, which uses no statistics of the
-# queries, is still above all four.
+# queries, is still above all four, but aligned pixels are not: 0.840 is inside the interval of the generator with
+# prototypes.
 
 # %%
 assert interval(gaps["generator with prototypes", "MAML, 1 step"]) == "0.096 ± 0.053"
@@ -501,7 +503,7 @@ for kind in ("glyphs", "sine curves"):
 mk.report.Table(rows)
 
 # %% [markdown]
-# On glyphs, MAML takes longer than the generator already with one step, and about five times as long with five. On sine
+# On glyphs, MAML takes longer than the generator even with one step, and about five times as long with five. On sine
 # curves, one gradient step takes about 11 % less time than the meta-network. Forgoing gradients saved time here on
 # glyphs, and on sine curves only compared with five steps.
 
@@ -523,8 +525,8 @@ assert round(ratio["glyphs"]["ratio: MAML, 5 steps"][0]) == 5
 # inputs and outputs, and it must produce any number of weights.
 
 # %% [markdown]
-# **Tasks.** We read each pair of an input $j$ and an output $k$ separately, by small networks $r$ and $q$, of which $q$
-# begins with a layer normalization. For classes, $y_{ik}$ is 1 if example $i$ belongs to class $k$, and otherwise 0:
+# **Tasks.** We read each pair of an input $j$ and an output $k$ separately, by small networks $r$ and $q$, where $q$
+# begins with layer normalization. For classes, $y_{ik}$ is 1 if example $i$ belongs to class $k$, and otherwise 0:
 #
 # $$s_{jk} = q\Big( \frac{1}{n} \sum_{i=1}^{n} r(x_{ij}, y_{ik}) \Big) \qquad \text{(Formula 8.4)}$$
 
@@ -553,10 +555,10 @@ for kind, (inputs, *hidden, units) in shapes.items():
 # %% [markdown]
 # The networks have no trained weights of their own. The stored experiment trained the one generator on three families
 # of tasks at once, by the sum of their scaled losses: sine curves, noisy planes in two dimensions, and three clusters
-# of points to be classified (300 batches of 25 tasks of each). MAML, with one step, trained each network alone for as
+# of points to be classified (300 batches of 25 tasks of each). One-step MAML trained each network separately, for as
 # many batches, and the gradient of each variable was clipped to a norm of 1. All learning rates were selected on
-# validation tasks, inside their grids. Errors are divided by those of one constant prediction for all tasks (clusters: by
-# chance, 2/3), and intervals are over three seeds. The baselines are fitted to the support set alone (kernel ridge
+# validation tasks, inside their grids. Errors are divided by those of one constant prediction for all tasks (clusters:
+# by chance, 2/3), and intervals are over three seeds. The baselines are fitted to the support set alone (kernel ridge
 # regression with the settings that chapter 10 selects among ridges of at least $10^{-6}$).
 
 # %%
@@ -578,9 +580,9 @@ mk.report.Table(rows)
 # %% [markdown]
 # For every family and seed, the error is below that of a constant prediction, so one set of learned weights serves
 # three networks and two types of task (on sine curves, the interval over seeds includes 1). However, the simple
-# baselines are far better on all three, and so is MAML on sine curves and clusters. A comparison at a larger budget is
-# left to the project. Because coordinates are numbers between 0 and 1, the trained generator also produces networks of
-# shapes that it was never trained with:
+# baselines are far better on all three, and MAML is better on sine curves and clusters. A comparison at a larger budget
+# is left to the project. Because coordinates are numbers between 0 and 1, the trained generator also produces networks
+# of shapes that it was never trained with:
 
 # %%
 new = [name for name in runs[0] if name not in kinds]
@@ -616,16 +618,17 @@ assert [run[name] < 1 for run in runs for name in widths].count(True) == 10 and 
 #
 # - A meta-network reads a support set and outputs weights. It is trained by the loss on the queries, through the weights.
 #   Its mean over examples makes the order of the support set irrelevant.
-# - Adapting needs no gradients. On sine curves, a generated head had a lower error than MAML with at most five steps and
-#   than a network that reads the description of the task as an input, but not than kernel ridge regression. Generating all
-#   weights was worse than reading the description.
-#   On glyphs, the generator was indistinguishable from MAML, and with prototypes it was better, but indistinguishable from
-#   a prototypical network. An ordinary classifier and aligned pixels, both with nearest class means, were more accurate.
+# - Adapting needs no gradients. On sine curves, a generated head had a lower error than MAML with at most five steps
+#   and than a network that reads the description of the task as an input, but not than kernel ridge regression.
+#   Generating all weights was worse than reading the description, with a width that was tuned only for the latter. On
+#   glyphs, the generator was indistinguishable from MAML, and with prototypes it was better, but indistinguishable from
+#   a prototypical network. An ordinary classifier was more accurate than all of these, and so were aligned pixels if no
+#   method used the statistics of the queries.
 # - One generator can serve networks of several shapes if weights are functions of their coordinates. In our small
-#   experiment, it beat a constant prediction on two of three families of tasks, but not the simple baselines, and it failed
-#   at a depth that it was not trained for.
-# - At amplitudes beyond those of training, the relative errors of the generator and of MAML become several times as
-#   large, so test both there before you rely on them.
+#   experiment, it beat a constant prediction on two of three families of tasks, but not the simple baselines, and in
+#   every run, it was worse than a constant prediction at a new depth.
+# - At amplitude 12, far beyond training, the relative errors of the generator and of MAML were several times those at
+#   4, so test both on unfamiliar tasks before you rely on them.
 
 # %% [markdown]
 # ## Exercises

@@ -95,8 +95,8 @@ class LearnedRates(Update):
         (MAML++: Antoniou et al., "How to train your MAML", 2019; Formula 9.2); "step" one per step, a schedule
         (Maclaurin, Duvenaud and Adams, "Gradient-based Hyperparameter Optimization through Reversible Learning", 2015;
         Formula 9.3). Beyond the steps of training, the last one is used.
-    logarithmic: learn the logarithms of the rates (Formula 9.4), so that they stay positive and a step of the outer
-        loop changes large and small ones by the same factor.
+    logarithmic: learn the logarithms of the rates (Formula 9.4), so that they stay positive and a step of Adam changes
+        large and small ones by similar factors.
 
     >>> from meta_keras import MetaLearner, networks
     >>> from meta_keras.rules import GradientDescent
