@@ -208,7 +208,7 @@ def accuracy(learner, x, y):
 #
 # The hyperparameters (*settings*: learning rate and weight) have to be selected, but without labels there is no
 # validation accuracy on the target domain. Accuracy on held-out *source* images is an unreliable substitute: for CORAL,
-# its choice does not differ significantly in target accuracy from that of the following method, but for scheduled DANN,
+# its choice does not differ significantly in target accuracy from that of reverse validation, but for scheduled DANN,
 # its choice reaches 0.43, not 0.72.
 
 # %% [markdown]
@@ -306,7 +306,7 @@ def normalized(x):
 
 
 # %% [markdown]
-# For *every* method, also for these two and the source-only network, the settings are selected by reverse validation.
+# For *every* method, including these two and the source-only network, the settings are selected by reverse validation.
 # Single runs of three methods:
 
 
