@@ -25,6 +25,7 @@ is stored as data/learned_update.npz.
 """
 
 import functools
+import json
 import math
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ WAYS, SHOTS, SIDE, STEPS, BATCH, TRUNCATION = 10, 15, 7, 100, 32, 50
 SEEDS, SELECTION_SEED = 5, 100
 META_STEPS, META_BATCH = 400, 8
 TASKS = 64
+GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # of the learned optimizer's step size and of meta-training's rate
 LAST = 5  # the loss after the last step is the mean over so many minibatches
 
 
@@ -173,10 +175,14 @@ class Choice(NamedTuple):
     learning_rate: float = 0.01
 
 
+def update_of(choice: Choice) -> UpdateNetwork:
+    """A new update network. Weights do not have its settings, so training, loading and testing all call this."""
+    return UpdateNetwork(choice.rate, base=choice.base, step_size=choice.step_size, name="learned_update")
+
+
 def meta_train(choice: Choice, seed: int, meta_steps: int = META_STEPS) -> tuple[mk.UnrolledTraining, Any]:
-    update = UpdateNetwork(choice.rate, base=choice.base, step_size=choice.step_size)
     schedule = keras.optimizers.schedules.CosineDecay(choice.learning_rate, meta_steps)
-    training = training_of(update, Setting(), seed, schedule)
+    training = training_of(update_of(choice), Setting(), seed, schedule)
     family = tasks(Setting(), "train", seed, META_BATCH)
     history = training.fit(family, steps_per_epoch=meta_steps // 20, epochs=20, verbose=0)
     return training, history.history
@@ -193,21 +199,21 @@ def validated(record: Record, tried: Choice) -> float:
 
 
 def selected(record: Record) -> Choice:
-    """Coordinate search on validation tasks."""
-    choice = Choice()
-    for name, values in (
-        ("learning_rate", (0.003, 0.01, 0.03)),
-        ("step_size", (0.003, 0.01, 0.03)),
-    ):
-        losses = {value: validated(record, choice._replace(**{name: value})) for value in values}
-        choice = choice._replace(**{name: min(losses, key=losses.get)})
-    return choice
+    """Coordinate search on validation tasks, until the neighbors of both values in the grid are worse."""
+    best, moved = Choice(), True
 
+    def loss(choice: Choice) -> float:
+        return validated(record, choice)
 
-def larger(record: Record) -> None:
-    """A larger learning rate than that of the choice, measured later: no optimizer of the tests was trained with it."""
-    for step_size in (0.003, 0.01):
-        validated(record, Choice(step_size=step_size, learning_rate=0.1))
+    while moved:
+        before = best
+        for name in ("learning_rate", "step_size"):
+            place = GRID.index(getattr(best, name))
+            for way in (-1, 1):
+                while (tried := best._replace(**{name: GRID[place + way]})) and loss(tried) < loss(best):
+                    best, place = tried, place + way
+        moved = best != before
+    return best
 
 
 def learned(record: Record, choice: Choice, seed: int) -> UpdateNetwork:
@@ -215,10 +221,13 @@ def learned(record: Record, choice: Choice, seed: int) -> UpdateNetwork:
 
     def train() -> dict[str, Any]:
         training, history = meta_train(choice, seed)
-        return {"weights": [one.tolist() for one in training.update.get_weights()], "history": history}
+        weights = [one.tolist() for one in training.update.get_weights()]
+        config = json.loads(json.dumps(training.update.get_config()))
+        return {"choice": choice._asdict(), "config": config, "weights": weights, "history": history}
 
-    stored = record.measure(f"meta-training, seed {seed}", train)
-    update = UpdateNetwork(choice.rate, base=choice.base, step_size=choice.step_size)
+    stored, update = record.measure(f"meta-training, seed {seed}", train), update_of(choice)
+    trained = stored["choice"], UpdateNetwork.from_config(stored["config"]).get_config()
+    assert trained == (choice._asdict(), update.get_config()), f"seed {seed} was meta-trained with {trained}"
     update.build()
     update.set_weights([np.asarray(one, "float32") for one in stored["weights"]])
     return update
@@ -239,10 +248,12 @@ def test(record: Record, choice: Choice, title: str) -> None:
     setting = SETTINGS[title]
 
     def of_learned() -> list[dict[str, Any]]:
-        training, found = training_of(UpdateNetwork(choice.rate), setting), []
+        training, found = training_of(update_of(choice), setting), []
         for seed in range(SEEDS):
-            training.update.set_weights(learned(record, choice, seed).get_weights())
-            found.append(summary(curves(training, setting, "test", SEEDS)[seed]))
+            update = learned(record, choice, seed)
+            assert update.get_config() == training.update.get_config()  # which set_weights does not compare
+            training.update.set_weights(update.get_weights())
+            found.append(summary(curves(training, setting, "test", seed + 1)[seed]))
         return found
 
     record.measure(f"test: learned, {title}", of_learned)
@@ -336,7 +347,6 @@ def times(record: Record) -> None:
 
 PARTS = {
     "selection": selection,
-    "larger": larger,
     "optimizers": optimizers,
     "times": times,
     "few_shot": few_shot,
