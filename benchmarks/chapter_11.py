@@ -6,9 +6,9 @@ A task of the training family: learn to tell 10 characters of one split of the g
 7x7 pixels, with a network of 32 hidden units, in 100 steps on minibatches of 32. The update network (Formula 11.1) is
 trained on tasks of the training alphabets, by truncated backpropagation through 50 steps; its own step size and the
 learning rate of meta-training are selected on tasks of the validation alphabets (but not the learning rate of the Adam
-with which it begins, 0.08). Five such trainings differ in their seeds, and each is tested on tasks of its own. A cheaper
-baseline learns only the coefficients of the known updates, without the network, in the same way, with a learning rate
-of its own. Times of a step are those of benchmarks/learned_optimizer.py.
+with which it begins, 0.08). Five such trainings differ in their seeds, and each is tested on tasks of its own. As a
+cheaper baseline, only the coefficients of the known updates are learned, without the network, in the same way, with a
+learning rate of their own. Times of a step are those of benchmarks/learned_optimizer.py.
 
 SGD with momentum, Adam, and both with a cosine decay to zero have the best of nine learning rates, a factor of two
 apart (of more if the best is at the edge), each selected by the loss after the last step. They are selected on tasks of
@@ -226,7 +226,7 @@ def validated(record: Record, tried: Choice) -> float:
     return record.measure(f"selection: {name_of(tried)}, {settings}", loss)
 
 
-def selected(record: Record, best: Choice = Choice()) -> Choice:
+def selected(record: Record, best: Choice) -> Choice:
     """Coordinate search on validation tasks, until the neighbors of the best values in the grid are worse."""
     names, moved = ("learning_rate", "step_size") if best.step_size else ("learning_rate",), True
 
@@ -361,7 +361,7 @@ def ship(record: Record, choice: Choice) -> None:
 
 
 def choices(record: Record) -> list[Choice]:
-    found = [selected(record), selected(record, Choice(step_size=0.0, learning_rate=0.03))]
+    found = [selected(record, start) for start in (Choice(), Choice(step_size=0.0, learning_rate=0.03))]
     for choice in found:
         record.measure(f"choice: {name_of(choice)}", choice._asdict)
     return found

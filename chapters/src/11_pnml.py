@@ -101,7 +101,7 @@ plt.show()
 
 # %% [markdown]
 # The form $a \, e^{0.001 b}$ follows Metz et al. (2020): $a$ chooses sign and size, and $b$ could change the size by
-# orders of magnitude. Here it hardly does: on the inputs plotted below, $e^{0.001 b}$ is between 0.95 and 1.03 in all
+# orders of magnitude. Here it does much less: on the inputs plotted below, $e^{0.001 b}$ is between 0.70 and 1.01 in all
 # five learned updates.
 
 # %% [markdown]
@@ -339,14 +339,12 @@ def surface(update, number, scale=0.05):
     return change.numpy().reshape(41, 41)
 
 
-# %%
+# %% alt="Five surfaces over gradient and mean of earlier gradients: SGD's contours are vertical, Adam's nearly horizontal; the learned ones bend at gradient zero and are largest where both are positive"
 sgd, adam = UpdateNetwork(0.08 / 0.05, base="sgd"), UpdateNetwork(0.08, base="adam")
 for one in (sgd, adam):
     one.build()
 surfaces = {"SGD": surface(sgd, 50), "Adam": surface(adam, 50)}
 surfaces |= {f"learned, step {n}": surface(shipped, n) for n in (5, 50, 95)}
-
-# %%
 figure, panels = plt.subplots(1, 5, figsize=(12, 2.4), sharey=True)
 limit = np.ceil(10 * max(np.abs(values).max() for values in surfaces.values())) / 10
 for axes, (name, values) in zip(panels, surfaces.items(), strict=True):
@@ -359,7 +357,11 @@ figure.colorbar(shades, ax=panels, label="update", ticks=(-limit, 0, limit))
 plt.show()
 
 # %% [markdown]
-# TEXT1
+# Gradients are in multiples of the root mean square; SGD and Adam have learning rates of equal effect. SGD ignores the
+# earlier gradients, so its contours are vertical. Adam's are nearly horizontal, because the current gradient is only a
+# tenth of its average. The learned surface has a fold where the gradient changes its sign, and its steps are largest where
+# the gradient and the mean are both positive. Hand-designed optimizers answer reversed gradients with a reversed update;
+# Formula 11.1 does not require this.
 #
 # How well does a plane fit each surface (its $R^2$)?
 
@@ -392,46 +394,63 @@ def sizes(update, steps=100, scale=0.05):
     return np.array(found)
 
 
-# %% alt="ALT1"
-for update, name in ((shipped, "learned"), (adam, "Adam")):
-    for n, sign in enumerate(("positive", "negative")[: 1 if update is adam else 2]):
-        label = name if update is adam else f"{name}, {sign} gradient"
-        plt.plot(np.arange(1, 101), sizes(update)[:, n], label=label)
-plt.gca().set(xlabel="step", ylabel="size of the update", ylim=(0, None))
-plt.legend()
+learned = {}
+for seed in range(5):
+    found = stored[f"meta-training: learned, seed {seed}"]
+    learned[seed] = UpdateNetwork.from_config(found["config"])
+    learned[seed].build()
+    learned[seed].set_weights([np.array(one) for one in found["weights"]])
+along = {seed: sizes(update) for seed, update in learned.items()}
+of_adam = sizes(adam)
+
+# %% alt="Sizes of the updates over 100 steps for five seeds: those of the positive gradient are larger from about step 5 on and rise steeply before, then fall for two seeds; those of the negative gradient are nearly constant after step 10"
+figure, panels = plt.subplots(1, 5, figsize=(12, 2.6), sharey=True)
+for seed, axes in enumerate(panels):
+    axes.plot(range(1, 101), along[seed], label=["gradient 0.05", "gradient -0.05"])
+    axes.plot(range(1, 101), of_adam[:, 0], ":", color="0.4", label="Adam, both")
+    axes.set(title=f"learned, seed {seed}", xlabel="step", ylim=(0, None))
+panels[0].set_ylabel("size of the update")
+panels[-1].legend(loc="upper right")
 plt.show()
 
 # %% [markdown]
-# For all five learned updates, the table shows the mean size at three steps, and the asymmetry: how many times larger the
-# update for the positive gradient is at step 50:
+# For each seed, the table shows the mean of both sizes at four steps, and the asymmetry: how many times larger the update
+# for the positive gradient is at step 50:
 
 # %%
-rows, all_five = [], []
-for seed in range(5):
-    found = stored[f"meta-training: learned, seed {seed}"]
-    all_five.append(UpdateNetwork.from_config(found["config"]))
-    all_five[-1].build()
-    all_five[-1].set_weights([np.array(one) for one in found["weights"]])
-    along = sizes(all_five[-1])
-    row = {"seed": seed} | {f"step {n}": along[n - 1].mean() for n in (10, 30, 100)}
-    row["asymmetry"] = along[49, 0] / along[49, 1]
-    rows.append(row | {"plane, R²": r_squared_of_plane(surface(all_five[-1], 50))})
+rows = []
+for seed, found in along.items():
+    row = {"seed": seed} | {f"step {n}": found[n - 1].mean() for n in (1, 10, 30, 100)}
+    row["asymmetry"] = found[49, 0] / found[49, 1]
+    rows.append(row | {"plane, R²": r_squared_of_plane(surface(learned[seed], 50))})
 mk.report.Table(rows)
 
 # %% [markdown]
-# TEXT2
+# All five learned updates are larger for the positive gradient, at step 50 by a factor of 1.4 to 2.9, and all begin with
+# small steps: at step 10, their mean size is 1.4 to 2.3 times that at step 1. After that, their schedules differ: from
+# step 30 to 100, the size changes by $-36$ to 7 %. The stored update, of seed 0, is farthest from a plane.
 
 # %%
-ASSERT2
-for update in all_five:
-    learned = update.get_weights()
-    learned[0] *= 0  # no known updates
-    update.set_weights(learned)
+first, tenth, thirtieth, last, asymmetry, linear = (
+    np.array([row[name] for row in rows]) for name in list(rows[0])[1:]
+)
+assert np.allclose([asymmetry.min(), asymmetry.max()], [1.4, 2.9], atol=0.05)
+assert np.allclose([min(tenth / first), max(tenth / first)], [1.4, 2.3], atol=0.05)
+assert np.allclose([min(last / thirtieth), max(last / thirtieth)], [0.64, 1.07], atol=0.005)
+assert np.allclose(of_adam, 0.08, rtol=1e-3) and linear.argmin() == 0
+assert min(r_squared_of_plane(surfaces[name]) for name in ("SGD", "Adam")) > 0.99
+assert all(
+    np.array_equal(a, b) for a, b in zip(learned[0].get_weights(), shipped.get_weights(), strict=True)
+)
+for update in learned.values():
+    weights = update.get_weights()
+    weights[0] *= 0  # no known updates
+    update.set_weights(weights)
     own = [surface(update, n) for n in (5, 50, 95)]
-    learned[-2][:, 1] = learned[-1][1] = 0  # b = 0
-    update.set_weights(learned)
+    weights[-2][:, 1] = weights[-1][1] = 0  # b = 0
+    update.set_weights(weights)
     factors = np.divide(own, [surface(update, n) for n in (5, 50, 95)])
-    assert factors.min() > 0.95 and factors.max() < 1.03
+    assert factors.min() > 0.695 and factors.max() < 1.015
 
 # %% [markdown]
 # ## A fair comparison
@@ -442,7 +461,7 @@ for update in all_five:
 # Keras' defaults ($\beta_1 = 0.9$, $\beta_2 = 0.999$).
 
 # %% [markdown]
-# **The learned optimizer** was meta-trained with five seeds, each for 400 steps of 8 runs, which fits 93 parameters. Its
+# **The learned optimizer** was meta-trained with five seeds, each for 600 steps of 8 runs, which fits 93 parameters. Its
 # step size and the learning rate of meta-training were selected on validation tasks with shorter meta-training (80 steps,
 # one seed), until both neighbors of each were worse. **Coefficients** are the known updates of Formula 11.1 without the
 # network: only the seven $c_i$ are meta-trained, in the same way, with a learning rate of their own:
