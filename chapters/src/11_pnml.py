@@ -10,11 +10,11 @@
 #
 # **Time.** 90 minutes. The code runs in about a minute on two CPU cores.
 #
-# ![Training loss against training steps for a learned optimizer and for tuned momentum and Adam, in five settings](learned_update.png)
+# ![Training loss over training steps for learned optimizers and tuned ones, in five settings](learned_update.png)
 #
-# *Training loss of networks trained by learned optimizers and by four tuned ones: on tasks like those of meta-training,
-# and in four settings outside it. Lines are geometric means over five seeds, bands their 95 % intervals. Where
-# the learned optimizer fails for some seeds, each seed has a line.*
+# *Training loss of networks trained by learned optimizers, with and without a network, and by three tuned ones: on tasks
+# like those of meta-training, and in four settings outside it. Lines are geometric means over five seeds, bands their 95 %
+# intervals. Where an optimizer fails for some seeds, each seed has a line. Losses below $10^{-5}$ are drawn there.*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -205,7 +205,7 @@ assert abs(meta_gradient(0.1, 2)) < abs(full)
 # %% [markdown]
 # In each segment we use the learning rate that minimizes the mean loss *within* the segment:
 
-# %%
+# %% alt="Expected loss and best learning rate over 200 steps for segments of 1, 5, 20 and 50 steps: longer segments choose larger rates first and end with a lower loss"
 curvature, variance, candidates = np.array([1.0, 0.02]), 0.1, np.geomspace(0.01, 1.9, 60)
 
 
@@ -217,7 +217,6 @@ def segment_of_run(square, rate, steps):
     return square, losses
 
 
-# %% alt="Expected loss and best learning rate over 200 steps for segments of 1, 5, 20 and 50 steps: longer segments choose larger rates first and end with a lower loss"
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
 at_the_end = {}
 for horizon in (1, 5, 20, 50):
@@ -292,11 +291,13 @@ print("meta-loss:", np.round(history["loss"], 2), " diverged:", int(sum(history[
 # segments of 50. It is the first of five seeds and comes with the library. We compare the three on
 # the same 64 validation tasks, with the same initial weights and minibatches:
 
-# %% alt="Training loss over 50 steps: the learned optimizer is below the Adam with which meta-training begins, and further below after 600 meta-training steps than after 40"
+# %%
 shipped = UpdateNetwork.load()
 assert shipped.get_config() == update.get_config() | {"name": shipped.name}  # not part of weights
 update.set_weights(shipped.get_weights())
 live["stored, after 600 steps"] = training.learning_curves(held_out, batches=4)
+
+# %% alt="Training loss over 50 steps: the learned optimizer is below the Adam with which meta-training begins, and further below after 600 meta-training steps than after 40"
 for name, losses in live.items():
     plt.plot(losses.mean(axis=0), label=name)
 plt.gca().set(xlabel="training step", ylabel="training loss (mean of 64 tasks)", ylim=(0, None))
@@ -309,7 +310,7 @@ mk.report.Table([{"update": name, "mean loss of the run": score} for name, score
 
 # %% [markdown]
 # Live and stored meta-training improve on the Adam that they begin with. This only shows that meta-training works: Adam's
-# learning rate, 0.08, was the best of nine for 100 steps, but it was not tuned for 50 and has no decay.
+# learning rate was not tuned for 50 steps and has no decay.
 
 # %%
 start, after, long = (losses.mean(axis=1) for losses in live.values())
@@ -327,7 +328,7 @@ assert sum(history["diverged"]) == 0 and float(min(rates, key=rates.get)) == 0.0
 # gradients with a root mean square of 0.05:
 
 
-# %%
+# %% alt="Five surfaces over gradient and mean of earlier gradients: SGD's contours are vertical, Adam's nearly horizontal; the learned ones bend at gradient zero and are largest where both are positive"
 def surface(update, number, scale=0.05):
     axis = np.linspace(-2, 2, 41, dtype="float32") * scale
     earlier, gradient = map(np.ravel, np.meshgrid(axis / 2, axis, indexing="ij"))
@@ -339,7 +340,6 @@ def surface(update, number, scale=0.05):
     return change.numpy().reshape(41, 41)
 
 
-# %% alt="Five surfaces over gradient and mean of earlier gradients: SGD's contours are vertical, Adam's nearly horizontal; the learned ones bend at gradient zero and are largest where both are positive"
 sgd, adam = UpdateNetwork(0.08 / 0.05, base="sgd"), UpdateNetwork(0.08, base="adam")
 for one in (sgd, adam):
     one.build()
@@ -362,7 +362,8 @@ plt.show()
 # tenth of its average. The learned surface has a fold where the gradient changes its sign, and its steps are largest where
 # the gradient and the mean are both positive. Hand-designed optimizers answer reversed gradients with a reversed update;
 # Formula 11.1 does not require this.
-#
+
+# %% [markdown]
 # How well does a plane fit each surface (its $R^2$)?
 
 
@@ -380,7 +381,7 @@ mk.report.Table(rows)
 # %% [markdown]
 # The network sees the step number and $v$, which grows from zero during a run; both can act as a schedule. To see
 # whether they do, we give two weights constant gradients of 0.05 and $-0.05$ for 100 steps. The correction of its bias
-# keeps Adam's updates exactly constant:
+# keeps Adam's updates constant:
 
 
 # %%
@@ -408,9 +409,9 @@ figure, panels = plt.subplots(1, 5, figsize=(12, 2.6), sharey=True)
 for seed, axes in enumerate(panels):
     axes.plot(range(1, 101), along[seed], label=["gradient 0.05", "gradient -0.05"])
     axes.plot(range(1, 101), of_adam[:, 0], ":", color="0.4", label="Adam, both")
-    axes.set(title=f"learned, seed {seed}", xlabel="step", ylim=(0, None))
-panels[0].set_ylabel("size of the update")
-panels[-1].legend(loc="upper right")
+    axes.set(title=f"learned, seed {seed}", xlabel="step")
+panels[0].set(ylabel="size of the update", ylim=(0, None))
+panels[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
@@ -428,7 +429,7 @@ mk.report.Table(rows)
 # %% [markdown]
 # All five learned updates are larger for the positive gradient, at step 50 by a factor of 1.4 to 2.9, and all begin with
 # small steps: at step 10, their mean size is 1.4 to 2.3 times that at step 1. After that, their schedules differ: from
-# step 30 to 100, the size changes by $-36$ to 7 %. The stored update, of seed 0, is farthest from a plane.
+# step 30 to 100, the size changes by $-36$ to 6 %. The stored update, of seed 0, is farthest from a plane.
 
 # %%
 first, tenth, thirtieth, last, asymmetry, linear = (
@@ -436,7 +437,7 @@ first, tenth, thirtieth, last, asymmetry, linear = (
 )
 assert np.allclose([asymmetry.min(), asymmetry.max()], [1.4, 2.9], atol=0.05)
 assert np.allclose([min(tenth / first), max(tenth / first)], [1.4, 2.3], atol=0.05)
-assert np.allclose([min(last / thirtieth), max(last / thirtieth)], [0.64, 1.07], atol=0.005)
+assert np.allclose([min(last / thirtieth), max(last / thirtieth)], [0.64, 1.06], atol=0.005)
 assert np.allclose(of_adam, 0.08, rtol=1e-3) and linear.argmin() == 0
 assert min(r_squared_of_plane(surfaces[name]) for name in ("SGD", "Adam")) > 0.99
 assert all(
@@ -463,7 +464,10 @@ for update in learned.values():
 # %% [markdown]
 # **The learned optimizer** was meta-trained with five seeds, each for 600 steps of 8 runs, which fits 93 parameters. Its
 # step size and the learning rate of meta-training were selected on validation tasks with shorter meta-training (80 steps,
-# one seed), until both neighbors of each were worse. **Coefficients** are the known updates of Formula 11.1 without the
+# one seed), until both neighbors of each were worse.
+
+# %% [markdown]
+# **Coefficients** are the known updates of Formula 11.1 without the
 # network: only the seven $c_i$ are meta-trained, in the same way, with a learning rate of their own:
 
 # %%
@@ -481,13 +485,8 @@ mk.report.Table(rows)
 # the same initializations (64 in all) and with the same minibatches. Non-finite losses count as guessing, $\ln 10$.
 
 # %%
-settings = [
-    "training family",
-    "10 times the horizon",
-    "4 times the width",
-    "3 hidden layers",
-    "clothing",
-]
+settings = ["training family", "10 times the horizon", "4 times the width"]
+settings += ["3 hidden layers", "clothing"]
 decayed = ["adam, cosine decay", "momentum, cosine decay"]
 methods = ["learned", "coefficients", "adam", *decayed, "momentum"]
 found = {(name, s): stored[f"test: {name}, {s}"] for name in methods for s in settings}
@@ -512,7 +511,8 @@ for axes, setting in zip(panels.flat, settings, strict=False):
         axes.semilogy(steps, np.exp(mean), **look, label=name)
         low, high = np.exp(mean - width), np.exp(mean + width)
         axes.fill_between(steps, low, high, color=look["color"], alpha=0.2)
-    axes.set_ylim(0.05 if any(failed("learned", setting)) else None, 10)
+    lowest = min(min(seed["curve"]) for name in methods[:5] for seed in found[name, setting])
+    axes.set_ylim(max(lowest, 1e-5) / 2, 10)  # losses of runs that diverge go beyond it
     axes.set(title=setting.capitalize(), xlabel="training step", ylabel="training loss")
 panels.flat[-1].axis("off")
 panels.flat[-1].legend(*panels[0, 0].get_legend_handles_labels(), loc="center", title="optimizer")
@@ -540,22 +540,22 @@ mk.report.Table([{"optimizer": n} | {s: summarized(n, s) for s in settings} for 
 
 
 # %%
-def log_ratio(name, setting):
-    return mk.Score.of(np.log2(final["learned", setting] / final[name, setting]))
-
-
-def verdict(name, setting):
-    ratio = log_ratio(name, setting)
-    if count := sum(failed("learned", setting)):
-        return f"failed for {count} of 5 seeds"
+def verdict(one, other, setting):
+    if count := sum(failed(one, setting)):
+        return f"{count} of 5 failed"
+    ratio = mk.Score.of(np.log(final[one, setting] / final[other, setting]))
     if abs(ratio.mean) <= ratio.interval:
         return "indistinguishable"
     return "lower" if ratio.mean < 0 else "higher"
 
 
-verdicts = {name: {s: verdict(name, s) for s in settings} for name in methods[1:]}
-print("The final loss of the learned optimizer, compared with that of ...")
-mk.report.Table([{"optimizer": name} | row for name, row in verdicts.items()])
+rows = [
+    {"final loss of": one, "compared with": other} | {s: verdict(one, other, s) for s in settings}
+    for n, one in enumerate(methods[:2])
+    for other in methods[n + 1 :]
+]
+verdicts = {(row["final loss of"], row["compared with"]): row for row in rows}
+mk.report.Table(rows)
 
 # %% [markdown]
 # ### On tasks like those of meta-training
@@ -571,85 +571,93 @@ def steps_to_reach(curve, loss, window=5):
 
 
 # %%
-family_curves = {name: [seed["curve"] for seed in found[name, "training family"]] for name in methods}
-targets = [np.mean(curve[-5:]) + 1e-9 for curve in family_curves["adam"]]
+curves = {name: [seed["curve"] for seed in found[name, "training family"]] for name in methods}
+targets = [np.mean(curve[-5:]) + 1e-9 for curve in curves["adam"]]
 needed = {
-    name: [steps_to_reach(*pair) for pair in zip(curves, targets, strict=True)]
-    for name, curves in family_curves.items()
+    name: [steps_to_reach(*pair) for pair in zip(curves[name], targets, strict=True)]
+    for name in methods
 }
-for name, steps in needed.items():
-    print(f"{name:<23} {steps}")
+mean_loss = {name: mk.Score.of(np.mean(curves[name], axis=1), "mean loss") for name in methods}
+rows = [
+    {"optimizer": n, "steps to Adam's final loss, per seed": str(needed[n]), "mean loss": mean_loss[n]}
+    for n in methods
+]
+mk.report.Table(rows)
+
+# %%
+paired = {
+    "steps": np.subtract(needed["learned"], needed["coefficients"]),
+    "mean loss": mean_loss["learned"].values - mean_loss["coefficients"].values,
+}
+for name, values in paired.items():
+    print("learned minus coefficients:", mk.Score.of(values, name))
 
 # %% [markdown]
-# On its own family, the learned optimizer has a lower final loss than all four tuned optimizers, about a third of that
-# of the best of them, Adam without decay. It reaches Adam's final loss after 69 to 80 of the 100 steps. But on a million
-# weights, with minibatches of 128, its training steps take 1.4 times as long as Adam's, so it would hardly save time on
-# such a network. The other optimizers do not reach Adam's final loss at all: a decay raises it here, and momentum is slower.
+# On its own family, the learned optimizer has a lower final loss than all four tuned optimizers, about a tenth of that of
+# the best of them, Adam without decay. It reaches Adam's final loss after 49 to 65 steps, on average 56, which misses
+# our target, 50. The seven learned coefficients alone need 62; neither in these steps nor in
+# the final loss can we distinguish them from the learned optimizer. What the network does lower is the mean
+# loss of the run, which meta-training minimizes, but two thirds of that gain over Adam are due to the coefficients.
+# On a million weights, with minibatches of 128, training steps with the network take 1.4 times as long as Adam's.
 
 # %% [markdown]
 # These are training losses; test accuracy was neither the objective of meta-training nor measured. Nor is the
-# comparison one of costs: meta-training took $400 \cdot 8 \cdot 100 = 320{,}000$ updates of small networks, selecting
+# comparison one of costs: meta-training took $600 \cdot 8 \cdot 100 = 480{,}000$ updates of small networks, selecting
 # its hyperparameters more, and both also backpropagated through these updates, whereas a search of nine learning
 # rates on 64 tasks takes $57{,}600$ updates.
 
 # %%
-assert all(row["training family"] == "lower" for row in verdicts.values())
-assert (min(needed["learned"]), max(needed["learned"])) == (69, 80)
-assert all(v is None for n, steps in needed.items() if n not in ("learned", "adam") for v in steps)
+family = {pair: row["training family"] for pair, row in verdicts.items()}
+assert family.pop(("learned", "coefficients")) == "indistinguishable" and {*family.values()} == {
+    "lower"
+}
+assert [min(needed["learned"]), max(needed["learned"])] == [49, 65]
+assert np.allclose([np.mean(needed[name]) for name in methods[:2]], [56, 62], atol=0.5)
+steps, losses = map(mk.Score.of, paired.values())
+assert abs(steps.mean) < steps.interval and losses.mean < -losses.interval
+assert all(v is None for name in (*decayed, "momentum") for v in needed[name])
 means = {name: np.exp(np.log(final[name, "training family"]).mean()) for name in methods}
-assert min(means, key=lambda n: (n == "learned", means[n])) == "adam"
-assert 0.28 < means["learned"] / means["adam"] < 0.38
+assert min(methods[2:], key=means.get) == "adam" and np.isclose(
+    means["learned"] / means["adam"], 0.1, atol=0.01
+)
+gains = [mean_loss["adam"].mean - mean_loss[name].mean for name in ("coefficients", "learned")]
+assert np.isclose(gains[0] / gains[1], 2 / 3, atol=0.05)
 times = stored["milliseconds of a training step"]
 assert np.isclose(times["LearnedOptimizer"]["median"] / times["Adam"]["median"], 1.4, atol=0.05)
 
 # %% [markdown]
 # ## Where it stops winning
 #
-# The other settings were not part of meta-training. The learned optimizer is used as it is, whereas the others were tuned
-# for each of them. Each point below is one seed; points to the left of zero mean that the learned optimizer has the lower
-# final loss, and ratios beyond $2^{\pm 12}$ are drawn at the edge (on the right, two seeds coincide per row):
-
-# %% alt="Logarithm of the ratio of final losses, learned to four others, one point per seed: negative in the first three settings, positive or at the edge with three hidden layers, and around zero or at the edge on clothing"
-figure, axes = plt.subplots(figsize=(8, 3.6))
-for n, (name, marker) in enumerate(zip(methods[1:], "os^Dv", strict=True)):
-    ratios = np.clip([log_ratio(name, s).values for s in settings], -12, 12)
-    places = np.arange(len(settings))[:, None] + 0.15 * (n - 2) + np.zeros_like(ratios)
-    axes.plot(ratios.ravel(), places.ravel(), marker, markersize=4, linestyle="", label=name)
-axes.axvline(0, color="0.4", linewidth=1)
-axes.set_yticks(range(len(settings)), settings)
-axes.invert_yaxis()
-axes.set_xlabel("final loss of the learned optimizer, relative to that of ... (log2)")
-axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-plt.show()
-
-# %% [markdown]
-# **Longer runs and wider networks.** The learned optimizer still has a lower final loss than all four tuned optimizers.
-# In long runs, where losses are close to zero, the seeds of one optimizer differ by a factor of up to 29.
-
-# %% [markdown]
-# **Deeper networks and other data.** With three hidden layers and on clothing, it is unstable: the learned optimizers of
-# four and two of the five seeds fail, respectively. The tuned ones never do:
+# The other settings were not part of meta-training. The learned optimizers are used as they are, whereas the others were
+# tuned for each setting. For each seed, we print the final loss and the number of diverged runs:
 
 # %%
-for setting in ("3 hidden layers", "clothing"):
-    for name in ("learned", "adam"):
-        print(f"{setting:<16} {name:<8}", *(f"{loss:.3g}" for loss in final[name, setting]))
+for setting in settings[1:]:
+    for name in methods[:3]:
+        ends = [f"{s['last']:.2g} ({s['diverged']})" for s in found[name, setting]]
+        print(f"{setting:<20} {name:<12}", *(f"{end:<13}" for end in ends))
 
 # %% [markdown]
-# The stored update, of the first seed, does not fail in either setting. With three hidden layers, its loss is more than
-# three times that of Adam; on clothing, it is lower than that of any tuned optimizer, but two other seeds failed.
+# **Longer runs and wider networks.** With the network, two of the five learned optimizers fail in longer runs, and the
+# others end with more than 50 times Adam's loss; in wider networks, only plain momentum is distinguishably worse. The
+# coefficients alone have lower final losses than all four tuned optimizers in both settings, about a hundredth of Adam's
+# in longer runs and a ninth in wider networks.
+
+# %% [markdown]
+# **Deeper networks and other data.** With three hidden layers and on clothing, the learned optimizers of all five seeds
+# fail, with and without the network, whereas the tuned ones never do.
 
 # %%
-assert [sum(failed("learned", s)) for s in settings] == [0, 0, 0, 4, 2]
-assert not any(any(failed(name, s)) for s in settings for name in methods[1:])
-spread = {name: final[name, "10 times the horizon"] for name in methods}
-assert 28.5 < max(losses.max() / losses.min() for losses in spread.values()) < 29.5
-assert all(verdicts[name][s] == "lower" for name in methods[1:] for s in settings[1:3])
-deep, other = final["learned", "3 hidden layers"], final["learned", "clothing"]
-assert (
-    not failed("learned", "3 hidden layers")[0] and deep[0] > 3 * final["adam", "3 hidden layers"].max()
-)
-assert all(other[0] < final[name, "clothing"].min() for name in methods[1:])
+assert [sum(failed("learned", s)) for s in settings] == [0, 2, 0, 5, 5]
+assert [sum(failed("coefficients", s)) for s in settings] == [0, 0, 0, 5, 5]
+assert not any(any(failed(name, s)) for s in settings for name in methods[2:])
+long, wide = settings[1:3]
+assert all(verdicts["coefficients", n][s] == "lower" for n in methods[2:] for s in (long, wide))
+assert [n for n in methods if verdicts.get(("learned", n), {}).get(wide) == "lower"] == ["momentum"]
+assert final["learned", long].min() > 50 * final["adam", long].max()
+for setting, ratio in ((long, 0.01), (wide, 1 / 9)):
+    found_ratio = np.exp(np.log(final["coefficients", setting] / final["adam", setting]).mean())
+    assert np.isclose(found_ratio, ratio, rtol=0.1)
 
 # %% [markdown]
 # ## In an ordinary `fit`
@@ -681,10 +689,11 @@ for name, (loss, accuracy) in scores.items():
     print(f"{name:<30} test loss {loss:.3f}, test accuracy {accuracy:.3f}")
 
 # %% [markdown]
-# As it is, the learned optimizer diverges here, too. With a factor of 0.03, it trains. So the factor has to be tuned
-# like a learning rate, which a learned optimizer should make unnecessary. These are single runs, and
-# Adam has its default learning rate while the factor is one of three, so they do not show which of the two is better.
-#
+# As it is, the stored update diverges here, too. With a factor of 0.03, it trains. So the factor has to be tuned
+# like a learning rate, which a learned optimizer should make unnecessary. These are single runs, and Adam has its default
+# learning rate, while the factor was chosen by hand, so they do not show which of the two is better.
+
+# %% [markdown]
 # The optimizer keeps four values per weight, where Adam has two. What was learned is saved with a compiled model, and training continues as if uninterrupted:
 
 # %%
@@ -748,12 +757,13 @@ mk.report.Table(rows)
 # - An optimizer is a function of the history of gradients. A small network that is applied to every weight separately can
 #   learn this function (Formula 11.1). SGD, momentum and Adam are special cases, from which meta-training starts.
 # - Truncated backpropagation (Formula 11.2) makes long runs affordable, but short segments favor what helps at once.
-# - All five learned updates treat positive and negative gradients differently, and become smaller during a run.
-# - On tasks like those of meta-training, in longer runs and in wider networks, the learned optimizer reached lower training
-#   losses than tuned momentum and Adam, with and without cosine decay. It reached Adam's loss in about three quarters of
-#   the steps, but its steps take longer, and meta-training cost more than tuning.
-# - In deeper networks it failed for four of five seeds, and on clothing for two. On clothing of 28 by 28 pixels, the
-#   stored one diverged until its updates were scaled down. Find out on what a learned optimizer was trained before you use it.
+# - All five learned updates treat positive and negative gradients differently.
+# - On tasks like those of meta-training, the learned optimizer had a lower final training loss than tuned momentum and Adam,
+#   with and without cosine decay, and reached Adam's in 56 instead of 100 steps. Most of this gain is due to seven learned
+#   coefficients; in final losses, the network adds nothing that five seeds can show. Meta-training cost more than tuning.
+# - Outside this family, the coefficients stayed better than tuned optimizers in longer runs and wider networks, whereas the
+#   learned optimizer with a network failed in longer runs for two of five seeds. In deeper networks and on other data,
+#   both failed for all. Find out on what a learned optimizer was trained before you use it.
 
 # %% [markdown]
 # ## Exercises
