@@ -1,6 +1,6 @@
 """A learned optimizer against tuned ones, where it was trained and where it was not.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_11.py [PART ...]          (about 80 minutes on one core)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_11.py [PART ...]          (about 100 minutes on one core)
 
 A task of the training family: learn to tell 10 characters of one split of the glyphs apart from 15 drawings of each, as
 7x7 pixels, with a network of 32 hidden units, in 100 steps on minibatches of 32. The update network (Formula 11.1) is
