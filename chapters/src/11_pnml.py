@@ -297,7 +297,7 @@ assert shipped.get_config() == update.get_config() | {"name": shipped.name}  # n
 update.set_weights(shipped.get_weights())
 live["stored, after 600 steps"] = training.learning_curves(held_out, batches=4)
 
-# %% alt="Training loss over 50 steps: the learned optimizer is below the Adam with which meta-training begins, and further below after 600 meta-training steps than after 40"
+# %% alt="Training loss over 50 steps: the learned optimizer is below the Adam with which meta-training begins, and slightly further below after 600 meta-training steps than after 40"
 for name, losses in live.items():
     plt.plot(losses.mean(axis=0), label=name)
 plt.gca().set(xlabel="training step", ylabel="training loss (mean of 64 tasks)", ylim=(0, None))
