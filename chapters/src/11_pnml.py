@@ -14,7 +14,7 @@
 #
 # *Training loss of networks trained by learned optimizers, with and without a network, and by three tuned ones: on tasks
 # like those of meta-training, and in four settings outside it. Lines are geometric means over five seeds, bands their 95 %
-# intervals. Where an optimizer fails for some seeds, each seed has a line. Losses below $10^{-5}$ are drawn there.*
+# intervals. Where an optimizer fails for some seeds, each seed has a line. Losses below $10^{-5}$ are drawn at $10^{-5}$.*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -44,9 +44,9 @@ stored = mk.report.measured("chapter_11")  # long measurements, made by benchmar
 # recurrent network that reads one gradient per step.
 
 # %% [markdown]
-# In MAML, tasks share an initialization $\theta$, and the update is fixed. Here the update is shared, and every training
-# run starts from random weights. What is learned is therefore not tied to a network: the function is applied to each
-# weight separately, so the same $\omega$ applies to networks of any size.
+# In MAML, tasks share an initialization $\theta$, and the update is fixed. Here the update is shared, and every
+# training run starts from random weights. The function is applied to each weight separately, so the same $\omega$ fits
+# networks of any size.
 
 # %% [markdown]
 # Let $g$ be the gradient of one weight $w$. A limited memory replaces the history of gradients: moving averages of $g$ on
@@ -78,10 +78,10 @@ print("parameters in total:", update.count_params())
 # %% [markdown]
 # ### Why features are normalized
 #
-# The gradients of different layers, tasks and stages of a training run differ by orders of magnitude, and neural networks
-# extrapolate poorly. The features therefore depend little on scale, unless gradients are tiny. Three of them are gradient, weight and $\sqrt v$,
-# divided by their root mean square over the weight's tensor; four are the gradient and its averages, divided by
-# $\sqrt v$ (without Adam's correction of its bias):
+# The gradients of different layers, tasks and stages of a training run differ by orders of magnitude, and neural
+# networks extrapolate poorly. The features therefore depend little on scale, unless gradients are small (in the first
+# step, below 0.1). Three of them are gradient, weight and $\sqrt v$, divided by their root mean square over the
+# weight's tensor; four are the gradient and its averages, divided by $\sqrt v$ (without Adam's correction of its bias):
 
 # %%
 Code(inspect.getsource(update_network.features_of), language="python")
@@ -101,13 +101,14 @@ plt.show()
 
 # %% [markdown]
 # The form $a \, e^{0.001 b}$ follows Metz et al. (2020): $a$ chooses sign and size, and $b$ could change the size by
-# orders of magnitude. Here it does much less: on the inputs plotted below, $e^{0.001 b}$ is between 0.70 and 1.01 in all
-# five learned updates.
+# orders of magnitude. Here it does much less: on the inputs plotted below, $e^{0.001 b}$ is between 0.70 and 1.02 in
+# all five learned updates.
 
 # %% [markdown]
-# Later work increased the scale. Wichrowska et al. (2017) used a hierarchy of recurrent networks. Metz et al. (2022a)
-# found that small per-weight networks, like ours, are a good compromise between memory, time and quality. VeLO (Metz et al., 2022b) was meta-trained for about four thousand
-# TPU-months; its authors report that it fails on much longer runs and much larger models than those of meta-training.
+# Wichrowska et al. (2017) used a hierarchy of recurrent networks. Metz et al. (2022a) found that small per-weight
+# networks, like ours, are a good compromise between memory, time and quality. VeLO (Metz et al., 2022b) was
+# meta-trained for about four thousand TPU-months; its authors report that it fails on much longer runs and much larger
+# models than those of meta-training.
 
 # %% [markdown]
 # ## Known optimizers are special cases
@@ -251,9 +252,9 @@ assert at_the_end[1] > 5 * at_the_end[50]
 # %% [markdown]
 # ## Meta-training
 #
-# A task of our training family is to distinguish ten characters, given 15 drawings of each, as 7 by 7 pixels. The network
-# has one hidden layer of 32 units and sees minibatches of 32 drawings. Alphabets are split into training, validation and
-# test, so a test task has characters that meta-training never used.
+# A task of our training family is to distinguish ten characters, given 15 drawings of each, as 7 by 7 pixels. The
+# network has one hidden layer of 32 units and sees minibatches of 32 drawings. Validation and test tasks come from
+# alphabets that meta-training never used.
 
 
 # %%
@@ -268,10 +269,10 @@ family = mk.FewShot(characters.split("train"), ways=10, shots=15, queries=5, met
 held_out = mk.FewShot(characters.split("validation"), 10, 15, queries=5, meta_batch=16, seed=1)
 
 # %% [markdown]
-# `UnrolledTraining` implements Formula 11.2. In each step of meta-training, it trains one network per task, from one of 64
-# random initializations, all networks side by side. A run that diverges must not damage $\omega$: the gradient of each
-# segment of each run is clipped, and runs with non-finite losses are excluded and counted. Live, we train for runs of 50
-# steps (stored results: 100), starting from Adam.
+# `UnrolledTraining` implements Formula 11.2. In each step of meta-training, it trains one network per task, from one of
+# 64 random initializations, all networks in parallel. A run that diverges must not damage $\omega$: the gradient of
+# each segment of each run is clipped, and runs with non-finite losses are excluded and counted. Live, we train for runs
+# of 50 steps (stored results: 100), starting from Adam.
 
 # %%
 keras.utils.set_random_seed(0)
@@ -358,10 +359,10 @@ plt.show()
 
 # %% [markdown]
 # Gradients are in multiples of the root mean square; SGD and Adam have learning rates of equal effect. SGD ignores the
-# earlier gradients, so its contours are vertical. Adam's are nearly horizontal, because the current gradient is only a
-# tenth of its average. The learned surface has a fold where the gradient changes its sign, and its steps are largest where
-# the gradient and the mean are both positive. Hand-designed optimizers answer reversed gradients with a reversed update;
-# Formula 11.1 does not require this.
+# earlier gradients, so its contours are vertical. Adam's are nearly horizontal, because its average weights the current
+# gradient by only a tenth. The learned surface has a fold where the gradient changes its sign, and its steps are
+# largest where the gradient and the mean are both positive. Hand-designed optimizers answer reversed gradients with a
+# reversed update; Formula 11.1 does not require this.
 
 # %% [markdown]
 # How well does a plane fit each surface (its $R^2$)?
@@ -381,17 +382,17 @@ mk.report.Table(rows)
 # %% [markdown]
 # The network sees the step number and $v$, which grows from zero during a run; both can act as a schedule. To see
 # whether they do, we give two weights constant gradients of 0.05 and $-0.05$ for 100 steps. The correction of its bias
-# keeps Adam's updates constant:
+# keeps Adam's updates constant. We count updates against the gradient as positive:
 
 
 # %%
-def sizes(update, steps=100, scale=0.05):
+def descents(update, steps=100, scale=0.05):
     gradient, weights, found = tf.constant([scale, -scale]), tf.zeros(2), []
     memory = update.init([weights])
     for number in range(steps):
         step = Step(tf.constant(number), tf.zeros(()), False)
         (change,), memory = update.update([gradient], memory, [weights], step)
-        found.append(np.abs(change))
+        found.append(-change * tf.sign(gradient))
     return np.array(found)
 
 
@@ -401,35 +402,36 @@ for seed in range(5):
     learned[seed] = UpdateNetwork.from_config(found["config"])
     learned[seed].build()
     learned[seed].set_weights([np.array(one) for one in found["weights"]])
-along = {seed: sizes(update) for seed, update in learned.items()}
-of_adam = sizes(adam)
+along = {seed: descents(update) for seed, update in learned.items()}
+of_adam = descents(adam)
 
-# %% alt="Sizes of the updates over 100 steps for five seeds: those of the positive gradient are larger from about step 5 on and rise steeply before, then fall for two seeds; those of the negative gradient are nearly constant after step 10"
+# %% alt="Updates against the gradient over 100 steps for five seeds: those for the positive gradient are larger from step 4 on and later fall for seeds 0, 2 and 4; those for the negative gradient are below zero in the first steps of seeds 1, 2 and 4 and nearly constant after step 10"
 figure, panels = plt.subplots(1, 5, figsize=(12, 2.6), sharey=True)
 for seed, axes in enumerate(panels):
     axes.plot(range(1, 101), along[seed], label=["gradient 0.05", "gradient -0.05"])
     axes.plot(range(1, 101), of_adam[:, 0], ":", color="0.4", label="Adam, both")
+    axes.axhline(0, color="0.7", linewidth=0.8)
     axes.set(title=f"learned, seed {seed}", xlabel="step")
-panels[0].set(ylabel="size of the update", ylim=(0, None))
+panels[0].set_ylabel("update against the gradient")
 panels[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# For each seed, the table shows the mean of both sizes at four steps, and the asymmetry: how many times larger the update
-# for the positive gradient is at step 50:
+# The table shows the mean size of both updates at four steps, and the asymmetry, the ratio of their sizes at step 50:
 
 # %%
 rows = []
 for seed, found in along.items():
-    row = {"seed": seed} | {f"step {n}": found[n - 1].mean() for n in (1, 10, 30, 100)}
+    row = {"seed": seed} | {f"step {n}": np.abs(found[n - 1]).mean() for n in (1, 10, 30, 100)}
     row["asymmetry"] = found[49, 0] / found[49, 1]
     rows.append(row | {"plane, R²": r_squared_of_plane(surface(learned[seed], 50))})
 mk.report.Table(rows)
 
 # %% [markdown]
-# All five learned updates are larger for the positive gradient, at step 50 by a factor of 1.4 to 2.9, and all begin with
-# small steps: at step 10, their mean size is 1.4 to 2.3 times that at step 1. After that, their schedules differ: from
-# step 30 to 100, the size changes by $-36$ to 6 %. The stored update, of seed 0, is farthest from a plane.
+# At step 50, all five learned updates are 1.4 to 2.9 times as large for the positive gradient as for the negative. The
+# first two or three updates of seeds 1, 2 and 4 even decrease both weights. At step 10, the mean size is 1.4 to 2.3
+# times that at step 1. After that, the schedules differ: from step 30 to 100, the size changes by $-36$ to 6 %. The
+# stored update (seed 0) is farthest from a plane.
 
 # %%
 first, tenth, thirtieth, last, asymmetry, linear = (
@@ -438,28 +440,38 @@ first, tenth, thirtieth, last, asymmetry, linear = (
 assert np.allclose([asymmetry.min(), asymmetry.max()], [1.4, 2.9], atol=0.05)
 assert np.allclose([min(tenth / first), max(tenth / first)], [1.4, 2.3], atol=0.05)
 assert np.allclose([min(last / thirtieth), max(last / thirtieth)], [0.64, 1.06], atol=0.005)
+wrong = [np.flatnonzero(found[:, 1] < 0).tolist() for found in along.values()]
+assert wrong == [[], [0, 1], [0, 1, 2], [], [0, 1, 2]]
+assert min(found[:, 0].min() for found in along.values()) > 0
+assert np.isclose(0.001 * 0.1**2, update_network.SMOOTHING)  # v in the first step
 assert np.allclose(of_adam, 0.08, rtol=1e-3) and linear.argmin() == 0
 assert min(r_squared_of_plane(surfaces[name]) for name in ("SGD", "Adam")) > 0.99
 assert all(
     np.array_equal(a, b) for a, b in zip(learned[0].get_weights(), shipped.get_weights(), strict=True)
 )
+
+
+def on_plotted_inputs(update):
+    return np.concatenate([*(surface(update, n).ravel() for n in (5, 50, 95)), *descents(update)])
+
+
 for update in learned.values():
     weights = update.get_weights()
     weights[0] *= 0  # no known updates
     update.set_weights(weights)
-    own = [surface(update, n) for n in (5, 50, 95)]
+    own = on_plotted_inputs(update)
     weights[-2][:, 1] = weights[-1][1] = 0  # b = 0
     update.set_weights(weights)
-    factors = np.divide(own, [surface(update, n) for n in (5, 50, 95)])
-    assert factors.min() > 0.695 and factors.max() < 1.015
+    factors = own / on_plotted_inputs(update)
+    assert factors.min() > 0.695 and factors.max() < 1.025
 
 # %% [markdown]
 # ## A fair comparison
 #
-# **Methods.** Momentum and Adam, each also with a **cosine decay** of its learning rate to zero (Formula 2.10), have the
-# best of nine learning rates, a factor of two apart, by the loss after the last step on training tasks; the grid was
-# extended where the best was at its edge. They were tuned again in each setting below. The momentum is 0.9, and Adam has
-# Keras' defaults ($\beta_1 = 0.9$, $\beta_2 = 0.999$).
+# **Methods.** Momentum and Adam, each also with a **cosine decay** of its learning rate to zero (Formula 2.10), have
+# the best of nine learning rates, a factor of two apart, by the loss after the last step on training tasks; the best
+# was never at an edge. They were tuned again in each setting below. The momentum is 0.9, and Adam has Keras' defaults
+# ($\beta_1 = 0.9$, $\beta_2 = 0.999$).
 
 # %% [markdown]
 # **The learned optimizer** was meta-trained with five seeds, each for 600 steps of 8 runs, which fits 93 parameters. Its
@@ -467,8 +479,9 @@ for update in learned.values():
 # one seed), until both neighbors of each were worse.
 
 # %% [markdown]
-# **Coefficients** are the known updates of Formula 11.1 without the network: only the seven $c_i$ are meta-trained, in the
-# same way, with a learning rate of their own. The validation losses by step size (rows) and learning rate are:
+# **Coefficients** are the known updates of Formula 11.1 without the network: only the seven $c_i$ are meta-trained, in
+# the same way, with a learning rate of their own. Mean losses on validation tasks by step size (rows) and learning rate
+# of meta-training:
 
 # %%
 rows = []
@@ -481,8 +494,9 @@ for size in (0, 0.003, 0.01, 0.03):
 mk.report.Table(rows)
 
 # %% [markdown]
-# **Test.** For each of the five seeds, all methods train on the same held-out tasks (64; 16 for long runs), from
-# the same initializations (64 in all) and with the same minibatches. Non-finite losses count as guessing, $\ln 10$.
+# **Test.** For each of the five seeds, all methods train on the same held-out tasks (64; 16 for long runs), with the
+# same minibatches and initializations (64 per architecture, also used in tuning and, for seed 0, in meta-training).
+# Non-finite losses count as guessing, $\ln 10$.
 
 # %%
 settings = ["training family", "10 times the horizon", "4 times the width"]
@@ -560,8 +574,8 @@ mk.report.Table(rows)
 # %% [markdown]
 # ### On tasks like those of meta-training
 #
-# How soon does each optimizer reach the final loss of tuned Adam without decay? A single minibatch may have a low loss by
-# chance, so we compare the mean of the last five:
+# How soon does each optimizer reach the final loss of tuned Adam without decay? Single minibatches vary, so we compare
+# the mean of the last five:
 
 
 # %%
@@ -593,12 +607,13 @@ for name, values in paired.items():
     print("learned minus coefficients:", mk.Score.of(values, name))
 
 # %% [markdown]
-# On its own family, the learned optimizer has a lower final loss than all four tuned optimizers, about a tenth of that of
-# the best of them, Adam without decay. It reaches Adam's final loss after 49 to 65 steps, $56 \pm 7$ on average, and thus
-# misses our target of 50. The seven learned coefficients alone need 62; neither in these steps nor in the
-# final loss can we distinguish them from the learned optimizer. What the network does lower is the mean loss of the run,
-# which meta-training minimizes, but two thirds of that gain over Adam are due to the coefficients. On a million weights,
-# with minibatches of 128, training steps with the network take 1.4 times as long as Adam's.
+# On its own family, the learned optimizer has a lower final loss than all four tuned optimizers, a tenth (interval 0.01
+# to 0.8) of that of the best of them, Adam without decay. It reaches Adam's final loss after 49 to 65 steps, $56 \pm 7$
+# on average; our target of 50, half of Adam's steps, is inside this interval, but below the mean. The seven learned
+# coefficients alone need 62; neither these steps nor the final losses distinguish them from the learned optimizer. What
+# the network does lower is the mean loss of the run, which meta-training minimizes, but the coefficients alone achieve
+# 69 % of that gain over Adam, which was tuned for its final loss. On a million weights, with minibatches of 128,
+# training steps with the network take 1.4 times as long as Adam's.
 
 # %% [markdown]
 # These are training losses; test accuracy was neither the objective of meta-training nor measured. Nor is the
@@ -615,25 +630,30 @@ assert [min(needed["learned"]), max(needed["learned"])] == [49, 65]
 average = {name: mk.Score.of(needed[name]) for name in methods[:3]}
 assert np.allclose([average[name].mean for name in methods[:2]], [56, 62], atol=0.5)
 assert np.isclose(average["learned"].interval, 7, atol=0.5)
+assert average["learned"].mean > 50 > average["learned"].mean - average["learned"].interval
 saved = [average["adam"].mean - average[name].mean for name in methods[:2]]
 assert saved[1] > 0.8 * saved[0]  # most of the gain
 steps, losses = map(mk.Score.of, paired.values())
 assert abs(steps.mean) < steps.interval and losses.mean < -losses.interval
+searches = [stored[f"rates: {name}, {s}"] for name in methods[2:] for s in settings]
+assert {len(search) for search in searches} == {9}  # none was extended beyond an edge
 assert all(v is None for name in (*decayed, "momentum") for v in needed[name])
 means = {name: np.exp(np.log(final[name, "training family"]).mean()) for name in methods}
 assert min(methods[2:], key=means.get) == "adam" and np.isclose(
     means["learned"] / means["adam"], 0.1, atol=0.01
 )
+ratio = mk.Score.of(np.log(final["learned", "training family"] / final["adam", "training family"]))
+assert np.allclose(np.exp(ratio.mean + ratio.interval * np.array([-1, 1])), [0.0133, 0.755], rtol=0.01)
 gains = [mean_loss["adam"].mean - mean_loss[name].mean for name in ("coefficients", "learned")]
-assert np.isclose(gains[0] / gains[1], 2 / 3, atol=0.05)
+assert np.isclose(gains[0] / gains[1], 0.69, atol=0.005)
 times = stored["milliseconds of a training step"]
 assert np.isclose(times["LearnedOptimizer"]["median"] / times["Adam"]["median"], 1.4, atol=0.05)
 
 # %% [markdown]
 # ## Where it stops winning
 #
-# The other settings were not part of meta-training. The learned optimizers are used as they are, whereas the others were
-# tuned for each setting. For each seed, we print the final loss and the number of diverged runs:
+# The other settings were not part of meta-training. The learned optimizers are used as they are; the others are tuned.
+# For each seed, we print the final loss and the number of diverged runs:
 
 # %%
 for setting in settings[1:]:
@@ -643,9 +663,9 @@ for setting in settings[1:]:
 
 # %% [markdown]
 # **Longer runs and wider networks.** With the network, two of the five learned optimizers fail in longer runs, and the
-# others end with more than 50 times Adam's loss; in wider networks, only plain momentum is distinguishably worse. The
-# coefficients alone have lower final losses than all four tuned optimizers in both settings, about a hundredth of Adam's
-# in longer runs and a ninth in wider networks.
+# others end with 210 to 950 times Adam's loss; in wider networks, only plain momentum is distinguishably worse. The
+# coefficients alone have lower final losses than all four tuned optimizers in both settings, a hundredth of Adam's
+# (interval 0.003 to 0.03) in longer runs and a ninth (0.09 to 0.14) in wider networks.
 
 # %% [markdown]
 # **Deeper networks and other data.** With three hidden layers and on clothing, the learned optimizers of all five seeds
@@ -658,17 +678,20 @@ assert not any(any(failed(name, s)) for s in settings for name in methods[2:])
 long, wide = settings[1:3]
 assert all(verdicts["coefficients", n][s] == "lower" for n in methods[2:] for s in (long, wide))
 assert [n for n in methods if verdicts.get(("learned", n), {}).get(wide) == "lower"] == ["momentum"]
-assert final["learned", long].min() > 50 * final["adam", long].max()
-for setting, ratio in ((long, 0.01), (wide, 1 / 9)):
-    found_ratio = np.exp(np.log(final["coefficients", setting] / final["adam", setting]).mean())
-    assert np.isclose(found_ratio, ratio, rtol=0.1)
+kept = ~np.array(failed("learned", long))
+times = (final["learned", long] / final["adam", long])[kept]
+assert np.allclose([times.min(), times.max()], [210, 950], rtol=0.02)
+for setting, expected in ((long, [0.01, 0.0033, 0.029]), (wide, [1 / 9, 0.087, 0.145])):
+    ratio = mk.Score.of(np.log(final["coefficients", setting] / final["adam", setting]))
+    ends = ratio.mean + ratio.interval * np.array([0, -1, 1])
+    assert np.allclose(np.exp(ends), expected, rtol=0.02)
 
 # %% [markdown]
 # ## In an ordinary `fit`
 #
-# `mk.LearnedOptimizer()` is a Keras optimizer with the stored update. Clipping, weight decay and learning rate schedules
-# are those of Keras; `learning_rate` is a factor of the learned update. We train networks on clothing with all 28 by 28
-# pixels, so each hidden unit has 784 inputs instead of 49:
+# `mk.LearnedOptimizer()` is a Keras optimizer with the stored update. Clipping, weight decay and learning rate
+# schedules are those of Keras; `learning_rate` is a factor of the learned update. We train networks on clothing with
+# all 28 by 28 pixels instead of 7 by 7:
 
 # %%
 clothing = mk.load("fashion")
@@ -693,9 +716,9 @@ for name, (loss, accuracy) in scores.items():
     print(f"{name:<30} test loss {loss:.3f}, test accuracy {accuracy:.3f}")
 
 # %% [markdown]
-# As it is, the stored update diverges here, too. With a factor of 0.03, it trains. So the factor has to be tuned
-# like a learning rate, which a learned optimizer should make unnecessary. These are single runs, and Adam has its default
-# learning rate, while the factor was chosen by hand, so they do not show which is better.
+# As it is, the stored update diverges here, too. With a factor of 0.03, it trains. So the factor has to be tuned like a
+# learning rate, which a learned optimizer should make unnecessary. These are single runs, with a default learning rate
+# and a factor chosen by hand, so they do not show which is better.
 
 # %% [markdown]
 # The optimizer keeps four values per weight, where Adam has two. What was learned is saved with a compiled model, and training continues as if uninterrupted:
@@ -767,7 +790,7 @@ mk.report.Table(rows)
 #   coefficients; in final losses, the network adds nothing that five seeds can show. Meta-training cost more than tuning.
 # - Outside this family, the coefficients stayed better than tuned optimizers in longer runs and wider networks, whereas the
 #   learned optimizer with a network failed in longer runs for two of five seeds. In deeper networks and on other data,
-#   both failed for all seeds. Find out on what a learned optimizer was trained before you use it.
+#   both failed for all seeds. Before you use a learned optimizer, find out on what it was trained.
 
 # %% [markdown]
 # ## Exercises
