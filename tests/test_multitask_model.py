@@ -217,6 +217,18 @@ def test_a_saved_model_answers_and_trains_as_before(method, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_that_is_not_compiled_is_saved_cloned_and_part_of_another(method, tmp_path):
+    model = MultiTask(trunk(), heads(), method=method)
+    x = keras.Input((4,))
+    for name, whole in {"alone": model, "part": keras.Model(x, model(x))}.items():
+        whole.save(tmp_path / f"{name}.keras")
+        loaded = keras.saving.load_model(tmp_path / f"{name}.keras")
+        np.testing.assert_array_equal(loaded(X)["kind"], model(X)["kind"])
+    clone = keras.models.clone_model(model)
+    assert not clone.compiled and clone(X)["kind"].shape == (12, 3)
+
+
 def test_callbacks_and_validation_data():
     stop = keras.callbacks.EarlyStopping("val_kind_loss", mode="min", min_delta=100.0)
     model = made()

@@ -103,6 +103,8 @@ class MultiTask(keras.Model):
 
     def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()
+        if not config:  # not compiled
+            return config
         config.pop("weighted_metrics", None)
         return config | self.compiled_with
 
