@@ -155,6 +155,16 @@ def test_a_model_with_its_own_loss_takes_no_other(name):
         MAKE[name]().compile(loss="mse")
     with pytest.raises(ValueError, match="got metrics="):
         MAKE[name]().compile(metrics=["accuracy"])
+    with pytest.raises(ValueError, match="got loss_weights="):
+        MAKE[name]().compile(loss_weights=[2.0])
+
+
+@each
+def test_several_replicas_which_would_add_up_their_steps_are_refused(name, monkeypatch):
+    model = MAKE[name]()
+    monkeypatch.setattr(type(model.distribute_strategy), "num_replicas_in_sync", 2)
+    with pytest.raises(ValueError, match=r"trains on one device; this strategy has 2 replicas"):
+        model.compile()
 
 
 @each

@@ -42,7 +42,8 @@ class Unlabeled(keras.Model):
 
     def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
         """As `keras.Model.compile`, without a loss and metrics, because the model has its own."""
-        for name in ("loss", "metrics", "weighted_metrics"):
+        checks.one_device(self)
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(name) is not None:
                 raise ValueError(
                     f"A {type(self).__name__} has its own loss and metrics; got {name}={checks.shown(kwargs[name])}. "
