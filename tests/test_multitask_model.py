@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import meta_keras as mk
+from meta_keras.models import seeds_of
 from meta_keras.multitask import MultiTask, average_loss, gradient_cosines, project_conflicts
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
@@ -213,6 +214,9 @@ def test_a_saved_model_answers_and_trains_as_before(method, tmp_path):
         each.fit(X, Y, batch_size=12, verbose=0)
     one, other = (each.evaluate(X, Y, verbose=0, return_dict=True) for each in (model, loaded))
     assert one == pytest.approx(other, rel=1e-5) and "kind_accuracy" in one
+    for a, b in zip(seeds_of(model), seeds_of(loaded), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (len(seeds_of(model)) == 1 and int(seeds_of(model)[0][1]) > 0) is (method == "surgery")
     for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 

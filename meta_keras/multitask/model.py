@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.inputs import check_inputs
+from meta_keras.models import ExampleModel
 from meta_keras.multitask.labels import filled, mean_over_labeled
 from meta_keras.multitask.losses import average_loss
 from meta_keras.multitask.parts import (
@@ -27,7 +28,7 @@ METHODS = ("average", "uncertainty", "surgery")
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
-class MultiTask(keras.Model):
+class MultiTask(ExampleModel):
     """A network for K tasks that share a trunk and have a head each (Formula 4.1; Caruana, "Multitask Learning", 1997).
 
         f_k(x) = head_k(trunk(x))
@@ -107,11 +108,6 @@ class MultiTask(keras.Model):
             return config
         config.pop("weighted_metrics", None)
         return config | self.compiled_with
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """As Keras does when it loads a file."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
 
     def _task_losses(
         self, y: Mapping[str, Any], outputs: Mapping[str, tf.Tensor], sample_weight: Any = None

@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.inputs import as_inputs, check_inputs, check_pixels
+from meta_keras.models import ExampleModel
 
 
-class Unlabeled(keras.Model):
+class Unlabeled(ExampleModel):
     """A Keras model that `fit` trains on inputs alone. Its encoder gives the features.
 
     encoder: a built Keras model with one input and outputs (rows, width); `fit` trains it in place.
@@ -51,16 +52,9 @@ class Unlabeled(keras.Model):
                 )
         super().compile(optimizer=optimizer, **kwargs)
 
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """As Keras does when it loads a file."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
-
     def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`, on inputs without labels: an array, or a dataset with batches of inputs."""
         self._check_unlabeled(x, y, kwargs)
-        if isinstance(x, tf.data.Dataset):
-            kwargs.setdefault("shuffle", False)
         return super().fit(x, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
