@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from meta_keras.models import ExampleModel
 from meta_keras.multitask import MultiTask, mix_tasks
+from meta_keras.transfer import DomainAdaptation, pair_domains
 from meta_keras.unsupervised import VAE, Contrastive, Rotation
 from tests.unlabeled import compiled, decoder, encoder, images
 
@@ -22,7 +23,15 @@ def unlabeled():
     return compiled(VAE(encoder(), decoder())), tf.data.Dataset.from_tensor_slices(images()).repeat().batch(4)
 
 
-@pytest.mark.parametrize("make", [multitask, unlabeled])
+def domains():
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="features"), keras.layers.Dense(2)])
+    model = DomainAdaptation(network, layer="features")
+    model.compile("sgd", run_eagerly=True)
+    x, y = np.ones((6, 3), "float32"), np.zeros(6, "int32")
+    return model, pair_domains(x, y, x, batch_size=2)
+
+
+@pytest.mark.parametrize("make", [multitask, unlabeled, domains])
 def test_endless_datasets_need_a_number_of_steps(make):
     model, data = make()
     with pytest.raises(ValueError, match="x is an endless dataset.*such as steps_per_epoch=100"):

@@ -80,7 +80,8 @@ LAYERS = {
     "classical": {"checks", "inputs", "outputs", "tasks"},
     "multitask": {"checks", "inputs", "internals", "models", "multitask", "networks", "outputs", "tasks"},
     "transfer": {
-        *("checks", "copies", "functional", "inputs", "internals", "networks", "outputs", "rules", "tasks", "transfer"),
+        *("checks", "copies", "functional", "inputs", "internals", "models", "networks", "outputs", "rules", "tasks"),
+        "transfer",
     },
     "unsupervised": {"checks", "inputs", "internals", "learner", "models", "report", "rules", "tasks", "unsupervised"},
 }
