@@ -52,6 +52,11 @@ def mask_of(outputs: Any) -> tf.Tensor | None:
     return getattr(outputs, "_keras_mask", None)
 
 
+def function_of(loss: keras.losses.Loss) -> Any:
+    """The function that a loss of Keras computes, such as `keras.losses.mean_squared_error`; None for other losses."""
+    return getattr(loss, "fn", None)
+
+
 def call_of(tensor: keras.KerasTensor) -> Node:
     """The call of a layer that computed this tensor of a functional model."""
     operation, number, _ = tensor._keras_history

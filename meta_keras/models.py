@@ -1,4 +1,4 @@
-"""What Keras models of the library have in common: files that keep random states, and training on arrays or datasets."""
+"""What Keras models of the library share: files that keep random states, and training on arrays or datasets."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from meta_keras.tasks.episodes import is_endless
 
 
 class SeededModel(keras.Model):
-    """A Keras model whose files keep the states of its random generators, so that a loaded model goes on as this one."""
+    """A Keras model whose files keep the states of its random generators, so a loaded model goes on as this one."""
 
     def save_own_variables(self, store: Any) -> None:
         """As Keras does, with the states of the random generators, which Keras leaves out."""
@@ -28,7 +28,7 @@ class SeededModel(keras.Model):
 
 
 class ExampleModel(SeededModel):
-    """A Keras model that is trained on examples: on arrays, or on a dataset, which must end or have a number of steps."""
+    """A Keras model that is trained on arrays, or on a dataset that ends or is used for a number of steps."""
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """As Keras does when it loads a file."""

@@ -62,6 +62,13 @@ def test_the_calls_of_a_functional_model_are_known():
     assert internals.call_of(before.input_tensors[0]).is_input
 
 
+def test_a_loss_is_known_by_its_function_whatever_its_name():
+    named = keras.losses.SparseCategoricalCrossentropy(from_logits=True, name="ce")
+    assert internals.function_of(named) is keras.losses.sparse_categorical_crossentropy
+    assert internals.function_of(keras.losses.Huber(name="h")) is keras.losses.huber
+    assert internals.function_of(keras.losses.Loss()) is None
+
+
 @pytest.mark.parametrize("kind", ["one", "list", "dict"])
 def test_inputs_are_as_the_model_takes_them(kind):
     a, b = keras.Input((2,), name="a"), keras.Input((2,), name="b")

@@ -292,6 +292,73 @@ def test_steps_per_execution_and_xla():
     assert np.isfinite(logs["loss"]).all()
 
 
+def sequences(mask_zero=False, units=3):
+    """A trunk with features for every step of a sequence of tokens, and a head that answers at every step."""
+    embedding = layers.Embedding(10, 4, mask_zero=mask_zero, embeddings_initializer="glorot_normal")
+    network = keras.Sequential([keras.Input((4,), dtype="int32"), embedding])
+    return network, layers.Dense(units)
+
+
+TOKENS = np.array([[1, 2, 0, 0], [3, 4, 5, 0]])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_masked_steps_count_as_in_keras(method):
+    network, head = sequences(mask_zero=True, units=2)
+    y = np.random.default_rng(0).normal(size=(2, 4, 2)) + 1000 * (TOKENS == 0)[..., None]
+    plain = keras.Sequential([network, head])
+    plain.compile(loss="mse", weighted_metrics=["mae"])
+    model = MultiTask(network, {"size": head}, method=method)
+    model.compile(keras.optimizers.SGD(0.1), metrics={"size": ["mae"]}, jit_compile=False)
+    wanted = plain.evaluate(TOKENS, y, sample_weight=np.ones((2, 4)), verbose=0, return_dict=True)
+    found = model.evaluate(TOKENS, y := {"size": y}, verbose=0, return_dict=True)
+    assert wanted["loss"] < 10 and found["size_loss"] == pytest.approx(wanted["loss"], rel=1e-5)
+    assert found["mae"] == pytest.approx(wanted["mae"], rel=1e-5)
+    before = network.get_weights()[0]
+    model.fit(TOKENS, y, verbose=0)
+    np.testing.assert_array_equal(before[0], network.get_weights()[0][0])  # that of the masked token
+
+
+def test_steps_without_a_label_are_left_out_and_the_others_are_not():
+    tags = np.array([[0, 2, -1, -1], [1, 1, 2, -1]])
+    model = MultiTask(*(lambda network, head: (network, {"tag": head}))(*sequences()))
+    model.compile("sgd", metrics={"tag": ["accuracy"]}, jit_compile=False)
+    found = model.evaluate(TOKENS, {"tag": tags}, verbose=0, return_dict=True)
+    logits = model(TOKENS)["tag"].numpy().astype(float)
+    logs = (logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True)))[tags >= 0]
+    labeled = tags[tags >= 0]
+    assert found["tag_loss"] == pytest.approx(-logs[np.arange(5), labeled].mean(), rel=1e-5)
+    assert found["accuracy"] == pytest.approx((logs.argmax(axis=-1) == labeled).mean())
+    weights = np.array([1.0, 3.0])
+    weighted = model.evaluate(TOKENS, {"tag": tags}, sample_weight=weights, verbose=0, return_dict=True)
+    each = -logs[np.arange(5), labeled] * weights[[0, 0, 1, 1, 1]]
+    assert weighted["tag_loss"] == pytest.approx(each.sum() / 5, rel=1e-5)
+
+
+def test_a_cross_entropy_of_any_name_is_one():
+    model = made("uncertainty", loss={"kind": keras.losses.SparseCategoricalCrossentropy(True, name="ce")})
+    assert model.loss_for.regression(Y) == [False, True]
+    model = made("uncertainty", loss={"size": keras.losses.Huber(), "kind": "sparse_categorical_crossentropy"})
+    assert model.loss_for.regression(Y) == [False, True]
+    assert made("uncertainty", loss={"size": "bce"}).loss_for.regression(Y) == [False, False]
+
+
+def test_targets_of_one_number_may_be_a_vector_and_booleans_are_numbers():
+    targets = {"column": X[:, :1], "vector": X[:, 0], "conditions": X[:, 0] > 0}
+    for y in targets.values():
+        model = MultiTask(trunk(), {"size": layers.Dense(1)})
+        model.compile(loss={"size": "mse"}, jit_compile=False)
+        found = model.evaluate(X, {"size": y}, verbose=0, return_dict=True)["size_loss"]
+        wanted = np.mean((model(X)["size"].numpy()[:, 0] - np.ravel(y)) ** 2)
+        assert found == pytest.approx(wanted, rel=1e-5)
+
+
+def one_unit():
+    model = MultiTask(trunk(), {"age": layers.Dense(1)})
+    model.compile()
+    return model
+
+
 def heads():
     return {"kind": layers.Dense(3)}
 
@@ -315,6 +382,21 @@ def trunk():
         (lambda: made().fit(X, {"kind": KIND}, verbose=0), "Mark missing labels with -1"),
         (lambda: made().evaluate(X, KIND, verbose=0), "labels for the tasks"),
         (lambda: MultiTask(trunk(), heads()).task_gradients(X, {"kind": KIND}), "call compile first"),
+        (lambda: made(weighted_metrics=["mae"]), "pass them as metrics="),
+        (
+            lambda: made(loss={"size": keras.losses.MeanSquaredError("sum")}),
+            "'mean_squared_error' of task 'size' has reduction='sum'",
+        ),
+        (
+            lambda: made(loss={"size": "mse"}).evaluate(X, Y | {"size": np.arange(24).reshape(12, 2) - 9}, verbose=0),
+            "'mean_squared_error' of task 'size' compares numbers, but its labels are of type int",
+        ),
+        (lambda: made().fit(X, Y | {"size": SIZE[:, :1]}, verbose=0), "targets of task 'size' have shape"),
+        (lambda: made().fit(X[:2], {"kind": KIND[:2], "size": SIZE[:2, 0]}, verbose=0), "as many units as a target"),
+        (lambda: made().fit(X, Y | {"kind": KIND + 2}, verbose=0), "task 'kind' must be classes from 0 to 2.*got 4"),
+        (lambda: made().fit(X, Y, validation_data=(X, Y | {"kind": KIND + 1})), "'kind' must be classes.*got 3"),
+        (lambda: made().evaluate(X, Y | {"kind": KIND + 2}, verbose=0), "'kind' must be classes"),
+        (lambda: one_unit().fit(X, {"age": KIND}, verbose=0), "Task 'age' has labels of type int64.*one output"),
     ],
 )
 def test_errors_say_what_is_wrong(function, complaint):
