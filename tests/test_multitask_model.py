@@ -353,6 +353,45 @@ def test_targets_of_one_number_may_be_a_vector_and_booleans_are_numbers():
         assert found == pytest.approx(wanted, rel=1e-5)
 
 
+def pixel_model(dtype):
+    network = keras.Sequential([keras.Input((2, 2, 1), dtype=dtype), layers.Flatten()])
+    return MultiTask(network, {"pixel": layers.Identity()})
+
+
+def test_bytes_are_pixels_from_0_to_1_unless_the_trunk_takes_bytes():
+    pixels = np.array([0, 51, 102, 255], "uint8").reshape(1, 2, 2, 1)
+    for x in (pixels, pixels.astype("int64"), pixels / np.float32(255)):
+        answers = pixel_model("float32").predict(x, verbose=0)["pixel"]
+        np.testing.assert_allclose(answers, [[0, 0.2, 0.4, 1]], rtol=1e-6)
+    np.testing.assert_array_equal(pixel_model("uint8")(pixels)["pixel"], [[0, 51, 102, 255]])
+    two = [keras.Input((2, 2, 1)), keras.Input((3,), dtype="int32")]
+    network = keras.Model(two, layers.Concatenate()([layers.Flatten()(two[0]), layers.Rescaling(1.0)(two[1])]))
+    answers = MultiTask(network, {"both": layers.Identity()})([pixels, np.array([[7, 8, 9]], "int32")])["both"]
+    np.testing.assert_allclose(answers, [[0, 0.2, 0.4, 1, 7, 8, 9]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_steps_that_overflow_in_half_precision_are_skipped_also_in_eager_mode(eager):
+    keras.config.set_dtype_policy("mixed_float16")
+    model = made("surgery", eager=eager, optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.001)))
+    before = model.trunk.get_weights()[0]
+    model.fit(100 * X, {"kind": KIND, "size": 1000 + SIZE}, batch_size=12, verbose=0)
+    np.testing.assert_array_equal(before, model.trunk.get_weights()[0])
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_an_infinite_loss_is_logged_also_in_eager_mode(eager):
+    model = made("uncertainty", eager=eager)
+    found = model.evaluate(X, {"kind": KIND, "size": np.full_like(SIZE, 1e30)}, verbose=0, return_dict=True)
+    assert found["loss"] == np.inf
+
+
+def frozen(method):
+    model = made(method)
+    model.trunk.trainable = False
+    return model
+
+
 def one_unit():
     model = MultiTask(trunk(), {"age": layers.Dense(1)})
     model.compile()
@@ -396,6 +435,8 @@ def trunk():
         (lambda: made().fit(X, Y | {"kind": KIND + 2}, verbose=0), "task 'kind' must be classes from 0 to 2.*got 4"),
         (lambda: made().fit(X, Y, validation_data=(X, Y | {"kind": KIND + 1})), "'kind' must be classes.*got 3"),
         (lambda: made().evaluate(X, Y | {"kind": KIND + 2}, verbose=0), "'kind' must be classes"),
+        (lambda: frozen("surgery").fit(X, Y, verbose=0), "trunk has no weights that train"),
+        (lambda: frozen("average").task_gradients(X, Y), "trunk has no weights that train"),
         (lambda: one_unit().fit(X, {"age": KIND}, verbose=0), "Task 'age' has labels of type int64.*one output"),
     ],
 )

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import check_inputs
+from meta_keras.inputs import check_inputs, scaled_pixels
 from meta_keras.internals import mask_of
 from meta_keras.models import ExampleModel
 from meta_keras.multitask.labels import filled, mean_over_labeled, per_answer
@@ -36,7 +36,8 @@ class MultiTask(ExampleModel):
         f_k(x) = head_k(trunk(x))
 
     trunk: a built Sequential or functional model. If its outputs are a dictionary {task: features}, each head takes its
-        own; otherwise all heads take the same. Losses of its layers are added to the loss of the tasks.
+        own; otherwise all heads take the same. Losses of its layers are added to the loss of the tasks. Integer images
+        are scaled to 0 ... 1, as everywhere in the library.
     heads: {task: layer or model}; the outputs are a dictionary with the same names.
     method: how the losses of the tasks become one. "average" is their mean (Formula 4.2), "uncertainty" weights them by
         learned variances (Formula 4.3), and "surgery" is their mean, but removes the conflicting parts of the gradients
@@ -75,6 +76,8 @@ class MultiTask(ExampleModel):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, tf.Tensor]:
+        taken = {one.dtype for one in self.trunk.inputs}  # integers that the trunk itself takes stay as they are
+        inputs = keras.tree.map_structure(lambda x: x if x.dtype.name in taken else scaled_pixels(x), inputs)
         features = self.trunk(inputs, training=training)
         own = features if isinstance(features, Mapping) else dict.fromkeys(self.heads, features)
         return {task: head(own[task], **training_for(head, training)) for task, head in self.heads.items()}
@@ -160,7 +163,15 @@ class MultiTask(ExampleModel):
         check_labels(self.heads, y, rows=len(keras.tree.flatten(x)[0]))
         with tf.GradientTape(persistent=True) as tape:
             losses, _ = self._task_losses(y, self(x, training=training))
-        return flat_gradients(tape, losses, self.trunk.trainable_variables)
+        return flat_gradients(tape, losses, self._shared_variables())
+
+    def _shared_variables(self) -> list[keras.Variable]:
+        if not self.trunk.trainable_variables:
+            raise ValueError(
+                "The trunk has no weights that train, so the tasks share no gradients. Unfreeze it (trunk.trainable = "
+                "True), or train with method='average' or 'uncertainty'."
+            )
+        return self.trunk.trainable_variables
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
@@ -199,7 +210,7 @@ class MultiTask(ExampleModel):
         rows = tf.shape(next(iter(outputs.values())))[0]
         next(metric for metric in self.metrics if metric.name == "loss").update_state(loss, sample_weight=rows)
         orders, variables = random_orders(len(losses), self.generator), self.trainable_variables
-        gradients = operated_gradients(tape, scaled, self.trunk.trainable_variables, variables, orders)
+        gradients = operated_gradients(tape, scaled, self._shared_variables(), variables, orders)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return self.compute_metrics(x, y, outputs, sample_weight)
 
