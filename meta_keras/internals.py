@@ -36,6 +36,11 @@ def parameters_of(layer: keras.layers.Layer) -> list[keras.Variable]:
     return list({id(variable): variable for variable in found}.values())
 
 
+def added_losses(layer: keras.layers.Layer) -> list[tf.Tensor]:
+    """The losses that the layers within a layer added in their last calls, without the penalties of weights."""
+    return [loss for one in all_layers(layer) for loss in one._get_own_losses()]
+
+
 def is_seed(variable: keras.Variable) -> bool:
     """Whether a variable is the state of a random generator: two integers, a seed and a counter."""
     return variable.name == "seed_generator_state"
