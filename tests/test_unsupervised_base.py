@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from meta_keras.unsupervised import VAE, Contrastive, Rotation
+from meta_keras.unsupervised import GAN, VAE, Contrastive, Rotation
 from tests.unlabeled import SHAPE, compiled, decoder, encoder, images
 
 MAKE = {
@@ -17,7 +17,8 @@ MAKE = {
         encoder(**options), keras.layers.RandomTranslation(0.1, 0.1), projection=(16, 8)
     ),
 }
-each = pytest.mark.parametrize("name", MAKE)
+each = pytest.mark.parametrize("name", list(MAKE))
+MAKE["gan"] = lambda **options: GAN(encoder(**options), decoder())  # which has tests of its own
 
 
 def flat(outputs):
@@ -146,6 +147,26 @@ def test_inputs_that_would_be_silently_wrong_are_refused(name):
         model.encode(np.zeros((3, 4, 4, 1), "float32"))
     with pytest.raises(ValueError, match="batch_size"):
         model.encode(images(), batch_size=0)
+
+
+@pytest.mark.parametrize("name", ["vae", "gan"])
+def test_models_of_probabilities_refuse_pixels_outside_of_0_to_1(name):
+    model, x = compiled(MAKE[name]()), images()
+    for wrong in (x - 0.5, 1.2 * x):
+        with pytest.raises(ValueError, match=r"takes pixels from 0 to 1; x has values from .* Rescale it"):
+            model.fit(wrong, verbose=0)
+        with pytest.raises(ValueError, match="takes pixels from 0 to 1; x has"):
+            model.evaluate(wrong, verbose=0)
+        with pytest.raises(ValueError, match="takes pixels from 0 to 1; validation_data has"):
+            model.fit(x, validation_data=wrong, verbose=0)
+        batches = tf.data.Dataset.from_tensor_slices(wrong).batch(6)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="takes pixels from 0 to 1. Rescale them"):
+            model.fit(batches, verbose=0)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="takes pixels from 0 to 1"):
+            model.fit(x, validation_data=batches, verbose=0)
+    pixels = np.round(255 * x).astype("uint8")
+    model.fit(pixels, validation_data=tf.data.Dataset.from_tensor_slices(pixels).batch(6), verbose=0)
+    model.fit(np.round(x).astype(bool), validation_data=(1.001 * x / x.max(),), verbose=0)
 
 
 @pytest.mark.parametrize("name", ["vae", "contrastive"])
