@@ -989,4 +989,4 @@ def check_helps(helps):
 #   Networks](https://arxiv.org/abs/1912.13503), 2019.
 # - Keras, [Transfer learning and fine-tuning](https://keras.io/guides/transfer_learning/).
 #
-# Previous: [Classical learning](02_classical_learning.ipynb). Next: [Reshaping models](05_reshaping.ipynb).
+# Previous: [Classical learning](02_classical_learning.ipynb). Next: [Multi-task learning](04_multitask.ipynb).

@@ -893,4 +893,4 @@ def check_shares(shares):
 # - T. Standley and others, [Which Tasks Should Be Learned Together in Multi-task
 #   Learning?](https://arxiv.org/abs/1905.07553), 2020.
 #
-# Next: [the list of chapters](README.md#chapters).
+# Next: [Reshaping models](05_reshaping.ipynb).

@@ -405,9 +405,9 @@ mk.report.Table(rows)
 #
 # The most informative difference is between *distillation without labels* ($\lambda = 1$) and pseudo-labels. Both
 # students learn from the same images and from the teacher alone, either from its probabilities or from its most likely
-# class. Soft labels are significantly better, by 0.053, 0.039 and 0.021. Whether the probabilities of the other classes
-# or the teacher's confidence matter was not separated. Adding true labels helps significantly only with 75 images per
-# class (with 5, $\lambda = 1$ was selected).
+# class. Soft labels are significantly better, by 0.053, 0.039 and 0.021. The effects of the other classes'
+# probabilities and of the teacher's confidence were not separated. Adding true labels helps significantly only with 75
+# images per class (with 5, $\lambda = 1$ was selected).
 
 # %% [markdown]
 # ### Without labels
@@ -433,8 +433,8 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # Without labels of its own, except 50 per class for validation, the student is significantly better than with 5 or 20
-# true labels, and not significantly different from 75 or 150. With 75 labels and the teacher's 75, distillation does
-# not differ significantly from true labels for all 150 (line above the table).
+# true labels per class, and not significantly different from 75 or 150. With 75 labels and the teacher's 75,
+# distillation does not differ significantly from true labels for all 150.
 
 # %% [markdown]
 # ### Temperature and number of steps
@@ -830,9 +830,9 @@ mk.report.Table(rows)
 # %% [markdown]
 # ## Summary
 #
-# - **Distillation** trains a small network on the soft labels of a large one, for one or several tasks. Here it was more
-#   accurate than true labels, label smoothing and pseudo-labels for the same images, but not at an equal total number of
-#   labels.
+# - **Distillation** trains a small network on the soft labels of a large one, for one or several tasks. Here it was
+#   more accurate than true labels, label smoothing and pseudo-labels for the same images, but not than equally many
+#   true labels in total.
 # - A higher **temperature** makes small probabilities visible, and $T^2$ keeps the gradient from vanishing.
 # - **Hints** improved this student little or not at all, in stages (FitNets) or jointly.
 # - Compare a **linear probe** on a backbone with a lookup table, an untrained backbone, the pixels, fine-tuning and
@@ -937,4 +937,4 @@ def check_stitch(stitch):
 #   2016: label smoothing.
 # - L. Yuan and others, [Revisiting Knowledge Distillation via Label Smoothing Regularization](https://arxiv.org/abs/1909.11723), 2020.
 #
-# Previous: [Transfer](03_transfer.ipynb). Next: [Crossing domains](06_crossing_domains.ipynb).
+# Previous: [Multi-task learning](04_multitask.ipynb). Next: [Crossing domains](06_crossing_domains.ipynb).

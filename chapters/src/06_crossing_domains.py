@@ -36,7 +36,7 @@ stored = mk.report.measured("chapter_06")  # long measurements, made by benchmar
 #
 # A **domain** (领域) is a distribution of data. In the **source domain** (源领域) we have labeled images. In the **target
 # domain** (目标领域) the classes are the same, but the images look different and have no labels. Our source is
-# Fashion-MNIST (the subset of this project, 200 training and 50 test images per class). Our target is the same data set
+# Fashion-MNIST (this project's subset, 200 training and 50 test images per class). Our target is the same data set
 # seen through haze: 60 % image and 40 % smooth noise, which is different for every image.
 
 # %%
@@ -133,8 +133,8 @@ Code(inspect.getsource(coral_loss), language="python")
 
 # %% [markdown]
 # *Domain-adversarial training* (**DANN**; Ganin and Lempitsky, 2015; Ganin et al., 2016) trains a second network, the
-# **domain discriminator**, to distinguish the domains by their features, and trains the features *against* it. Let $B$
-# be the cross-entropy of the discriminator $c$, $f$ the network up to the features, and $h$ its last part:
+# **domain discriminator**, to distinguish the domains by their features, and trains the features *against* it. Let $B =
+# -D$ be the cross-entropy of the discriminator $c$, $f$ the network up to the features, and $h$ its last part:
 #
 # $$\min_{f, h} \; L_{\text{source}}(f, h) - w \, B(f, c), \qquad \min_{c} \; B(f, c) \qquad \text{(Formula 6.3)}$$
 #
@@ -208,8 +208,8 @@ def accuracy(learner, x, y):
 #
 # The hyperparameters (*settings*: learning rate and weight) have to be selected, but without labels there is no
 # validation accuracy on the target domain. Accuracy on held-out *source* images is an unreliable substitute: for CORAL,
-# its choice does not differ significantly in target accuracy from that of the following method, but for DANN, its
-# choice reaches 0.43, not 0.72.
+# its choice does not differ significantly in target accuracy from that of reverse validation, but for scheduled DANN,
+# its choice reaches 0.43, not 0.72.
 
 # %% [markdown]
 # **Reverse validation** (Zhong et al., 2010; Ganin et al., 2016) goes to the target and back. A classifier adapted from
@@ -230,7 +230,7 @@ def reverse_validation(method, rate, weight, source_x, source_y, target_x, held_
 
 
 # %% [markdown]
-# We try it for three weights of CORAL, on a draw that is not used for testing. The accuracy on the target, unknown in
+# We try it for three weights of CORAL, on a draw not used for testing. The accuracy on the target, unknown in
 # an application, is shown for comparison.
 
 # %%
@@ -306,7 +306,7 @@ def normalized(x):
 
 
 # %% [markdown]
-# For *every* method, also for these two and the source-only network, the settings are selected by reverse validation.
+# For *every* method, including these two and the source-only network, the settings are selected by reverse validation.
 # Single runs of three methods:
 
 
@@ -321,7 +321,7 @@ for name, method in (("source only", None), ("CORAL", "coral"), ("DANN", "revers
 print({name: accuracy(learner, test_x, test_y).round(3).item() for name, learner in learners.items()})
 
 # %% [markdown]
-# The figure at the top of this chapter shows the features of these networks for three classes (source: training images;
+# The figure at the top shows the features of these networks for three classes (source: training images;
 # target: test images), projected onto their first two principal components.
 
 # %% picture="domains_merge" jupyter={"outputs_hidden": true}
@@ -527,12 +527,12 @@ axes[1].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# With five classes of ten, all three still gain in haze (the weight of 10,000 only over its weaker baseline). With one
-# or two, no significant gain is left. The strong alignment by a weight of 10,000 causes **negative transfer**, here
-# relative to no adaptation: with two classes, it loses 0.217 ± 0.126 in haze and 0.073 ± 0.045 without, and with five,
-# 0.030 ± 0.028 without haze. (With one class in haze, only the loss against the stronger baseline, 0.286 ± 0.184, is
-# significant.) The training losses do not use target labels, so they need not show this. Find out first whether the
-# proportions are similar, and label a few images to check the result.
+# With five classes of ten, all three still gain in haze (the weight of 10,000 only over its weaker baseline, with
+# learning rate 0.003). With one or two, no significant gain is left. The strong alignment by a weight of 10,000 causes
+# **negative transfer**, here relative to no adaptation: with two classes, it loses 0.217 ± 0.126 in haze and 0.073 ±
+# 0.045 without, and with five, 0.030 ± 0.028 without haze. (With one class in haze, only the loss against the stronger
+# baseline, 0.286 ± 0.184, is significant.) The training losses do not use target labels, so they need not show this.
+# Find out first whether the proportions are similar, and label a few images to check the result.
 
 # %%
 signs = {key: int(np.sign(c.mean)) if abs(c.mean) > c.interval else 0 for key, c in changes.items()}
@@ -838,7 +838,7 @@ mk.report.Table(
 
 # %% [markdown]
 # *Calibrated stacking* (Chao et al., 2016) is a simple remedy. It **calibrates** (校准) the scores by subtracting a
-# constant $\delta$ from those of all seen classes $k$, with descriptions $a_k$:
+# constant $\delta$ from those of all seen classes (where the bracket is 1); $a_k$ describes $k$:
 #
 # $$F'(x, k) = F(x, a_k) - \delta \cdot [k \text{ was seen}] \qquad \text{(Formula 6.7)}$$
 #
@@ -931,7 +931,7 @@ assert seen_change.mean + seen_change.interval < 0
 # - Compare with cheap baselines, selecting all settings in the same way. Selected without target labels, contrast
 #   normalization was significantly better than CORAL, and haze augmentation than every other method.
 # - If the classes have different proportions in the target, strong alignment can cause negative transfer.
-# - A class without examples needs a description, whose attributes should occur among the seen classes.
+# - A class without examples needs a description; attributes that no seen class has remain untrained.
 # - If seen and unseen classes compete, images of unseen ones are rarely classified correctly unless the scores of seen
 #   classes are calibrated.
 
@@ -1023,4 +1023,4 @@ def check_reverse_accuracy(reverse_accuracy):
 # - E. Zhong, W. Fan, Q. Yang, O. Verscheure, J. Ren, [Cross Validation Framework to Choose amongst Models and Datasets for
 #   Transfer Learning](https://doi.org/10.1007/978-3-642-15939-8_35), ECML PKDD 2010.
 #
-# Previous: [Reshaping](05_reshaping.ipynb). Next: [MAML](10_maml.ipynb).
+# Previous: [Reshaping models](05_reshaping.ipynb). Next: [Learning without labels](07_without_labels.ipynb).

@@ -10,11 +10,11 @@
 #
 # **Time.** 90 minutes. The code runs in about a minute on two CPU cores.
 #
-# ![Training loss against training steps for a learned optimizer and for tuned momentum and Adam, in five settings](learned_update.png)
+# ![Training loss over training steps for learned optimizers and tuned ones, in five settings](learned_update.png)
 #
-# *Training loss of networks trained by learned optimizers and by four tuned ones: on tasks like those of meta-training,
-# and in four settings outside it. Lines are geometric means over five seeds, bands their 95 % intervals. Where
-# the learned optimizer fails for some seeds, each seed has a line.*
+# *Training loss of networks trained by learned optimizers, with and without a network, and by three tuned ones: on tasks
+# like those of meta-training, and in four settings outside it. Lines are geometric means over five seeds, bands their 95 %
+# intervals. Where an optimizer fails for some seeds, each seed has a line. Losses below $10^{-5}$ are drawn there.*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 from IPython.display import Code
-from meta_keras.rules import UpdateNetwork, update_network
+from meta_keras.rules import Step, UpdateNetwork, update_network
 
 mk.report.style()
 tf.get_logger().setLevel("ERROR")  # no warning when a function is traced again
@@ -38,7 +38,7 @@ stored = mk.report.measured("chapter_11")  # long measurements, made by benchmar
 # ## An optimizer is a function
 #
 # Gradient descent, momentum and Adam differ in one respect only: how they compute the change of a weight from the
-# gradients that this weight has had so far. People designed these functions by hand. **Learned optimization** (in D3:
+# gradients of this weight so far. People designed these functions by hand. **Learned optimization** (in D3:
 # parameter meta-learning, 参数元学习, PNML) represents the function by a small **parameter network** (参数网络) with
 # weights $\omega$ and learns it, so that networks trained with it reach a low loss. Andrychowicz et al. (2016) used a
 # recurrent network that reads one gradient per step.
@@ -61,7 +61,7 @@ stored = mk.report.measured("chapter_11")  # long measurements, made by benchmar
 
 # %% [markdown]
 # - The $d_i$ are seven known **updates**, up to sign and learning rate: the gradient, its three averages, and the update
-#   of Adam for each of them. The coefficients $c_i$ are learned.
+#   of Adam for each average. The coefficients $c_i$ are learned.
 # - The **direction** $a$ and the **magnitude** $b$ are the outputs of a network with two hidden layers of four units. Its
 #   inputs are seven features of the weight, and the step number on six time scales (`clock`).
 # - The learning rate $\alpha$ and the step size $\lambda$ are hyperparameters.
@@ -79,7 +79,7 @@ print("parameters in total:", update.count_params())
 # ### Why features are normalized
 #
 # The gradients of different layers, tasks and stages of a training run differ by orders of magnitude, and neural networks
-# extrapolate poorly. The features therefore depend little on scale. Three of them are gradient, weight and $\sqrt v$,
+# extrapolate poorly. The features therefore depend little on scale, unless gradients are tiny. Three of them are gradient, weight and $\sqrt v$,
 # divided by their root mean square over the weight's tensor; four are the gradient and its averages, divided by
 # $\sqrt v$ (without Adam's correction of its bias):
 
@@ -87,7 +87,7 @@ print("parameters in total:", update.count_params())
 Code(inspect.getsource(update_network.features_of), language="python")
 
 # %% [markdown]
-# The constant `SMOOTHING` under the roots is much larger than Adam's $\epsilon$. Where a gradient changes its sign,
+# The constant `SMOOTHING`, $10^{-5}$, under the roots is much larger than the square of Adam's $\epsilon$, $10^{-14}$. Where a gradient changes its sign,
 # $g / \sqrt{g^2}$ jumps from $-1$ to 1. This is harmless in Adam, but meta-training differentiates through this function,
 # and the derivative at the jump is huge. In the features, smoothing bounds it:
 
@@ -101,12 +101,12 @@ plt.show()
 
 # %% [markdown]
 # The form $a \, e^{0.001 b}$ follows Metz et al. (2020): $a$ chooses sign and size, and $b$ could change the size by
-# orders of magnitude. Here it hardly does: on the inputs plotted below, $e^{0.001 b}$ is between 0.95 and 1.03 in all
+# orders of magnitude. Here it does much less: on the inputs plotted below, $e^{0.001 b}$ is between 0.70 and 1.01 in all
 # five learned updates.
 
 # %% [markdown]
-# Later work increased the scale. Wichrowska et al. (2017) used a hierarchy of recurrent networks. Metz et al. (2022)
-# found that small networks per weight, as ours, are a good compromise between memory, time and quality. VeLO (Metz et al., 2022) was meta-trained for about four thousand
+# Later work increased the scale. Wichrowska et al. (2017) used a hierarchy of recurrent networks. Metz et al. (2022a)
+# found that small per-weight networks, like ours, are a good compromise between memory, time and quality. VeLO (Metz et al., 2022b) was meta-trained for about four thousand
 # TPU-months; its authors report that it fails on much longer runs and much larger models than those of meta-training.
 
 # %% [markdown]
@@ -198,14 +198,14 @@ assert abs(meta_gradient(0.1, 2)) < abs(full)
 # The truncated gradient is **biased**: it points to what is best for the next $T$ steps. Wu et al. (2018) show on noisy
 # quadratic losses that this is not what is best in the end. Take two weights with curvatures $h$ of 1 and 0.02 and
 # gradients $h \cdot (\theta + \varepsilon)$, where the noise $\varepsilon$ has variance $\sigma^2 = 0.1$. With learning
-# rate $\alpha$, the expected squares of the weights become
+# rate $\alpha$, the expected squares of the weights, $1/h$ at first, become
 #
 # $$\mathbb{E}[\theta^2] \leftarrow (1 - \alpha h)^2 \; \mathbb{E}[\theta^2] + \alpha^2 h^2 \sigma^2.$$
 
 # %% [markdown]
 # In each segment we use the learning rate that minimizes the mean loss *within* the segment:
 
-# %%
+# %% alt="Expected loss and best learning rate over 200 steps for segments of 1, 5, 20 and 50 steps: longer segments choose larger rates first and end with a lower loss"
 curvature, variance, candidates = np.array([1.0, 0.02]), 0.1, np.geomspace(0.01, 1.9, 60)
 
 
@@ -217,7 +217,6 @@ def segment_of_run(square, rate, steps):
     return square, losses
 
 
-# %% alt="Expected loss and best learning rate over 200 steps for segments of 1, 5, 20 and 50 steps: longer segments choose larger rates first and end with a lower loss"
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
 at_the_end = {}
 for horizon in (1, 5, 20, 50):
@@ -226,16 +225,16 @@ for horizon in (1, 5, 20, 50):
         tried = [(*segment_of_run(square, rate, horizon), rate) for rate in candidates]
         square, segment, rate = min(tried, key=lambda found: np.mean(found[1]))
         losses, rates = losses + segment, rates + [rate] * horizon
-    left.semilogy(losses, label=f"{horizon}")
-    right.semilogy(rates)
+    left.semilogy(losses)
+    right.semilogy(rates, label=f"{horizon}")
     at_the_end[horizon] = losses[-1]
 left.set(xlabel="step", ylabel="expected loss")
 right.set(xlabel="step", ylabel="best learning rate in the segment")
-left.legend(title="steps per segment", loc="upper right")
+right.legend(title="steps per segment", loc="upper right")
 plt.show()
 
 # %% [markdown]
-# In a short segment, small learning rates are best: they reduce the noise at once, and what a large learning rate gains on
+# Early in the run, small learning rates are best for short segments: they reduce the noise at once, and what a large learning rate gains on
 # the flat direction would come later. So the learning rate decreases too early. Longer
 # segments have less bias, but need more memory, and their gradients vary more and may explode.
 
@@ -276,10 +275,10 @@ held_out = mk.FewShot(characters.split("validation"), 10, 15, queries=5, meta_ba
 
 # %%
 keras.utils.set_random_seed(0)
-update = UpdateNetwork(0.08, base="adam", step_size=0.03)
+update = UpdateNetwork(0.08, base="adam", step_size=0.01)
 network = mk.networks.mlp(10, input_shape=(7, 7, 1), hidden=(32,))
 training = mk.UnrolledTraining(network, update, steps=50, truncation=25, batch_size=32)
-training.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.03, 40)))
+training.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 40)))
 live = {"Adam, where meta-training begins": training.learning_curves(held_out, batches=4)}
 
 # %%
@@ -288,14 +287,17 @@ live["after 40 steps of meta-training"] = training.learning_curves(held_out, bat
 print("meta-loss:", np.round(history["loss"], 2), " diverged:", int(sum(history["diverged"])))
 
 # %% [markdown]
-# The stored update, called `shipped` below, was trained for 400 steps in the same way, with runs of 100 steps and
+# The stored update, called `shipped` below, was trained for 600 steps in the same way, with runs of 100 steps and
 # segments of 50. It is the first of five seeds and comes with the library. We compare the three on
 # the same 64 validation tasks, with the same initial weights and minibatches:
 
-# %% alt="Training loss over 50 steps: the learned optimizer is below the Adam with which meta-training begins, and further below after 400 meta-training steps than after 40"
+# %%
 shipped = UpdateNetwork.load()
-update.set_weights(shipped.get_weights())  # both have the same two hyperparameters
-live["stored, after 400 steps"] = training.learning_curves(held_out, batches=4)
+assert shipped.get_config() == update.get_config() | {"name": shipped.name}  # not part of weights
+update.set_weights(shipped.get_weights())
+live["stored, after 600 steps"] = training.learning_curves(held_out, batches=4)
+
+# %% alt="Training loss over 50 steps: the learned optimizer is below the Adam with which meta-training begins, and slightly further below after 600 meta-training steps than after 40"
 for name, losses in live.items():
     plt.plot(losses.mean(axis=0), label=name)
 plt.gca().set(xlabel="training step", ylabel="training loss (mean of 64 tasks)", ylim=(0, None))
@@ -308,7 +310,7 @@ mk.report.Table([{"update": name, "mean loss of the run": score} for name, score
 
 # %% [markdown]
 # Live and stored meta-training improve on the Adam that they begin with. This only shows that meta-training works: Adam's
-# learning rate, 0.08, was the best of nine for 100 steps, but it was not tuned for 50 and has no decay.
+# learning rate was not tuned for 50 steps and has no decay.
 
 # %%
 start, after, long = (losses.mean(axis=1) for losses in live.values())
@@ -321,49 +323,48 @@ assert sum(history["diverged"]) == 0 and float(min(rates, key=rates.get)) == 0.0
 # %% [markdown]
 # ## What has it learned?
 #
-# With the memory fixed, an update is a surface over the gradient and its momentum. Here all three averages have the same
-# value (at step 5 they could not yet, so that panel extrapolates), the weight is zero, and $v$ is that after
+# With the memory fixed, an update is a surface over the gradient and the mean of the gradients before it. Here each
+# moving average has the value that it has after gradients with this mean, the weight is zero, and $v$ has its value after
 # gradients with a root mean square of 0.05:
 
 
-# %%
-def surface(update, number, v_number=None, scale=0.05):
+# %% alt="Five surfaces over gradient and mean of earlier gradients: SGD's contours are vertical, Adam's nearly horizontal; the learned ones bend at gradient zero and are largest where both are positive"
+def surface(update, number, scale=0.05):
     axis = np.linspace(-2, 2, 41, dtype="float32") * scale
-    momentum, gradient = map(np.ravel, np.meshgrid(axis, axis, indexing="ij"))
-    square = np.full_like(gradient, scale**2 * (1 - 0.999 ** (v_number or number)))
-    memory = update_network.remembered(gradient, update_network.Memory((momentum,) * 3, square))
+    earlier, gradient = map(np.ravel, np.meshgrid(axis / 2, axis, indexing="ij"))
+    momenta = tuple(earlier * (1 - decay**number) for decay in update_network.MOMENTUM_DECAYS)
+    square = np.full_like(gradient, scale**2 * (1 - 0.999**number))
+    memory = update_network.remembered(gradient, update_network.Memory(momenta, square))
     features = update_network.features_of(gradient, memory, tf.zeros_like(gradient))
-    own = update.own_step(features, number)
-    return (own + update.known_step(gradient, memory, v_number or number)).numpy().reshape(41, 41)
+    change = update.own_step(features, number) + update.known_step(gradient, memory, number)
+    return change.numpy().reshape(41, 41)
 
 
-# %%
 sgd, adam = UpdateNetwork(0.08 / 0.05, base="sgd"), UpdateNetwork(0.08, base="adam")
 for one in (sgd, adam):
     one.build()
 surfaces = {"SGD": surface(sgd, 50), "Adam": surface(adam, 50)}
 surfaces |= {f"learned, step {n}": surface(shipped, n) for n in (5, 50, 95)}
-
-# %%
-figure, panels = plt.subplots(1, 5, figsize=(12, 3), sharey=True)
+figure, panels = plt.subplots(1, 5, figsize=(12, 2.4), sharey=True)
 limit = np.ceil(10 * max(np.abs(values).max() for values in surfaces.values())) / 10
 for axes, (name, values) in zip(panels, surfaces.items(), strict=True):
     lines = np.linspace(-2, 2, 41)
-    shades = axes.contourf(lines, lines, values, np.linspace(-limit, limit, 25), cmap="RdBu_r")
-    axes.clabel(axes.contour(lines, lines, values, 6, colors="k", linewidths=0.6), fontsize=7)
-    axes.set(title=name, xlabel="gradient", aspect="equal")
-panels[0].set_ylabel("momentum")
-figure.colorbar(shades, ax=panels, label="update", shrink=0.8, ticks=(-limit, 0, limit))
+    shades = axes.contourf(lines, lines / 2, values, np.linspace(-limit, limit, 25), cmap="RdBu_r")
+    axes.clabel(axes.contour(lines, lines / 2, values, 6, colors="k", linewidths=0.6), fontsize=7)
+    axes.set(title=name, xlabel="gradient")
+panels[0].set_ylabel("mean before it")
+figure.colorbar(shades, ax=panels, label="update", ticks=(-limit, 0, limit))
 plt.show()
 
 # %% [markdown]
-# Gradient and momentum are in multiples of the root mean square; SGD and Adam have learning rates of equal effect. SGD
-# ignores the momentum, so its contours are vertical. Adam almost ignores the current gradient, so its contours are nearly
-# horizontal. The learned surface bends: its steps are largest where gradient and momentum agree, but only if both are
-# positive. Hand-designed optimizers answer a reversed gradient with a reversed update; Formula 11.1 does not require
-# this.
-#
-# How well does a plane fit each surface (its $R^2$), and how large are the updates?
+# Gradients are in multiples of the root mean square; SGD and Adam have learning rates of equal effect. SGD ignores the
+# earlier gradients, so its contours are vertical. Adam's are nearly horizontal, because the current gradient is only a
+# tenth of its average. The learned surface has a fold where the gradient changes its sign, and its steps are largest where
+# the gradient and the mean are both positive. Hand-designed optimizers answer reversed gradients with a reversed update;
+# Formula 11.1 does not require this.
+
+# %% [markdown]
+# How well does a plane fit each surface (its $R^2$)?
 
 
 # %%
@@ -374,78 +375,83 @@ def r_squared_of_plane(values):
     return 1 - left_over / np.sum((values - values.mean()) ** 2)
 
 
-rows = [
-    {
-        "surface": name,
-        "plane, R²": r_squared_of_plane(values),
-        "mean size": np.abs(values).mean(),
-    }
-    for name, values in surfaces.items()
-]
+rows = [{"surface": name, "plane, R²": r_squared_of_plane(values)} for name, values in surfaces.items()]
 mk.report.Table(rows)
 
 # %% [markdown]
-# The network sees the step number and $v$, which grows from zero during a run; both can act as a schedule. We plot the
-# size of the updates for gradients of constant size, those of the stored update also with $v$ held at its value of step
-# 50. (Adam's bias correction makes its first updates larger.)
+# The network sees the step number and $v$, which grows from zero during a run; both can act as a schedule. To see
+# whether they do, we give two weights constant gradients of 0.05 and $-0.05$ for 100 steps. The correction of its bias
+# keeps Adam's updates constant:
 
 
-# %% alt="Mean size of the update over steps on a logarithmic axis: that of the learned optimizer shrinks until about step 300, less so with a fixed second moment, whereas that of Adam soon stays constant"
-def size(update, *numbers):
-    return np.abs(surface(update, *numbers)).mean()
+# %%
+def sizes(update, steps=100, scale=0.05):
+    gradient, weights, found = tf.constant([scale, -scale]), tf.zeros(2), []
+    memory = update.init([weights])
+    for number in range(steps):
+        step = Step(tf.constant(number), tf.zeros(()), False)
+        (change,), memory = update.update([gradient], memory, [weights], step)
+        found.append(np.abs(change))
+    return np.array(found)
 
 
-numbers = (1, 3, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 150, 200, 300, 500, 1000)
-plt.semilogx(numbers, [size(shipped, n) for n in numbers], "o-", label="learned")
-plt.semilogx(numbers, [size(shipped, n, 50) for n in numbers], ":", label="learned, v of step 50")
-plt.semilogx(numbers, [size(adam, n) for n in numbers], "--", label="Adam")
-plt.axvline(100, color="0.6", linestyle=":")
-plt.text(103, 0.3, "end of meta-training runs", color="0.4")
-plt.gca().set(xlabel="step", ylabel="mean size of the update", ylim=(0, None))
-plt.legend()
+learned = {}
+for seed in range(5):
+    found = stored[f"meta-training: learned, seed {seed}"]
+    learned[seed] = UpdateNetwork.from_config(found["config"])
+    learned[seed].build()
+    learned[seed].set_weights([np.array(one) for one in found["weights"]])
+along = {seed: sizes(update) for seed, update in learned.items()}
+of_adam = sizes(adam)
+
+# %% alt="Sizes of the updates over 100 steps for five seeds: those of the positive gradient are larger from about step 5 on and rise steeply before, then fall for two seeds; those of the negative gradient are nearly constant after step 10"
+figure, panels = plt.subplots(1, 5, figsize=(12, 2.6), sharey=True)
+for seed, axes in enumerate(panels):
+    axes.plot(range(1, 101), along[seed], label=["gradient 0.05", "gradient -0.05"])
+    axes.plot(range(1, 101), of_adam[:, 0], ":", color="0.4", label="Adam, both")
+    axes.set(title=f"learned, seed {seed}", xlabel="step")
+panels[0].set(ylabel="size of the update", ylim=(0, None))
+panels[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# For all five learned updates, the table shows by how much they shrink from step 30 to step 100, and their asymmetry: how
-# many times larger the update is where gradient and momentum are both positive (at step 50) than where
-# both are negative:
+# For each seed, the table shows the mean of both sizes at four steps, and the asymmetry: how many times larger the update
+# for the positive gradient is at step 50:
 
 # %%
-rows, all_five = [], [UpdateNetwork.from_config(shipped.get_config()) for _ in range(5)]
-for seed, update in enumerate(all_five):
-    update.build()
-    update.set_weights([np.array(one) for one in stored[f"meta-training, seed {seed}"]["weights"]])
-    corners = surface(update, 50)[[-1, 0], [-1, 0]]
-    row = {"seed": seed, "shrink by": 1 - size(update, 100) / size(update, 30)}
-    row["with v of step 50"] = 1 - size(update, 100, 50) / size(update, 30, 50)
-    row["asymmetry"] = abs(corners[0] / corners[1])
-    rows.append(row | {"plane, R²": r_squared_of_plane(surface(update, 50))})
+rows = []
+for seed, found in along.items():
+    row = {"seed": seed} | {f"step {n}": found[n - 1].mean() for n in (1, 10, 30, 100)}
+    row["asymmetry"] = found[49, 0] / found[49, 1]
+    rows.append(row | {"plane, R²": r_squared_of_plane(surface(learned[seed], 50))})
 mk.report.Table(rows)
 
 # %% [markdown]
-# All five are asymmetric in the same way, but a plane fits the others better than the stored one. The updates shrink by 18
-# to 39 %, when Adam's hardly change; with $v$ held fixed, by 1 to 14 %. So most of this decay comes from $v$, and the
-# smaller part from the step number. The decay of the stored update ends near step 300.
+# All five learned updates are larger for the positive gradient, at step 50 by a factor of 1.4 to 2.9, and all begin with
+# small steps: at step 10, their mean size is 1.4 to 2.3 times that at step 1. After that, their schedules differ: from
+# step 30 to 100, the size changes by $-36$ to 6 %. The stored update, of seed 0, is farthest from a plane.
 
 # %%
-shrink, fixed, asymmetry, linear = ([row[name] for row in rows] for name in list(rows[0])[1:])
-assert np.allclose([min(shrink), max(shrink)], [0.18, 0.39], atol=0.005)
-assert np.allclose([min(fixed), max(fixed)], [0.01, 0.14], atol=0.005)
-assert all(2 * f < s for f, s in zip(fixed, shrink, strict=True)) and min(asymmetry) > 1.5
-assert size(shipped, 1000) > size(shipped, 300) and np.isclose(
-    size(adam, 100), size(adam, 30), rtol=0.06
+first, tenth, thirtieth, last, asymmetry, linear = (
+    np.array([row[name] for row in rows]) for name in list(rows[0])[1:]
 )
-assert linear[0] < 0.75 and min(linear[1:]) > 0.87
+assert np.allclose([asymmetry.min(), asymmetry.max()], [1.4, 2.9], atol=0.05)
+assert np.allclose([min(tenth / first), max(tenth / first)], [1.4, 2.3], atol=0.05)
+assert np.allclose([min(last / thirtieth), max(last / thirtieth)], [0.64, 1.06], atol=0.005)
+assert np.allclose(of_adam, 0.08, rtol=1e-3) and linear.argmin() == 0
 assert min(r_squared_of_plane(surfaces[name]) for name in ("SGD", "Adam")) > 0.99
-for update in all_five:
-    learned = update.get_weights()
-    learned[0] *= 0  # no known updates
-    update.set_weights(learned)
+assert all(
+    np.array_equal(a, b) for a, b in zip(learned[0].get_weights(), shipped.get_weights(), strict=True)
+)
+for update in learned.values():
+    weights = update.get_weights()
+    weights[0] *= 0  # no known updates
+    update.set_weights(weights)
     own = [surface(update, n) for n in (5, 50, 95)]
-    learned[-2][:, 1] = learned[-1][1] = 0  # b = 0
-    update.set_weights(learned)
+    weights[-2][:, 1] = weights[-1][1] = 0  # b = 0
+    update.set_weights(weights)
     factors = np.divide(own, [surface(update, n) for n in (5, 50, 95)])
-    assert factors.min() > 0.95 and factors.max() < 1.03
+    assert factors.min() > 0.695 and factors.max() < 1.015
 
 # %% [markdown]
 # ## A fair comparison
@@ -456,35 +462,33 @@ for update in all_five:
 # Keras' defaults ($\beta_1 = 0.9$, $\beta_2 = 0.999$).
 
 # %% [markdown]
-# **The learned optimizer** was meta-trained with five seeds, each for 400 steps of 8 runs, which fits 93 parameters. Its
-# step size and the learning rate of meta-training, both 0.03, were the best of three values each, on validation tasks
-# with shorter meta-training. As both were the largest, we tried a learning rate of 0.1 later:
-
-# %%
-rows = [
-    {"base, its rate, step size, learning rate": key.split(": ")[1], "validation loss": loss}
-    for key, loss in stored.items()
-    if key.startswith("selection: (")
-]
-mk.report.Table(sorted(rows, key=lambda row: row["validation loss"]))
+# **The learned optimizer** was meta-trained with five seeds, each for 600 steps of 8 runs, which fits 93 parameters. Its
+# step size and the learning rate of meta-training were selected on validation tasks with shorter meta-training (80 steps,
+# one seed), until both neighbors of each were worse.
 
 # %% [markdown]
-# It is better, so the learned optimizer of this chapter is not fully tuned.
+# **Coefficients** are the known updates of Formula 11.1 without the network: only the seven $c_i$ are meta-trained, in the
+# same way, with a learning rate of their own. The validation losses by step size (rows) and learning rate are:
+
+# %%
+rows = []
+for size in (0, 0.003, 0.01, 0.03):
+    row = {"step size": size or "coefficients"}
+    for rate in (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3):
+        tried = f"{'learned' if size else 'coefficients'}, step size {size:g}, learning rate {rate:g}"
+        row[f"{rate:g}"] = stored.get(f"selection: {tried}", "")
+    rows.append(row)
+mk.report.Table(rows)
 
 # %% [markdown]
 # **Test.** For each of the five seeds, all methods train on the same held-out tasks (64; 16 for long runs), from
 # the same initializations (64 in all) and with the same minibatches. Non-finite losses count as guessing, $\ln 10$.
 
 # %%
-settings = [
-    "training family",
-    "10 times the horizon",
-    "4 times the width",
-    "3 hidden layers",
-    "clothing",
-]
-methods = ["learned", "adam, cosine decay", "momentum, cosine decay", "adam", "momentum"]
-settings = [s for s in settings if all(f"test: {name}, {s}" in stored for name in methods)]
+settings = ["training family", "10 times the horizon", "4 times the width"]
+settings += ["3 hidden layers", "clothing"]
+decayed = ["adam, cosine decay", "momentum, cosine decay"]
+methods = ["learned", "coefficients", "adam", *decayed, "momentum"]
 found = {(name, s): stored[f"test: {name}, {s}"] for name in methods for s in settings}
 final = {key: np.array([seed["last"] for seed in seeds]) for key, seeds in found.items()}
 
@@ -497,30 +501,27 @@ def failed(name, setting):
 # %% picture="learned_update" jupyter={"outputs_hidden": true}
 figure, panels = plt.subplots(2, 3, figsize=(10, 5.6))
 for axes, setting in zip(panels.flat, settings, strict=False):
-    for name in methods:
+    for name, look in zip(methods[:5], plt.rcParams["axes.prop_cycle"], strict=True):
         curves = np.log([np.maximum(seed["curve"], 1e-5) for seed in found[name, setting]])
         steps = np.linspace(0, 1000 if "horizon" in setting else 100, curves.shape[1])
-        mean, width = curves.mean(axis=0), 2.776 * curves.std(axis=0, ddof=1) / np.sqrt(5)
         if any(failed(name, setting)):  # one line per seed
-            axes.semilogy(
-                steps, np.exp(curves.T), color=mk.report.PALETTE[0], linestyle="-", linewidth=1
-            )
-            axes.set_prop_cycle(plt.rcParams["axes.prop_cycle"][1:])
+            axes.semilogy(steps, np.exp(curves.T), **look, linewidth=1)
             continue
-        (line,) = axes.semilogy(steps, np.exp(mean), label=name.capitalize())
+        mean, width = curves.mean(axis=0), 2.776 * curves.std(axis=0, ddof=1) / np.sqrt(5)
+        axes.semilogy(steps, np.exp(mean), **look, label=name)
         low, high = np.exp(mean - width), np.exp(mean + width)
-        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2)
-    axes.set_ylim(0.05 if any(failed("learned", setting)) else None, 10)
+        axes.fill_between(steps, low, high, color=look["color"], alpha=0.2)
+    lowest = min(min(seed["curve"]) for name in methods[:5] for seed in found[name, setting])
+    axes.set_ylim(max(lowest, 1e-5) / 2, 10)  # losses of runs that diverge go beyond it
     axes.set(title=setting.capitalize(), xlabel="training step", ylabel="training loss")
-for axes_left_over in panels.flat[len(settings) :]:
-    axes_left_over.axis("off")
+panels.flat[-1].axis("off")
 panels.flat[-1].legend(*panels[0, 0].get_legend_handles_labels(), loc="center", title="optimizer")
 plt.show()
 
 # %% [markdown]
-# The figure is at the top of this chapter. As losses differ by orders of magnitude, the table shows geometric means over
-# the five seeds, with 95 % intervals, of the loss after the last step (the mean of five minibatches). An optimizer
-# **fails** for a seed if a run diverges, or if the mean final loss exceeds that of guessing.
+# The figure is at the top of this chapter. The table shows geometric means over the five seeds, with 95 % intervals, of the
+# loss after the last step (the mean of five minibatches). An optimizer **fails** for a seed if a run diverges, or if the
+# mean final loss exceeds that of guessing.
 
 
 # %%
@@ -539,22 +540,22 @@ mk.report.Table([{"optimizer": n} | {s: summarized(n, s) for s in settings} for 
 
 
 # %%
-def log_ratio(name, setting):
-    return mk.Score.of(np.log2(final["learned", setting] / final[name, setting]))
-
-
-def verdict(name, setting):
-    ratio = log_ratio(name, setting)
-    if count := sum(failed("learned", setting)):
-        return f"failed for {count} of 5 seeds"
+def verdict(one, other, setting):
+    if count := sum(failed(one, setting)):
+        return f"{count} of 5 failed"
+    ratio = mk.Score.of(np.log(final[one, setting] / final[other, setting]))
     if abs(ratio.mean) <= ratio.interval:
         return "indistinguishable"
     return "lower" if ratio.mean < 0 else "higher"
 
 
-verdicts = {name: {s: verdict(name, s) for s in settings} for name in methods[1:]}
-print("The final loss of the learned optimizer, compared with that of ...")
-mk.report.Table([{"optimizer": name} | row for name, row in verdicts.items()])
+rows = [
+    {"final loss of": one, "compared with": other} | {s: verdict(one, other, s) for s in settings}
+    for n, one in enumerate(methods[:2])
+    for other in methods[n + 1 :]
+]
+verdicts = {(row["final loss of"], row["compared with"]): row for row in rows}
+mk.report.Table(rows)
 
 # %% [markdown]
 # ### On tasks like those of meta-training
@@ -570,85 +571,97 @@ def steps_to_reach(curve, loss, window=5):
 
 
 # %%
-family_curves = {name: [seed["curve"] for seed in found[name, "training family"]] for name in methods}
-targets = [np.mean(curve[-5:]) + 1e-9 for curve in family_curves["adam"]]
+curves = {name: [seed["curve"] for seed in found[name, "training family"]] for name in methods}
+targets = [np.mean(curve[-5:]) + 1e-9 for curve in curves["adam"]]
 needed = {
-    name: [steps_to_reach(*pair) for pair in zip(curves, targets, strict=True)]
-    for name, curves in family_curves.items()
+    name: [steps_to_reach(*pair) for pair in zip(curves[name], targets, strict=True)]
+    for name in methods
 }
-for name, steps in needed.items():
-    print(f"{name:<23} {steps}")
+mean_loss = {name: mk.Score.of(np.mean(curves[name], axis=1), "mean loss") for name in methods}
+rows = [
+    {"optimizer": n, "steps to Adam's final loss, per seed": str(needed[n]), "mean loss": mean_loss[n]}
+    for n in methods
+]
+mk.report.Table(rows)
+
+# %%
+paired = {
+    "steps": np.subtract(needed["learned"], needed["coefficients"]),
+    "mean loss": mean_loss["learned"].values - mean_loss["coefficients"].values,
+}
+for name, values in paired.items():
+    print("learned minus coefficients:", mk.Score.of(values, name))
 
 # %% [markdown]
-# On its own family, the learned optimizer has a lower final loss than all four tuned optimizers, about a third of that
-# of the best of them, Adam without decay. It reaches Adam's final loss after 69 to 80 of the 100 steps. But on a million
-# weights, with minibatches of 128, its training steps take 1.4 times as long as Adam's, so it would hardly save time on
-# such a network. The other optimizers do not reach Adam's final loss at all: a decay raises it here, and momentum is slower.
+# On its own family, the learned optimizer has a lower final loss than all four tuned optimizers, about a tenth of that of
+# the best of them, Adam without decay. It reaches Adam's final loss after 49 to 65 steps, $56 \pm 7$ on average, and thus
+# misses our target of 50. The seven learned coefficients alone need 62; neither in these steps nor in the
+# final loss can we distinguish them from the learned optimizer. What the network does lower is the mean loss of the run,
+# which meta-training minimizes, but two thirds of that gain over Adam are due to the coefficients. On a million weights,
+# with minibatches of 128, training steps with the network take 1.4 times as long as Adam's.
 
 # %% [markdown]
 # These are training losses; test accuracy was neither the objective of meta-training nor measured. Nor is the
-# comparison one of costs: meta-training took $400 \cdot 8 \cdot 100 = 320{,}000$ updates of small networks, selecting
+# comparison one of costs: meta-training took $600 \cdot 8 \cdot 100 = 480{,}000$ updates of small networks, selecting
 # its hyperparameters more, and both also backpropagated through these updates, whereas a search of nine learning
 # rates on 64 tasks takes $57{,}600$ updates.
 
 # %%
-assert all(row["training family"] == "lower" for row in verdicts.values())
-assert (min(needed["learned"]), max(needed["learned"])) == (69, 80)
-assert all(v is None for n, steps in needed.items() if n not in ("learned", "adam") for v in steps)
+family = {pair: row["training family"] for pair, row in verdicts.items()}
+assert family.pop(("learned", "coefficients")) == "indistinguishable" and {*family.values()} == {
+    "lower"
+}
+assert [min(needed["learned"]), max(needed["learned"])] == [49, 65]
+average = {name: mk.Score.of(needed[name]) for name in methods[:3]}
+assert np.allclose([average[name].mean for name in methods[:2]], [56, 62], atol=0.5)
+assert np.isclose(average["learned"].interval, 7, atol=0.5)
+saved = [average["adam"].mean - average[name].mean for name in methods[:2]]
+assert saved[1] > 0.8 * saved[0]  # most of the gain
+steps, losses = map(mk.Score.of, paired.values())
+assert abs(steps.mean) < steps.interval and losses.mean < -losses.interval
+assert all(v is None for name in (*decayed, "momentum") for v in needed[name])
 means = {name: np.exp(np.log(final[name, "training family"]).mean()) for name in methods}
-assert min(means, key=lambda n: (n == "learned", means[n])) == "adam"
-assert 0.28 < means["learned"] / means["adam"] < 0.38
+assert min(methods[2:], key=means.get) == "adam" and np.isclose(
+    means["learned"] / means["adam"], 0.1, atol=0.01
+)
+gains = [mean_loss["adam"].mean - mean_loss[name].mean for name in ("coefficients", "learned")]
+assert np.isclose(gains[0] / gains[1], 2 / 3, atol=0.05)
 times = stored["milliseconds of a training step"]
 assert np.isclose(times["LearnedOptimizer"]["median"] / times["Adam"]["median"], 1.4, atol=0.05)
 
 # %% [markdown]
 # ## Where it stops winning
 #
-# The other settings were not part of meta-training. The learned optimizer is used as it is, whereas the others were tuned
-# for each of them. Each point below is one seed; points to the left of zero mean that the learned optimizer has the lower
-# final loss, and ratios beyond $2^{\pm 12}$ are drawn at the edge (on the right, two seeds coincide per row):
-
-# %% alt="Logarithm of the ratio of final losses, learned to four others, one point per seed: negative in the first three settings, positive or at the edge with three hidden layers, and around zero or at the edge on clothing"
-figure, axes = plt.subplots(figsize=(8, 3.6))
-for n, (name, marker) in enumerate(zip(methods[1:], "os^D", strict=True)):
-    ratios = np.clip([log_ratio(name, s).values for s in settings], -12, 12)
-    places = np.arange(len(settings))[:, None] + 0.18 * (n - 1.5) + np.zeros_like(ratios)
-    axes.plot(ratios.ravel(), places.ravel(), marker, markersize=4, linestyle="", label=name)
-axes.axvline(0, color="0.4", linewidth=1)
-axes.set_yticks(range(len(settings)), settings)
-axes.invert_yaxis()
-axes.set_xlabel("final loss of the learned optimizer, relative to that of ... (log2)")
-axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-plt.show()
-
-# %% [markdown]
-# **Longer runs and wider networks.** The learned optimizer still has a lower final loss than all four tuned optimizers.
-# In long runs, where losses are close to zero, the seeds of one optimizer differ by a factor of up to 29.
-
-# %% [markdown]
-# **Deeper networks and other data.** With three hidden layers and on clothing, it is unstable: the learned optimizers of
-# four and two of the five seeds fail, respectively. The tuned ones never do:
+# The other settings were not part of meta-training. The learned optimizers are used as they are, whereas the others were
+# tuned for each setting. For each seed, we print the final loss and the number of diverged runs:
 
 # %%
-for setting in ("3 hidden layers", "clothing"):
-    for name in ("learned", "adam"):
-        print(f"{setting:<16} {name:<8}", *(f"{loss:.3g}" for loss in final[name, setting]))
+for setting in settings[1:]:
+    for name in methods[:3]:
+        ends = [f"{s['last']:.2g} ({s['diverged']})" for s in found[name, setting]]
+        print(f"{setting:<20} {name:<12}", *(f"{end:<13}" for end in ends))
 
 # %% [markdown]
-# The stored update, of the first seed, does not fail in either setting. With three hidden layers, its loss is more than
-# three times that of Adam; on clothing, it is lower than that of any tuned optimizer, but two other seeds failed.
+# **Longer runs and wider networks.** With the network, two of the five learned optimizers fail in longer runs, and the
+# others end with more than 50 times Adam's loss; in wider networks, only plain momentum is distinguishably worse. The
+# coefficients alone have lower final losses than all four tuned optimizers in both settings, about a hundredth of Adam's
+# in longer runs and a ninth in wider networks.
+
+# %% [markdown]
+# **Deeper networks and other data.** With three hidden layers and on clothing, the learned optimizers of all five seeds
+# fail, with and without the network, whereas the tuned ones never do.
 
 # %%
-assert [sum(failed("learned", s)) for s in settings] == [0, 0, 0, 4, 2]
-assert not any(any(failed(name, s)) for s in settings for name in methods[1:])
-spread = {name: final[name, "10 times the horizon"] for name in methods}
-assert 28.5 < max(losses.max() / losses.min() for losses in spread.values()) < 29.5
-assert all(verdicts[name][s] == "lower" for name in methods[1:] for s in settings[1:3])
-deep, other = final["learned", "3 hidden layers"], final["learned", "clothing"]
-assert (
-    not failed("learned", "3 hidden layers")[0] and deep[0] > 3 * final["adam", "3 hidden layers"].max()
-)
-assert all(other[0] < final[name, "clothing"].min() for name in methods[1:])
+assert [sum(failed("learned", s)) for s in settings] == [0, 2, 0, 5, 5]
+assert [sum(failed("coefficients", s)) for s in settings] == [0, 0, 0, 5, 5]
+assert not any(any(failed(name, s)) for s in settings for name in methods[2:])
+long, wide = settings[1:3]
+assert all(verdicts["coefficients", n][s] == "lower" for n in methods[2:] for s in (long, wide))
+assert [n for n in methods if verdicts.get(("learned", n), {}).get(wide) == "lower"] == ["momentum"]
+assert final["learned", long].min() > 50 * final["adam", long].max()
+for setting, ratio in ((long, 0.01), (wide, 1 / 9)):
+    found_ratio = np.exp(np.log(final["coefficients", setting] / final["adam", setting]).mean())
+    assert np.isclose(found_ratio, ratio, rtol=0.1)
 
 # %% [markdown]
 # ## In an ordinary `fit`
@@ -680,10 +693,11 @@ for name, (loss, accuracy) in scores.items():
     print(f"{name:<30} test loss {loss:.3f}, test accuracy {accuracy:.3f}")
 
 # %% [markdown]
-# As it is, the learned optimizer diverges here, too. With a factor of 0.03, it trains. So the factor has to be tuned
-# like a learning rate, which a learned optimizer should make unnecessary. These are single runs, and
-# Adam has its default learning rate while the factor is one of three, so they do not show which of the two is better.
-#
+# As it is, the stored update diverges here, too. With a factor of 0.03, it trains. So the factor has to be tuned
+# like a learning rate, which a learned optimizer should make unnecessary. These are single runs, and Adam has its default
+# learning rate, while the factor was chosen by hand, so they do not show which is better.
+
+# %% [markdown]
 # The optimizer keeps four values per weight, where Adam has two. What was learned is saved with a compiled model, and training continues as if uninterrupted:
 
 # %%
@@ -722,7 +736,7 @@ print(
 # %% [markdown]
 # Stored results: 5-way 1-shot tasks with drawings of 14 by 14 pixels, 500 meta-steps of four tasks, three seeds, and 600
 # tasks of test alphabets. Batch normalization uses the statistics of each set of queries. All methods have the
-# same network and tasks. Their learning rates (inner, outer, and $\alpha$) were selected by hill climbing on validation
+# same network and tasks. Their learning rates (inner, outer, and $\alpha$; $\lambda$ is 0.001) were selected by hill climbing on validation
 # alphabets, which ended for MAML and prototypes (chapter [01](01_learning_to_learn.ipynb)), but was stopped after two
 # moves for the update network, at the lowest $\alpha$ tried.
 
@@ -739,7 +753,7 @@ for other in ("MAML", "prototypes"):
 mk.report.Table(rows)
 
 # %% [markdown]
-# Both intervals include zero, so we find no advantage of the learned rule; with three seeds, the intervals are wide.
+# Both intervals include zero, so these three seeds show no advantage of the learned rule.
 
 # %% [markdown]
 # ## Summary
@@ -747,12 +761,13 @@ mk.report.Table(rows)
 # - An optimizer is a function of the history of gradients. A small network that is applied to every weight separately can
 #   learn this function (Formula 11.1). SGD, momentum and Adam are special cases, from which meta-training starts.
 # - Truncated backpropagation (Formula 11.2) makes long runs affordable, but short segments favor what helps at once.
-# - All five learned updates treat positive and negative gradients differently, and become smaller during a run.
-# - On tasks like those of meta-training, in longer runs and in wider networks, the learned optimizer reached lower training
-#   losses than tuned momentum and Adam, with and without cosine decay. It reached Adam's loss in about three quarters of
-#   the steps, but its steps take longer, and meta-training cost more than tuning.
-# - In deeper networks it failed for four of five seeds, and on clothing for two. On clothing of 28 by 28 pixels, the
-#   stored one diverged until its updates were scaled down. Find out on what a learned optimizer was trained before you use it.
+# - All five learned updates treat positive and negative gradients differently.
+# - On tasks like those of meta-training, the learned optimizer had a lower final training loss than tuned momentum and Adam,
+#   with and without cosine decay, and reached Adam's in 56 instead of 100 steps. Most of this gain is due to seven learned
+#   coefficients; in final losses, the network adds nothing that five seeds can show. Meta-training cost more than tuning.
+# - Outside this family, the coefficients stayed better than tuned optimizers in longer runs and wider networks, whereas the
+#   learned optimizer with a network failed in longer runs for two of five seeds. In deeper networks and on other data,
+#   both failed for all seeds. Find out on what a learned optimizer was trained before you use it.
 
 # %% [markdown]
 # ## Exercises
@@ -809,7 +824,7 @@ def check_truncated_gradient(truncated_gradient):
 # %% [markdown]
 # **3. Features without a scale.** Implement `features(gradient, average, square)` for one tensor of weights, given as
 # vectors: the gradient divided by its root mean square, and the average divided by the root of `square`, as the two rows
-# of a matrix, without smoothing. How must the features change if the loss is multiplied by 100?
+# of a matrix, without smoothing. How do the features change if the loss is multiplied by 100?
 
 
 # %%
@@ -843,7 +858,7 @@ def check_features(features):
 #   optimizers](https://arxiv.org/abs/1810.10180), 2019: truncation, bias and exploding gradients.
 # - L. Metz et al., [Tasks, stability, architecture, and compute](https://arxiv.org/abs/2009.11243), 2020.
 # - L. Metz et al., [Practical tradeoffs between memory, compute, and performance in learned
-#   optimizers](https://arxiv.org/abs/2203.11860), 2022, with the library
+#   optimizers](https://arxiv.org/abs/2203.11860), 2022a, with the library
 #   [learned_optimization](https://github.com/google/learned_optimization).
-# - L. Metz et al., [VeLO: Training Versatile Learned Optimizers by Scaling Up](https://arxiv.org/abs/2211.09760), 2022.
+# - L. Metz et al., [VeLO: Training Versatile Learned Optimizers by Scaling Up](https://arxiv.org/abs/2211.09760), 2022b.
 # - P. Janson et al., [PyLO: Towards Accessible Learned Optimizers in PyTorch](https://arxiv.org/abs/2506.10315), 2025.

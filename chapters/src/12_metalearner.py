@@ -741,4 +741,4 @@ def check_remaining(remaining):
 # - Keras,
 #   [Customizing what happens in fit() with TensorFlow](https://keras.io/guides/custom_train_step_in_tensorflow/).
 #
-# Next: [the list of chapters](README.md#chapters).
+# Next: [Strategy networks](13_strategy_networks.ipynb).
