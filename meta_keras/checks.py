@@ -59,9 +59,11 @@ def at_least(lowest: int, **numbers: Any) -> None:
 
 
 def integer(**numbers: Any) -> None:
-    """Any integers, such as seeds."""
+    """Integers of 64 bits, such as seeds."""
     for name, number in numbers.items():
         _require(is_integer(number), name, "an integer", number)
+        if not -(2**63) <= number < 2**63:
+            raise ValueError(f"{name} must fit into 64 bits; got {number}.")
 
 
 def flag(**values: Any) -> None:

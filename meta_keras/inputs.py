@@ -35,6 +35,11 @@ def as_inputs(examples: tf.Tensor, *, leading: int = 1) -> tf.Tensor:
     return tf.cast(examples, tf.float32) if as_float else examples
 
 
+def scaled_pixels(x: tf.Tensor) -> tf.Tensor:
+    """Rows of inputs with pixels scaled to 0 ... 1, and all others unchanged, also in their precision."""
+    return as_inputs(x) if is_pixels(x) else x
+
+
 def is_pixels(examples: tf.Tensor, *, leading: int = 1) -> bool:
     """Whether these are pixels: bytes of any shape, or other integers of shape (..., height, width, channels)."""
     if examples.dtype == tf.uint8:

@@ -36,6 +36,11 @@ def parameters_of(layer: keras.layers.Layer) -> list[keras.Variable]:
     return list({id(variable): variable for variable in found}.values())
 
 
+def added_losses(layer: keras.layers.Layer) -> list[tf.Tensor]:
+    """The losses that the layers within a layer added in their last calls, without the penalties of weights."""
+    return [loss for one in all_layers(layer) for loss in one._get_own_losses()]
+
+
 def is_seed(variable: keras.Variable) -> bool:
     """Whether a variable is the state of a random generator: two integers, a seed and a counter."""
     return variable.name == "seed_generator_state"
@@ -50,6 +55,11 @@ def global_seed_state() -> keras.Variable | None:
 def mask_of(outputs: Any) -> tf.Tensor | None:
     """The mask that Keras attaches to outputs, if layers have computed one."""
     return getattr(outputs, "_keras_mask", None)
+
+
+def function_of(loss: keras.losses.Loss) -> Any:
+    """The function that a loss of Keras computes, such as `keras.losses.mean_squared_error`; None for other losses."""
+    return getattr(loss, "fn", None)
 
 
 def call_of(tensor: keras.KerasTensor) -> Node:

@@ -8,9 +8,17 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from meta_keras.internals import all_layers, input_structure
+from meta_keras.internals import all_layers, function_of, input_structure
 
 ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
+
+# Losses by the functions that they compute, since a loss object may have any name.
+CATEGORICAL = {
+    keras.losses.sparse_categorical_crossentropy,
+    keras.losses.categorical_crossentropy,
+    keras.losses.categorical_focal_crossentropy,
+}
+CROSS_ENTROPIES = CATEGORICAL | {keras.losses.binary_crossentropy, keras.losses.binary_focal_crossentropy}
 
 # Operations that return their inputs unchanged, so the activation is the one before them.
 PASS_ON = {"Identity", "Cast", "Reshape", "Squeeze", "ExpandDims", "EnsureShape", "StopGradient", "PreventGradient"}
@@ -71,6 +79,11 @@ def default_loss(activation: str | None, labels: tf.DType) -> keras.losses.Loss:
     return keras.losses.SparseCategoricalCrossentropy(from_logits=activation != "softmax")
 
 
+def is_cross_entropy(loss: keras.losses.Loss) -> bool:
+    """Whether a loss compares classes: a cross-entropy of Keras, or a loss that is called one."""
+    return function_of(loss) in CROSS_ENTROPIES or "crossentropy" in loss.name
+
+
 def as_loss(loss: Any, activation: str | None, dtype: str) -> keras.losses.Loss:
     """A loss given as a Keras object, a name or a function, as an object that respects masks.
 
@@ -90,7 +103,7 @@ def as_loss(loss: Any, activation: str | None, dtype: str) -> keras.losses.Loss:
         return FunctionLoss(found, dtype=dtype)
     from_logits = found.get_config().get("from_logits")
     contradicted = {True: ("softmax",), False: (None, "log_softmax")}.get(from_logits, ())
-    if "categorical_crossentropy" in found.name and activation in contradicted:
+    if function_of(found) in CATEGORICAL and activation in contradicted:
         raise ValueError(
             f"The loss {found.name!r} has from_logits={from_logits}, but the answers are "
             f"{'probabilities' if activation == 'softmax' else 'logits'}. Pass from_logits={not from_logits}, or "
@@ -106,13 +119,13 @@ class FunctionLoss(keras.losses.Loss):
     def __init__(self, function: Callable[..., tf.Tensor], **kwargs: Any) -> None:
         kwargs.setdefault("name", re.sub(r"\W", "", getattr(function, "__name__", "loss")))
         super().__init__(**kwargs)
-        self.function = function
+        self.fn = function
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        return self.function(y_true, y_pred)
+        return self.fn(y_true, y_pred)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"function": keras.saving.serialize_keras_object(self.function)}
+        return super().get_config() | {"function": keras.saving.serialize_keras_object(self.fn)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "FunctionLoss":

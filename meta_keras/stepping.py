@@ -9,12 +9,13 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.execution import Steps, best_steps, in_one_program
 from meta_keras.faults import StopAtFault, check_callbacks
-from meta_keras.internals import belong_to, is_seed
+from meta_keras.internals import belong_to
+from meta_keras.models import SeededModel
 from meta_keras.replicas import Replicas, replicas_of
 from meta_keras.tasks.inspection import Inputs
 
 
-class StepModel(keras.Model):
+class StepModel(SeededModel):
     """A Keras model that trains on meta-gradients. A subclass defines `meta_gradients` and `carry_on`.
 
     batches_seen: how many batches it was trained on, also over several `fit` and in files.
@@ -97,20 +98,6 @@ class StepModel(keras.Model):
         self._note(loss, inputs)
         return self.compute_metrics(inputs, query_y, answers)
 
-    def save_own_variables(self, store: Any) -> None:
-        """As Keras does, with the states of the random generators, which Keras leaves out."""
-        super().save_own_variables(store)
-        for number, seed in enumerate(seeds_of(self)):
-            store[f"seed_{number}"] = seed.numpy()
-
-    def load_own_variables(self, store: Any) -> None:
-        """As Keras does, with the states of the random generators if they are there."""
-        saved = {name: store[name] for name in list(store.keys())}
-        for number, seed in enumerate(seeds_of(self)):
-            if (state := saved.pop(f"seed_{number}", None)) is not None:
-                seed.assign(state)
-        super().load_own_variables(saved)
-
     def _prepare_steps(self, batches: tf.data.Dataset, arguments: dict[str, Any]) -> Steps:
         """The callbacks of a training run, after the number of steps per call has been decided."""
         callbacks = arguments.get("callbacks") or []
@@ -179,11 +166,6 @@ class StepModel(keras.Model):
     def _note(self, loss: tf.Tensor, inputs: Inputs) -> None:
         mean = next(metric for metric in self.metrics if metric.name == "loss")
         mean.update_state(loss, sample_weight=tf.shape(inputs[0])[0])
-
-
-def seeds_of(model: keras.Model) -> list[keras.Variable]:
-    """The states of all random generators of a model."""
-    return [variable for variable in model.variables if is_seed(variable)]
 
 
 def _parts(data: tuple[Any, ...]) -> tuple[Inputs, tf.Tensor]:

@@ -37,6 +37,13 @@ def test_numbers_are_accepted_exactly_where_they_should_be(name, value):
     assert accepts(check, np.float64(value)) == accepts(check, value)
 
 
+def test_integers_have_64_bits():
+    checks.integer(seed=2**63 - 1, other=-(2**63))
+    for value in (2**63, -(2**63) - 1):
+        with pytest.raises(ValueError, match=f"seed must fit into 64 bits; got {value}"):
+            checks.integer(seed=value)
+
+
 @given(lowest=st.integers(-5, 5), value=st.integers(-10, 10))
 def test_integers_are_accepted_from_the_lowest_one(lowest, value):
     for form in (value, np.int64(value), np.int32(value)):

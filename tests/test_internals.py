@@ -62,6 +62,25 @@ def test_the_calls_of_a_functional_model_are_known():
     assert internals.call_of(before.input_tensors[0]).is_input
 
 
+def test_losses_that_layers_add_are_told_from_penalties_of_weights():
+    regularizers = {
+        "activity_regularizer": keras.regularizers.L2(1.0),
+        "kernel_regularizer": keras.regularizers.L2(5.0),
+    }
+    dense = layers.Dense(1, kernel_initializer="ones", **regularizers)
+    model = keras.Sequential([keras.Input((2,)), keras.Sequential([dense])])
+    model(tf.ones((1, 2)))
+    assert [float(loss) for loss in internals.added_losses(model)] == [4.0]
+    assert [float(loss) for loss in model.losses] == [4.0, 10.0]
+
+
+def test_a_loss_is_known_by_its_function_whatever_its_name():
+    named = keras.losses.SparseCategoricalCrossentropy(from_logits=True, name="ce")
+    assert internals.function_of(named) is keras.losses.sparse_categorical_crossentropy
+    assert internals.function_of(keras.losses.Huber(name="h")) is keras.losses.huber
+    assert internals.function_of(keras.losses.Loss()) is None
+
+
 @pytest.mark.parametrize("kind", ["one", "list", "dict"])
 def test_inputs_are_as_the_model_takes_them(kind):
     a, b = keras.Input((2,), name="a"), keras.Input((2,), name="b")

@@ -35,6 +35,11 @@ def test_the_difference_loss_is_a_distance(seed):
     assert float(difference_loss(a, c)) <= float(difference_loss(a, b)) + float(difference_loss(b, c)) + 1e-9
 
 
+def test_many_features_do_not_overflow_in_half_precision():
+    ones = tf.ones((2, 70_000), tf.float16)
+    assert float(difference_loss(ones, tf.zeros_like(ones))) == 70_000
+
+
 def test_the_gradient_of_the_difference_loss_in_double_precision():
     a, b = tf.Variable([[1.0, -2.0], [0.5, 3.0]], dtype=tf.float64), tf.constant([[0.0, 1.0], [1.0, 1.0]], tf.float64)
     with tf.GradientTape() as tape:

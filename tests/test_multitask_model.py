@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import meta_keras as mk
+from meta_keras.models import seeds_of
 from meta_keras.multitask import MultiTask, average_loss, gradient_cosines, project_conflicts
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
@@ -213,8 +214,23 @@ def test_a_saved_model_answers_and_trains_as_before(method, tmp_path):
         each.fit(X, Y, batch_size=12, verbose=0)
     one, other = (each.evaluate(X, Y, verbose=0, return_dict=True) for each in (model, loaded))
     assert one == pytest.approx(other, rel=1e-5) and "kind_accuracy" in one
+    for a, b in zip(seeds_of(model), seeds_of(loaded), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (len(seeds_of(model)) == 1 and int(seeds_of(model)[0][1]) > 0) is (method == "surgery")
     for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_that_is_not_compiled_is_saved_cloned_and_part_of_another(method, tmp_path):
+    model = MultiTask(trunk(), heads(), method=method)
+    x = keras.Input((4,))
+    for name, whole in {"alone": model, "part": keras.Model(x, model(x))}.items():
+        whole.save(tmp_path / f"{name}.keras")
+        loaded = keras.saving.load_model(tmp_path / f"{name}.keras")
+        np.testing.assert_array_equal(loaded(X)["kind"], model(X)["kind"])
+    clone = keras.models.clone_model(model)
+    assert not clone.compiled and clone(X)["kind"].shape == (12, 3)
 
 
 def test_callbacks_and_validation_data():
@@ -276,6 +292,112 @@ def test_steps_per_execution_and_xla():
     assert np.isfinite(logs["loss"]).all()
 
 
+def sequences(mask_zero=False, units=3):
+    """A trunk with features for every step of a sequence of tokens, and a head that answers at every step."""
+    embedding = layers.Embedding(10, 4, mask_zero=mask_zero, embeddings_initializer="glorot_normal")
+    network = keras.Sequential([keras.Input((4,), dtype="int32"), embedding])
+    return network, layers.Dense(units)
+
+
+TOKENS = np.array([[1, 2, 0, 0], [3, 4, 5, 0]])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_masked_steps_count_as_in_keras(method):
+    network, head = sequences(mask_zero=True, units=2)
+    y = np.random.default_rng(0).normal(size=(2, 4, 2)) + 1000 * (TOKENS == 0)[..., None]
+    plain = keras.Sequential([network, head])
+    plain.compile(loss="mse", weighted_metrics=["mae"])
+    model = MultiTask(network, {"size": head}, method=method)
+    model.compile(keras.optimizers.SGD(0.1), metrics={"size": ["mae"]}, jit_compile=False)
+    wanted = plain.evaluate(TOKENS, y, sample_weight=np.ones((2, 4)), verbose=0, return_dict=True)
+    found = model.evaluate(TOKENS, y := {"size": y}, verbose=0, return_dict=True)
+    assert wanted["loss"] < 10 and found["size_loss"] == pytest.approx(wanted["loss"], rel=1e-5)
+    assert found["mae"] == pytest.approx(wanted["mae"], rel=1e-5)
+    before = network.get_weights()[0]
+    model.fit(TOKENS, y, verbose=0)
+    np.testing.assert_array_equal(before[0], network.get_weights()[0][0])  # that of the masked token
+
+
+def test_steps_without_a_label_are_left_out_and_the_others_are_not():
+    tags = np.array([[0, 2, -1, -1], [1, 1, 2, -1]])
+    model = MultiTask(*(lambda network, head: (network, {"tag": head}))(*sequences()))
+    model.compile("sgd", metrics={"tag": ["accuracy"]}, jit_compile=False)
+    found = model.evaluate(TOKENS, {"tag": tags}, verbose=0, return_dict=True)
+    logits = model(TOKENS)["tag"].numpy().astype(float)
+    logs = (logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True)))[tags >= 0]
+    labeled = tags[tags >= 0]
+    assert found["tag_loss"] == pytest.approx(-logs[np.arange(5), labeled].mean(), rel=1e-5)
+    assert found["accuracy"] == pytest.approx((logs.argmax(axis=-1) == labeled).mean())
+    weights = np.array([1.0, 3.0])
+    weighted = model.evaluate(TOKENS, {"tag": tags}, sample_weight=weights, verbose=0, return_dict=True)
+    each = -logs[np.arange(5), labeled] * weights[[0, 0, 1, 1, 1]]
+    assert weighted["tag_loss"] == pytest.approx(each.sum() / 5, rel=1e-5)
+
+
+def test_a_cross_entropy_of_any_name_is_one():
+    model = made("uncertainty", loss={"kind": keras.losses.SparseCategoricalCrossentropy(True, name="ce")})
+    assert model.loss_for.regression(Y) == [False, True]
+    model = made("uncertainty", loss={"size": keras.losses.Huber(), "kind": "sparse_categorical_crossentropy"})
+    assert model.loss_for.regression(Y) == [False, True]
+    assert made("uncertainty", loss={"size": "bce"}).loss_for.regression(Y) == [False, False]
+
+
+def test_targets_of_one_number_may_be_a_vector_and_booleans_are_numbers():
+    targets = {"column": X[:, :1], "vector": X[:, 0], "conditions": X[:, 0] > 0}
+    for y in targets.values():
+        model = MultiTask(trunk(), {"size": layers.Dense(1)})
+        model.compile(loss={"size": "mse"}, jit_compile=False)
+        found = model.evaluate(X, {"size": y}, verbose=0, return_dict=True)["size_loss"]
+        wanted = np.mean((model(X)["size"].numpy()[:, 0] - np.ravel(y)) ** 2)
+        assert found == pytest.approx(wanted, rel=1e-5)
+
+
+def pixel_model(dtype):
+    network = keras.Sequential([keras.Input((2, 2, 1), dtype=dtype), layers.Flatten()])
+    return MultiTask(network, {"pixel": layers.Identity()})
+
+
+def test_bytes_are_pixels_from_0_to_1_unless_the_trunk_takes_bytes():
+    pixels = np.array([0, 51, 102, 255], "uint8").reshape(1, 2, 2, 1)
+    for x in (pixels, pixels.astype("int64"), pixels / np.float32(255)):
+        answers = pixel_model("float32").predict(x, verbose=0)["pixel"]
+        np.testing.assert_allclose(answers, [[0, 0.2, 0.4, 1]], rtol=1e-6)
+    np.testing.assert_array_equal(pixel_model("uint8")(pixels)["pixel"], [[0, 51, 102, 255]])
+    two = [keras.Input((2, 2, 1)), keras.Input((3,), dtype="int32")]
+    network = keras.Model(two, layers.Concatenate()([layers.Flatten()(two[0]), layers.Rescaling(1.0)(two[1])]))
+    answers = MultiTask(network, {"both": layers.Identity()})([pixels, np.array([[7, 8, 9]], "int32")])["both"]
+    np.testing.assert_allclose(answers, [[0, 0.2, 0.4, 1, 7, 8, 9]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_steps_that_overflow_in_half_precision_are_skipped_also_in_eager_mode(eager):
+    keras.config.set_dtype_policy("mixed_float16")
+    model = made("surgery", eager=eager, optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.001)))
+    before = model.trunk.get_weights()[0]
+    model.fit(100 * X, {"kind": KIND, "size": 1000 + SIZE}, batch_size=12, verbose=0)
+    np.testing.assert_array_equal(before, model.trunk.get_weights()[0])
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_an_infinite_loss_is_logged_also_in_eager_mode(eager):
+    model = made("uncertainty", eager=eager)
+    found = model.evaluate(X, {"kind": KIND, "size": np.full_like(SIZE, 1e30)}, verbose=0, return_dict=True)
+    assert found["loss"] == np.inf
+
+
+def frozen(method):
+    model = made(method)
+    model.trunk.trainable = False
+    return model
+
+
+def one_unit():
+    model = MultiTask(trunk(), {"age": layers.Dense(1)})
+    model.compile()
+    return model
+
+
 def heads():
     return {"kind": layers.Dense(3)}
 
@@ -299,6 +421,23 @@ def trunk():
         (lambda: made().fit(X, {"kind": KIND}, verbose=0), "Mark missing labels with -1"),
         (lambda: made().evaluate(X, KIND, verbose=0), "labels for the tasks"),
         (lambda: MultiTask(trunk(), heads()).task_gradients(X, {"kind": KIND}), "call compile first"),
+        (lambda: made(weighted_metrics=["mae"]), "pass them as metrics="),
+        (
+            lambda: made(loss={"size": keras.losses.MeanSquaredError("sum")}),
+            "'mean_squared_error' of task 'size' has reduction='sum'",
+        ),
+        (
+            lambda: made(loss={"size": "mse"}).evaluate(X, Y | {"size": np.arange(24).reshape(12, 2) - 9}, verbose=0),
+            "'mean_squared_error' of task 'size' compares numbers, but its labels are of type int",
+        ),
+        (lambda: made().fit(X, Y | {"size": SIZE[:, :1]}, verbose=0), "targets of task 'size' have shape"),
+        (lambda: made().fit(X[:2], {"kind": KIND[:2], "size": SIZE[:2, 0]}, verbose=0), "as many units as a target"),
+        (lambda: made().fit(X, Y | {"kind": KIND + 2}, verbose=0), "task 'kind' must be classes from 0 to 2.*got 4"),
+        (lambda: made().fit(X, Y, validation_data=(X, Y | {"kind": KIND + 1})), "'kind' must be classes.*got 3"),
+        (lambda: made().evaluate(X, Y | {"kind": KIND + 2}, verbose=0), "'kind' must be classes"),
+        (lambda: frozen("surgery").fit(X, Y, verbose=0), "trunk has no weights that train"),
+        (lambda: frozen("average").task_gradients(X, Y), "trunk has no weights that train"),
+        (lambda: one_unit().fit(X, {"age": KIND}, verbose=0), "Task 'age' has labels of type int64.*one output"),
     ],
 )
 def test_errors_say_what_is_wrong(function, complaint):

@@ -71,6 +71,7 @@ def test_unsigned_labels_can_be_missing_too():
         ({"a": LARGE, "b": (np.zeros((5, 2)), np.zeros(5))}, {}, "must have one shape and type"),
         ({"a": (LARGE[0], LARGE[1][:3])}, {}, "got 3 for 50 examples"),
         ({"a": LARGE[0]}, {}, "must be a pair"),
+        ({"a": LARGE}, {"seed": 2**70}, "seed must fit into 64 bits"),
     ],
 )
 def test_errors_say_what_is_wrong(data, options, complaint):

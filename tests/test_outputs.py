@@ -81,9 +81,11 @@ def test_a_sigmoid_needs_a_loss_of_ones_own():
         MetaLearner(network=sequential(layers.Dense(3, "sigmoid"))).compile()
 
 
+@pytest.mark.parametrize("kind", ["SparseCategoricalCrossentropy", "CategoricalFocalCrossentropy"])
+@pytest.mark.parametrize("name", [{}, {"name": "ce"}])
 @pytest.mark.parametrize("logits", [True, False])
-def test_a_loss_that_contradicts_the_answers_is_refused(logits):
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+def test_a_loss_that_contradicts_the_answers_is_refused(logits, name, kind):
+    loss = getattr(keras.losses, kind)(from_logits=logits, **name)
     model = sequential(layers.Dense(3, "softmax" if logits else None))
     with pytest.raises(ValueError, match=f"from_logits={logits}, but the answers are .*Pass from_logits={not logits}"):
         MetaLearner(network=model).compile(loss=loss)

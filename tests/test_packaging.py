@@ -46,6 +46,7 @@ LAYERS = {
     "copies": {"checks", "functional", "internals"},
     "networks": {"checks"},
     "tasks": {"checks", "embedded", "inputs", "internals", "tasks"},
+    "models": {"internals", "tasks"},
     "rules": {"checks", "copies", "embedded", "functional", "internals", "outputs", "rules"},
     "per_task": {"functional", "internals", "rules"},
     "predictors": {"inputs", "internals", "per_task", "rules", "tasks"},
@@ -53,7 +54,7 @@ LAYERS = {
     "execution": set(),
     "faults": set(),
     "replicas": {"internals"},
-    "stepping": {"checks", "execution", "faults", "internals", "replicas", "tasks"},
+    "stepping": {"checks", "execution", "faults", "internals", "models", "replicas", "tasks"},
     "training": {"checks", "faults", "internals", "stepping", "tasks"},
     "learned_optimizer": {"checks", "internals", "rules"},
     "training_runs": {"functional", "internals", "parallel", "rules"},
@@ -77,11 +78,12 @@ LAYERS = {
     },
     "report": {"checks", "embedded", "inputs", "learner", "tasks", "report"},
     "classical": {"checks", "inputs", "outputs", "tasks"},
-    "multitask": {"checks", "inputs", "internals", "multitask", "networks", "outputs", "tasks"},
+    "multitask": {"checks", "inputs", "internals", "models", "multitask", "networks", "outputs", "tasks"},
     "transfer": {
-        *("checks", "copies", "functional", "inputs", "internals", "networks", "outputs", "rules", "tasks", "transfer"),
+        *("checks", "copies", "functional", "inputs", "internals", "models", "networks", "outputs", "rules", "tasks"),
+        "transfer",
     },
-    "unsupervised": {"checks", "inputs", "learner", "report", "rules", "tasks", "unsupervised"},
+    "unsupervised": {"checks", "inputs", "internals", "learner", "models", "report", "rules", "tasks", "unsupervised"},
 }
 
 

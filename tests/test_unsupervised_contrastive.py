@@ -99,3 +99,32 @@ def test_settings_are_kept_and_wrong_ones_are_refused():
         Contrastive(encoder(), shift(), projection=(4,))
     with pytest.raises(ValueError, match="two views of n >= 2 images"):
         contrastive_loss(tf.ones((3, 2)))
+
+
+def test_a_batch_with_a_single_image_is_refused():
+    model, x = compiled(Contrastive(encoder(), shift())), images(9)
+    for options in ({"batch_size": 1}, {"batch_size": 4}, {"batch_size": 4, "validation_split": 0.1}):
+        with pytest.raises(ValueError, match="end with a single image. Choose another batch_size"):
+            model.fit(x, verbose=0, **options)
+    with pytest.raises(ValueError, match="end with a single image"):
+        model.evaluate(x, batch_size=8, verbose=0)
+    with pytest.raises(ValueError, match="end with a single image"):
+        model.fit(x, validation_data=x, validation_batch_size=2, verbose=0)
+    batches = tf.data.Dataset.from_tensor_slices(x).batch(4)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at least 2 images per batch.*drop_remainder=True"):
+        model.fit(batches, verbose=0)
+    model.fit(x, batch_size=5, validation_data=batches.take(2), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (keras.layers.RandomBrightness(0.2), r"RandomBrightness expects pixels in \(0, 255\).*value_range=\(0, 1\)"),
+        (keras.Sequential([keras.layers.MixUp()]), "MixUp mixes different examples"),
+        ("flip", "augment must be a Keras layer"),
+    ],
+)
+def test_layers_that_make_no_views_of_an_image_are_refused(layer, message):
+    with pytest.raises(ValueError, match=message):
+        Contrastive(encoder(), layer)
+    Contrastive(encoder(), keras.layers.RandomBrightness(0.2, value_range=(0, 1)))

@@ -71,6 +71,23 @@ def test_images_are_given_as_in_tasks():
     assert seen == [("float32", 1.0)]
 
 
+def test_the_inputs_whose_mean_is_subtracted_are_scaled_as_those_of_the_pool():
+    letters = mk.load("glyphs").split("test").select(range(6))
+    seen = []
+
+    def encode(x):
+        seen.append(float(x.max()))
+        return x.reshape(len(x), -1)
+
+    raw, scaled = (letters.arrays(scaled=scaled)[0] for scaled in (False, True))
+    scores = [few_shot_score(encode, letters, episodes=20, center=center).values for center in (raw, scaled)]
+    assert raw.dtype == np.uint8 and set(seen) == {1.0}
+    np.testing.assert_array_equal(*scores)
+    for center, message in ((scaled * 255, "center are float images"), (scaled * np.nan, "center must be finite")):
+        with pytest.raises(ValueError, match=message):
+            few_shot_score(encode, letters, center=center)
+
+
 def test_features_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"shape \(96, width\) for 96 inputs; got the shape \(96, 2, 1\)"):
         few_shot_score(lambda x: x[:, :, None], pool())

@@ -13,26 +13,42 @@ def is_class_label(y: tf.Tensor) -> bool:
 
 
 def filled(y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The labels with 0 where they are missing, and (rows,) whether each row has one.
+    """The labels with 0 where they are missing, and whether each number of them is there.
 
-    A row is missing if any of its numbers is. Booleans become the classes 0 and 1.
+    Booleans become the classes 0 and 1.
 
-    >>> y, present = filled(tf.constant([[0.5, 0.5], [float("nan"), 1.0]]))
+    >>> y, present = filled(tf.constant([0.5, float("nan")]))
     >>> y.numpy().tolist(), present.numpy().tolist()
-    ([[0.5, 0.5], [0.0, 1.0]], [True, False])
+    ([0.5, 0.0], [True, False])
     """
     y = tf.cast(y, tf.int32) if y.dtype == tf.bool else y
     present = y >= 0 if y.dtype.is_integer else ~tf.math.is_nan(y)
-    y = tf.where(present, y, tf.zeros_like(y))
-    return y, tf.reduce_all(tf.reshape(present, (tf.shape(y)[0], -1)), axis=1)
+    return tf.where(present, y, tf.zeros_like(y)), present
 
 
-def mean_over_labeled(rows: tf.Tensor, present: tf.Tensor, weight: Any = None) -> tf.Tensor:
-    """The mean of the losses (rows, ...) over the rows that have a label; 0 if none has.
+def per_answer(present: tf.Tensor, axes: int) -> tf.Tensor:
+    """Whether each answer has a label: answers have `axes` axes, and all of their targets must be there.
+
+    >>> per_answer(tf.constant([[True, False], [True, True]]), 1).numpy()
+    array([False,  True])
+    """
+    missing_axes = axes - (present.shape.rank or axes)
+    if missing_axes > 0:
+        return tf.reshape(present, tf.concat([tf.shape(present), [1] * missing_axes], axis=0))
+    flat = tf.concat([tf.shape(present)[:axes], [-1]], axis=0)
+    return tf.reduce_all(tf.reshape(present, flat), axis=-1)
+
+
+def mean_over_labeled(values: tf.Tensor, present: tf.Tensor, weight: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
+    """The mean of the losses (rows, ...) over the answers that have a label, or 0, and how many rows these are.
+
+    A row in which only some answers have a label counts as this fraction of a row.
 
     weight: (rows,) the weight of each row, as Keras' sample_weight.
     """
-    rows = tf.reduce_mean(tf.reshape(rows, (tf.shape(present)[0], -1)), axis=1)
-    counted = tf.cast(present, rows.dtype)
+    present = tf.broadcast_to(present, tf.shape(values))
+    flat = tf.stack([tf.shape(values)[0], -1])
+    rows = tf.reduce_mean(tf.reshape(tf.where(present, values, tf.zeros_like(values)), flat), axis=1)
+    count = tf.reduce_sum(tf.reduce_mean(tf.reshape(tf.cast(present, values.dtype), flat), axis=1))
     weighted = rows if weight is None else rows * tf.reshape(tf.cast(weight, rows.dtype), (-1,))
-    return tf.math.divide_no_nan(tf.reduce_sum(tf.where(present, weighted, 0)), tf.reduce_sum(counted))
+    return tf.math.divide_no_nan(tf.reduce_sum(weighted), count), count

@@ -41,6 +41,7 @@ def difference_loss(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
             "first and second must have one shape, (rows, ...), since row i of both belongs to one pair; got "
             f"{tuple(first.shape)} and {tuple(second.shape)}."
         )
+    first, second = (tf.cast(value, tf.float32) if value.dtype.size < 4 else value for value in (first, second))
     differences = tf.abs(first - tf.cast(second, first.dtype))
     return tf.reduce_mean(tf.reduce_sum(tf.reshape(differences, (tf.shape(first)[0], -1)), axis=1))
 
@@ -95,13 +96,17 @@ def stacked(losses: Any, name: str = "losses") -> tf.Tensor:
 
 
 def as_floats(name: str, value: Any) -> tf.Tensor:
-    """A tensor of floats, finite ones where they are known; a ValueError for anything else."""
+    """A tensor of floats; a ValueError for anything else, and for arrays that are not finite.
+
+    What tensors hold is not checked, since training computes them: it goes on in eager mode as in a graph, where a
+    LossScaleOptimizer skips steps that are not finite.
+    """
     try:
         tensor = tf.convert_to_tensor(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be an array of numbers; got {checks.shown(value)}.") from error
     if not (tensor.dtype.is_floating or tensor.dtype.is_integer):
         raise ValueError(f"{name} must be an array of numbers; got {checks.shown(value)}.")
-    if tf.executing_eagerly():
+    if tf.executing_eagerly() and not tf.is_tensor(value):
         checks.finite_numbers(**{name: tensor})
     return tensor if tensor.dtype.is_floating else tf.cast(tensor, tf.float32)

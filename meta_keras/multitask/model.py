@@ -7,13 +7,16 @@ import keras
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import check_inputs
-from meta_keras.multitask.labels import filled, mean_over_labeled
+from meta_keras.inputs import check_inputs, scaled_pixels
+from meta_keras.internals import mask_of
+from meta_keras.models import ExampleModel
+from meta_keras.multitask.labels import filled, mean_over_labeled, per_answer
 from meta_keras.multitask.losses import average_loss
 from meta_keras.multitask.parts import (
     LossByTask,
     check_labels,
     check_parts,
+    check_targets,
     features_for,
     metrics_by_task,
     of_task,
@@ -27,21 +30,23 @@ METHODS = ("average", "uncertainty", "surgery")
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
-class MultiTask(keras.Model):
+class MultiTask(ExampleModel):
     """A network for K tasks that share a trunk and have a head each (Formula 4.1; Caruana, "Multitask Learning", 1997).
 
         f_k(x) = head_k(trunk(x))
 
     trunk: a built Sequential or functional model. If its outputs are a dictionary {task: features}, each head takes its
-        own; otherwise all heads take the same. Losses of its layers are added to the loss of the tasks.
+        own; otherwise all heads take the same. Losses of its layers are added to the loss of the tasks. Integer images
+        are scaled to 0 ... 1, as everywhere in the library.
     heads: {task: layer or model}; the outputs are a dictionary with the same names.
     method: how the losses of the tasks become one. "average" is their mean (Formula 4.2), "uncertainty" weights them by
         learned variances (Formula 4.3), and "surgery" is their mean, but removes the conflicting parts of the gradients
         with respect to the trunk (PCGrad, Formula 4.5).
 
     `fit` takes labels {task: y} for all tasks. **A missing label** is -1 for a class and NaN for any other target; it
-    contributes to no loss and no metric. The loss of a task is the mean over its labeled rows, and 0 in a batch that
-    has no label of the task. `mix_tasks` makes batches for tasks that have examples of their own.
+    contributes to no loss and no metric. The loss of a task is the mean over its labeled rows, or over the labeled
+    steps of sequences that have an answer per step, and 0 in a batch that has no label of the task. Masked steps count
+    as unlabeled. `mix_tasks` makes batches for tasks that have examples of their own.
 
     >>> import numpy as np
     >>> trunk = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, activation="relu")])
@@ -71,6 +76,8 @@ class MultiTask(keras.Model):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, tf.Tensor]:
+        taken = {one.dtype for one in self.trunk.inputs}  # integers that the trunk itself takes stay as they are
+        inputs = keras.tree.map_structure(lambda x: x if x.dtype.name in taken else scaled_pixels(x), inputs)
         features = self.trunk(inputs, training=training)
         own = features if isinstance(features, Mapping) else dict.fromkeys(self.heads, features)
         return {task: head(own[task], **training_for(head, training)) for task, head in self.heads.items()}
@@ -94,6 +101,8 @@ class MultiTask(keras.Model):
         checks.one_device(self)
         if loss_weights is not None and self.method == "uncertainty":
             raise ValueError('method="uncertainty" learns the weights of the tasks: leave loss_weights out.')
+        if kwargs.pop("weighted_metrics", None) is not None:
+            raise ValueError("All metrics of a MultiTask are weighted; pass them as metrics={task: [metric, ...]}.")
         self.loss_for = LossByTask(self.trunk, self.heads, loss)
         self.task_weights = weights_by_task(self.heads, loss_weights)
         super().compile(optimizer=optimizer, weighted_metrics=metrics_by_task(self.heads, metrics), **kwargs)
@@ -103,27 +112,47 @@ class MultiTask(keras.Model):
 
     def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()
+        if not config:  # not compiled
+            return config
         config.pop("weighted_metrics", None)
         return config | self.compiled_with
 
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """As Keras does when it loads a file."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """As `keras.Model.fit`, with labels {task: y}, or a dataset of pairs (x, {task: y})."""
+        validation = kwargs.get("validation_data")
+        self._check_classes(y, *(validation[1:2] if isinstance(validation, tuple | list) else ()))
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.evaluate`, with labels {task: y}, or a dataset of pairs (x, {task: y})."""
+        self._check_classes(y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def _check_classes(self, *labels: Any) -> None:
+        if self.compiled:
+            for y in labels:
+                self.loss_for.check_classes(y)
 
     def _task_losses(
         self, y: Mapping[str, Any], outputs: Mapping[str, tf.Tensor], sample_weight: Any = None
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """The loss of each task, which is the mean over the rows that have a label, and the number of these rows."""
+        """The loss of each task, which is the mean over the answers that have a label, and how many rows these are."""
         check_labels(self.heads, y)
-        losses, counts = [], []
-        for task in self.heads:
-            labels, present = filled(tf.convert_to_tensor(y[task]))
-            answers = outputs[task] if outputs[task].dtype.size >= 4 else tf.cast(outputs[task], tf.float32)
-            rows = self.loss_for(task, labels.dtype).call(labels, answers)
-            losses.append(mean_over_labeled(rows, present, of_task(sample_weight, task)))
-            counts.append(tf.reduce_sum(tf.cast(present, tf.float32)))
-        return losses, counts
+        found = [self._task_loss(task, y[task], outputs[task], of_task(sample_weight, task)) for task in self.heads]
+        losses, counts = zip(*found, strict=True)
+        return list(losses), [tf.cast(count, tf.float32) for count in counts]
+
+    def _task_loss(self, task: str, y: Any, outputs: tf.Tensor, weight: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        y, mask = tf.convert_to_tensor(y), mask_of(outputs)
+        answers = outputs if outputs.dtype.size >= 4 else tf.cast(outputs, tf.float32)
+        loss = self.loss_for(task, y.dtype)
+        check_targets(task, loss, y, answers)
+        labels, present = filled(y)
+        values = loss.call(labels, answers)
+        present = per_answer(present, values.shape.rank)
+        if mask is not None:
+            present &= per_answer(tf.cast(mask, tf.bool), values.shape.rank)
+        return mean_over_labeled(values, present, weight)
 
     def task_gradients(self, x: Any, y: Mapping[str, Any], *, training: bool = False) -> tf.Tensor:
         """(K, weights) the gradient of the loss of each task with respect to the trunk, for `gradient_cosines`."""
@@ -134,7 +163,15 @@ class MultiTask(keras.Model):
         check_labels(self.heads, y, rows=len(keras.tree.flatten(x)[0]))
         with tf.GradientTape(persistent=True) as tape:
             losses, _ = self._task_losses(y, self(x, training=training))
-        return flat_gradients(tape, losses, self.trunk.trainable_variables)
+        return flat_gradients(tape, losses, self._shared_variables())
+
+    def _shared_variables(self) -> list[keras.Variable]:
+        if not self.trunk.trainable_variables:
+            raise ValueError(
+                "The trunk has no weights that train, so the tasks share no gradients. Unfreeze it (trunk.trainable = "
+                "True), or train with method='average' or 'uncertainty'."
+            )
+        return self.trunk.trainable_variables
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
@@ -149,13 +186,14 @@ class MultiTask(keras.Model):
         return combined + self._losses_of_layers()
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        """As Keras, where rows without a label have the weight 0."""
+        """As Keras, where answers without a label have the weight 0."""
         labels, weights = {}, {}
         for task in self.heads:
             labels[task], present = filled(tf.convert_to_tensor(y[task]))
-            weights[task] = tf.cast(present, tf.float32)
+            axes = max(y_pred[task].shape.rank - 1, 1)
+            weights[task] = tf.cast(per_answer(present, axes), tf.float32)
             if (given := of_task(sample_weight, task)) is not None:
-                weights[task] *= tf.reshape(tf.cast(given, tf.float32), (-1,))
+                weights[task] *= tf.reshape(tf.cast(given, tf.float32), [-1, *[1] * (axes - 1)])
         return super().compute_metrics(x, labels, y_pred, weights)
 
     def train_step(self, data: Any) -> dict[str, Any]:
@@ -172,7 +210,7 @@ class MultiTask(keras.Model):
         rows = tf.shape(next(iter(outputs.values())))[0]
         next(metric for metric in self.metrics if metric.name == "loss").update_state(loss, sample_weight=rows)
         orders, variables = random_orders(len(losses), self.generator), self.trainable_variables
-        gradients = operated_gradients(tape, scaled, self.trunk.trainable_variables, variables, orders)
+        gradients = operated_gradients(tape, scaled, self._shared_variables(), variables, orders)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return self.compute_metrics(x, y, outputs, sample_weight)
 

@@ -4,13 +4,28 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.internals import output_structure
-from meta_keras.outputs import as_loss, default_loss, final_activation
+from meta_keras.internals import function_of, output_structure
+from meta_keras.outputs import as_loss, default_loss, final_activation, is_cross_entropy
 
 Heads = Mapping[str, keras.layers.Layer]
+
+# Losses that compare every number of an answer with a target, and would broadcast both.
+OF_NUMBERS = {
+    keras.losses.mean_squared_error,
+    keras.losses.mean_absolute_error,
+    keras.losses.mean_absolute_percentage_error,
+    keras.losses.mean_squared_logarithmic_error,
+    keras.losses.cosine_similarity,
+    keras.losses.log_cosh,
+    keras.losses.huber,
+    keras.losses.poisson,
+    keras.losses.hinge,
+    keras.losses.squared_hinge,
+}
 
 
 class LossByTask:
@@ -20,8 +35,9 @@ class LossByTask:
         _check_tasks("loss", given, heads)
         whole = {task: keras.Model(trunk.inputs, head(features_for(trunk, task))) for task, head in heads.items()}
         self.activations = {task: final_activation(network) for task, network in whole.items()}
+        self.widths = {task: network.outputs[0].shape[-1] for task, network in whole.items()}
         self.given = {
-            task: as_loss(loss, self.activations[task], "float32")
+            task: _of_means(task, as_loss(loss, self.activations[task], "float32"))
             for task, loss in (given or {}).items()
             if loss is not None
         }
@@ -29,11 +45,57 @@ class LossByTask:
     def __call__(self, task: str, labels: tf.DType) -> keras.losses.Loss:
         if task in self.given:
             return self.given[task]
-        return default_loss(self.activations[task], tf.int32 if labels.is_integer or labels == tf.bool else tf.float32)
+        classes = labels.is_integer or labels == tf.bool
+        if classes and self.widths[task] == 1:
+            raise ValueError(
+                f"Task {task!r} has labels of type {labels.name}, which number classes, but its head has one output. "
+                "Pass the targets of a regression as floats (y.astype('float32')), or give the head one output per "
+                "class."
+            )
+        return default_loss(self.activations[task], tf.int32 if classes else tf.float32)
 
     def regression(self, y: Mapping[str, Any]) -> list[bool]:
         """Which of the tasks are regression tasks: those whose loss is not a cross-entropy."""
-        return ["crossentropy" not in self(task, tf.as_dtype(y[task].dtype)).name for task in self.activations]
+        return [not is_cross_entropy(self(task, tf.as_dtype(y[task].dtype))) for task in self.activations]
+
+    def check_classes(self, y: Any) -> None:
+        """Raise a ValueError if arrays {task: labels} have classes for which the head of the task has no output."""
+        for task, labels in y.items() if isinstance(y, Mapping) else ():
+            labels, width = np.asarray(labels), self.widths.get(task)
+            if width is None or labels.dtype.kind not in "iub" or not labels.size or labels.max() < width:
+                continue
+            if function_of(self(task, tf.as_dtype(labels.dtype))) is keras.losses.sparse_categorical_crossentropy:
+                raise ValueError(
+                    f"The labels of task {task!r} must be classes from 0 to {width - 1}, since its head has {width} "
+                    f"outputs, or -1 if they are missing; got {labels.max()}."
+                )
+
+
+def check_targets(task: str, loss: keras.losses.Loss, y: tf.Tensor, answers: tf.Tensor) -> None:
+    """Raise a ValueError if these targets are integers, of which -1 would be missing, or if they would be broadcast."""
+    if function_of(loss) not in OF_NUMBERS:
+        return
+    if y.dtype.is_integer:
+        raise ValueError(
+            f"The loss {loss.name!r} of task {task!r} compares numbers, but its labels are of type {y.dtype.name}, "
+            "which number classes. Pass them as floats (y.astype('float32')), and mark missing ones with NaN."
+        )
+    known = y.shape.rank is not None
+    if known and not any(answers.shape.is_compatible_with(shape) for shape in (y.shape, [*y.shape, 1])):
+        raise ValueError(
+            f"The targets of task {task!r} have shape {tuple(y.shape)}, but its answers have shape "
+            f"{tuple(answers.shape)}. Give its head as many units as a target has numbers."
+        )
+
+
+def _of_means(task: str, loss: keras.losses.Loss) -> keras.losses.Loss:
+    """The loss, if it has no reduction of its own; else a ValueError."""
+    if loss.reduction not in ("sum_over_batch_size", "mean"):
+        raise ValueError(
+            f"The loss of a task is the mean over its labeled rows, but {loss.name!r} of task {task!r} has "
+            f"reduction={loss.reduction!r}. Leave reduction out."
+        )
+    return loss
 
 
 def check_parts(trunk: Any, heads: Any) -> None:

@@ -58,7 +58,7 @@ def augmentations(
     for part, layer in layers.items():
         checks.one_of(PARTS, **{"a key of augment": part})
         if layer is not None:
-            _check_layer(layer)
+            check_layer(layer)
             chosen[part] = Augmentation(layer, part)
             rows = as_inputs(lookup(examples[:2])(tf.range(min(2, len(examples)))))
             _check_draws(chosen[part], rows)
@@ -69,7 +69,8 @@ def _unchanged(examples: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return examples
 
 
-def _check_layer(layer: Any) -> None:
+def check_layer(layer: Any) -> None:
+    """Raise a ValueError unless this is a layer that turns every image, with pixels from 0 to 1, into a view of it."""
     if not isinstance(layer, keras.layers.Layer):
         raise ValueError(
             f"augment must be a Keras layer such as keras.layers.RandomFlip(), or a dictionary of layers for "
@@ -78,12 +79,12 @@ def _check_layer(layer: Any) -> None:
     for one in all_layers(layer):
         if isinstance(one, MIXING):
             raise ValueError(
-                f"{type(one).__name__} mixes examples of different classes and tasks, so it cannot augment tasks."
+                f"{type(one).__name__} mixes different examples, so what it returns belongs to none of them."
             )
         value_range = getattr(one, "value_range", None)
         if value_range is not None and max(value_range) > 1:
             raise ValueError(
-                f"{type(one).__name__} expects pixels in {tuple(value_range)}, but tasks hold images from 0 to 1. Give "
+                f"{type(one).__name__} expects pixels in {tuple(value_range)}, but images are from 0 to 1 here. Give "
                 "it value_range=(0, 1)."
             )
 

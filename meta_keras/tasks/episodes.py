@@ -46,8 +46,6 @@ class Tasks(Repeatable, tf.data.Dataset):
     def __init__(self, *, meta_batch: int, seed: int) -> None:
         at_least(1, meta_batch=meta_batch)
         integer(seed=seed)
-        if not -(2**63) <= seed < 2**63:
-            raise ValueError(f"seed must fit into 64 bits; got {seed}.")
         self.meta_batch, self.seed = int(meta_batch), int(seed)
         self._batches = self.from_batch(0)
         super().__init__(variant_tensor(self._batches))

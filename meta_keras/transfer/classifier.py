@@ -3,10 +3,11 @@
 from typing import Any
 
 import keras
-import tensorflow as tf
+
+from meta_keras.models import ExampleModel
 
 
-class Classifier(keras.Model):
+class Classifier(ExampleModel):
     """A Keras model that is compiled for class labels unless a loss is given."""
 
     def default_loss(self) -> keras.losses.Loss:
@@ -21,14 +22,3 @@ class Classifier(keras.Model):
             loss = self.default_loss()
             metrics = ["accuracy"] if metrics is None else metrics
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """As Keras does when it loads a file."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
-
-    def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> keras.callbacks.History:
-        """As `keras.Model.fit`. A dataset determines its own order, about which Keras would warn."""
-        if isinstance(x, tf.data.Dataset):
-            kwargs.setdefault("shuffle", False)
-        return super().fit(x, y, **kwargs)

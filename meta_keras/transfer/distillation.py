@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from meta_keras import checks
+from meta_keras.models import ExampleModel
 from meta_keras.outputs import default_loss, final_activation
 from meta_keras.transfer.distillation_losses import (
     TEMPERATURES,
@@ -21,7 +22,7 @@ from meta_keras.transfer.layers import check_graph, fits, output_of
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
-class Distiller(keras.Model):
+class Distiller(ExampleModel):
     """Trains a student on the soft labels of a teacher and on the true labels (Formula 5.4).
 
         loss = soft * soft_loss + (1 - soft) * cross-entropy + feature_weight * feature_loss
@@ -94,11 +95,6 @@ class Distiller(keras.Model):
             raise ValueError("A distiller has its own loss: leave loss out, and set soft and temperature instead.")
         checks.one_device(self)
         super().compile(optimizer=optimizer, metrics=metrics, **kwargs)
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """As Keras does when it loads a file."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)

@@ -7,17 +7,25 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import as_inputs, check_inputs, check_pixels
+from meta_keras.inputs import as_inputs, check_inputs, check_pixels, is_pixels
+from meta_keras.models import ExampleModel
+
+BATCH_SIZE = 32  # that of Keras
+ROUNDING = 0.01  # how far pixels may be outside of 0 ... 1, for example after resizing
 
 
-class Unlabeled(keras.Model):
+class Unlabeled(ExampleModel):
     """A Keras model that `fit` trains on inputs alone. Its encoder gives the features.
 
     encoder: a built Keras model with one input and outputs (rows, width); `fit` trains it in place.
 
     A subclass says in `pretext` which inputs and targets a batch is turned into. Training and evaluation are then those
     of Keras. Integer images are scaled to 0 ... 1, as everywhere in the library.
+
+    bounded: whether inputs must be from 0 to 1. smallest_batch: how many examples a batch must have.
     """
+
+    bounded, smallest_batch = False, 1
 
     def __init__(self, encoder: keras.Model, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -42,7 +50,8 @@ class Unlabeled(keras.Model):
 
     def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
         """As `keras.Model.compile`, without a loss and metrics, because the model has its own."""
-        for name in ("loss", "metrics", "weighted_metrics"):
+        checks.one_device(self)
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(name) is not None:
                 raise ValueError(
                     f"A {type(self).__name__} has its own loss and metrics; got {name}={checks.shown(kwargs[name])}. "
@@ -50,22 +59,21 @@ class Unlabeled(keras.Model):
                 )
         super().compile(optimizer=optimizer, **kwargs)
 
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """As Keras does when it loads a file."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
-
     def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`, on inputs without labels: an array, or a dataset with batches of inputs."""
-        self._check_unlabeled(x, y, kwargs)
-        if isinstance(x, tf.data.Dataset):
-            kwargs.setdefault("shuffle", False)
+        self._check_unlabeled(y, kwargs)
+        split = kwargs.get("validation_split") or 0.0
+        batch_size = kwargs.get("batch_size") or BATCH_SIZE
+        x = self._checked(x, "x", batch_size, split)
+        if (validation := kwargs.get("validation_data")) is not None:
+            batch_size = kwargs.get("validation_batch_size") or batch_size
+            kwargs["validation_data"] = self._checked(inputs_of(validation), "validation_data", batch_size)
         return super().fit(x, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`, on inputs without labels."""
-        self._check_unlabeled(x, y, kwargs)
-        return super().evaluate(x, **kwargs)
+        self._check_unlabeled(y, kwargs)
+        return super().evaluate(self._checked(x, "x", kwargs.get("batch_size") or BATCH_SIZE), **kwargs)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         return super().train_step(self.pretext(inputs_of(data)))
@@ -81,23 +89,57 @@ class Unlabeled(keras.Model):
         """Any part of the config that is a serialized Keras object is made from it."""
         return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
 
-    def _check_unlabeled(self, x: Any, y: Any, options: dict[str, Any]) -> None:
+    def _check_unlabeled(self, y: Any, options: dict[str, Any]) -> None:
         name = type(self).__name__
         for unused in ("sample_weight", "class_weight"):
             if options.get(unused) is not None:
                 raise ValueError(f"{name} learns without labels and weights; leave {unused} out.")
         if y is not None:
             raise ValueError(f"{name} learns without labels: pass only x; got y = {checks.shown(y)}.")
+
+    def _checked(self, x: Any, what: str, batch_size: int, split: float = 0.0) -> Any:
+        """The data: an array after checks, or a dataset with checks where its batches are created."""
+        name = type(self).__name__
         if isinstance(x, tf.data.Dataset):
             if isinstance(x.element_spec, tuple):
                 raise ValueError(
                     f"{name} learns without labels; the dataset has tuples of {len(x.element_spec)}. Keep only the "
                     "inputs with dataset.map(lambda x, y: x)."
                 )
-            return
-        check_inputs(self.encoder, x)
-        checks.finite_numbers(x=x)
-        check_pixels(x, "x", whole=True)
+            return x.map(self._checked_batch) if self.bounded or self.smallest_batch > 1 else x
+        check_inputs(self.encoder, x, what)
+        checks.finite_numbers(**{what: x})
+        check_pixels(x, what, whole=True)
+        if self.bounded and not is_pixels(tf.convert_to_tensor(x[:1])):
+            low, high = float(np.min(x)), float(np.max(x))
+            if low < -ROUNDING or high > 1 + ROUNDING:
+                raise ValueError(
+                    f"{name} takes pixels from 0 to 1; {what} has values from {low:g} to {high:g}. Rescale it, for "
+                    "example by (x - x.min()) / (x.max() - x.min())."
+                )
+        parts = int(len(x) * (1 - split)), len(x) - int(len(x) * (1 - split))
+        if self.smallest_batch > 1 and any(0 < _last(part, batch_size) < self.smallest_batch for part in parts):
+            raise ValueError(
+                f"{name} compares the images of a batch, but batches of {batch_size} out of {len(x)} images end with a "
+                "single image. Choose another batch_size, or leave out one image."
+            )
+        return x
+
+    def _checked_batch(self, x: tf.Tensor) -> tf.Tensor:
+        """A batch of a dataset, which is checked in the threads of tf.data, since XLA would leave the checks out."""
+        name, scaled = type(self).__name__, as_inputs(x)
+        if self.bounded:
+            message = f"{name} takes pixels from 0 to 1. Rescale them, for example by (x - low) / (high - low)."
+            tf.debugging.assert_greater_equal(tf.reduce_min(scaled), -ROUNDING, message)
+            tf.debugging.assert_less_equal(tf.reduce_max(scaled), 1 + ROUNDING, message)
+        message = f"{name} needs at least {self.smallest_batch} images per batch: use batch(size, drop_remainder=True)."
+        tf.debugging.assert_greater_equal(tf.shape(x)[0], self.smallest_batch, message)
+        return x
+
+
+def _last(rows: int, batch_size: int) -> int:
+    """How many of the rows are in the last batch."""
+    return (rows - 1) % batch_size + 1 if rows else 0
 
 
 def checked_encoder(encoder: Any, name: str = "encoder") -> keras.Model:

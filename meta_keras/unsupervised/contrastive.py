@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.inputs import as_inputs
+from meta_keras.tasks.augment import check_layer
 from meta_keras.unsupervised.base import Unlabeled, float_matrix
 
 
@@ -37,6 +38,8 @@ class Contrastive(Unlabeled):
     (2, 8)
     """
 
+    smallest_batch = 2  # a single image has no other images to be distinguished from
+
     def __init__(
         self,
         encoder: keras.Model,
@@ -52,6 +55,7 @@ class Contrastive(Unlabeled):
                 f"augment must be a Keras layer, such as keras.layers.RandomTranslation(0.1, 0.1); got "
                 f"{checks.shown(augment)}."
             )
+        check_layer(augment)
         checks.positive(temperature=temperature)
         checks.shape(projection=projection)
         if len(projection) != 2:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.inputs import as_inputs
+from meta_keras.internals import added_losses, all_layers
 from meta_keras.unsupervised.base import Unlabeled, images_of, inputs_of
 
 
@@ -42,8 +43,15 @@ class GAN(Unlabeled):
     (3, 28, 28, 1)
     """
 
+    bounded = True
+
     def __init__(self, encoder: keras.Model, generator: keras.Model, *, penalty: float = 1.0, **kwargs: Any) -> None:
         super().__init__(encoder, **kwargs)
+        if any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in all_layers(encoder)):
+            raise ValueError(
+                "encoder must have no batch normalization, with which D would judge whole batches and not single "
+                "images. Leave it out, or use GroupNormalization or LayerNormalization."
+            )
         checks.fittable_model(generator=generator)
         checks.nonnegative(penalty=penalty)
         shape, wanted = getattr(generator, "input_shape", ()), encoder.input_shape
@@ -72,8 +80,8 @@ class GAN(Unlabeled):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of the optimizer for both networks."""
         with tf.GradientTape(persistent=True) as tape:
-            losses = self._terms(inputs_of(data), training=True)
-            of_discriminator, of_generator = (self.optimizer.scale_loss(loss) for loss in self._objectives(losses))
+            losses, of_layers = self._terms(inputs_of(data), training=True)
+            of_discriminator, of_generator = map(self.optimizer.scale_loss, self._objectives(losses, of_layers))
         generator, variables = set(map(id, self.generator.trainable_variables)), self.trainable_variables
         discriminator = [variable for variable in variables if id(variable) not in generator]
         gradients = dict(zip(map(id, discriminator), tape.gradient(of_discriminator, discriminator), strict=True))
@@ -83,26 +91,29 @@ class GAN(Unlabeled):
         return self._logs(losses, data)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        return self._logs(self._terms(inputs_of(data), training=False), data)
+        return self._logs(self._terms(inputs_of(data), training=False)[0], data)
 
-    def _terms(self, x: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The two losses for a batch of images and as many generated ones, and the term of the penalty."""
+    def _terms(self, x: tf.Tensor, training: bool) -> tuple[tuple[tf.Tensor, ...], tuple[Any, Any]]:
+        """The two losses for a batch of images and as many generated ones with the term of the penalty, and the losses
+        that the layers of the encoder and of the generator add, collected before the next call clears them."""
         x = tf.cast(as_inputs(tf.convert_to_tensor(x)), tf.float32)
         z = keras.random.normal((tf.shape(x)[0], self.latent), seed=self.seed_generator)
         generated = tf.sigmoid(tf.cast(self.generator(z, training=training), tf.float32))
+        of_generator = sum(self.generator.losses)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
             logits = tf.cast(self(x, training=training), tf.float32)
             total = tf.reduce_sum(logits)
+        of_encoder = sum(self.encoder.losses)
         slopes = tape.gradient(total, x) if self.penalty else tf.zeros_like(x)
         squares = tf.reduce_sum(tf.square(slopes), axis=tuple(range(1, len(x.shape))))
         losses = gan_losses(logits, tf.cast(self(generated, training=training), tf.float32))
-        return *losses, self.penalty / 2 * tf.reduce_mean(squares)
+        of_encoder += sum(added_losses(self.encoder))  # for generated images; the weights are penalized once
+        return (*losses, self.penalty / 2 * tf.reduce_mean(squares)), (of_encoder, of_generator)
 
-    def _objectives(self, losses: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def _objectives(self, losses: tuple[tf.Tensor, ...], of_layers: tuple[Any, Any]) -> tuple[tf.Tensor, tf.Tensor]:
         """What D and G minimize: their losses, and those of the layers."""
-        discriminator, generator, penalty = losses
-        of_encoder, of_generator = (sum(part.losses) for part in (self.encoder, self.generator))
+        (discriminator, generator, penalty), (of_encoder, of_generator) = losses, of_layers
         return discriminator + penalty + of_encoder, generator + of_generator
 
     def _logs(self, losses: tuple[tf.Tensor, ...], data: Any) -> dict[str, tf.Tensor]:

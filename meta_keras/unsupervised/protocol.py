@@ -5,8 +5,10 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from meta_keras import checks
+from meta_keras.inputs import as_inputs, check_pixels
 from meta_keras.learner import MetaLearner
 from meta_keras.report import Score, evaluate
 from meta_keras.rules import Prototypes
@@ -36,8 +38,8 @@ def few_shot_score(
         as in tasks.
     pool: classes that the encoder has not seen.
     ways, shots, queries, within: as in `FewShot`.
-    center: None takes the features as they are. Otherwise unlabeled inputs: the mean of their features is subtracted,
-        and all features get length 1 (Wang et al., "SimpleShot", 2019).
+    center: None takes the features as they are. Otherwise unlabeled inputs, which are scaled as those of the pool: the
+        mean of their features is subtracted, and all features get length 1 (Wang et al., "SimpleShot", 2019).
 
     >>> from meta_keras import load
     >>> test = load("glyphs").split("test")
@@ -51,7 +53,9 @@ def few_shot_score(
     if center is not None:
         checks.examples(center=center)
         checks.numbers(center=center)
-        features = features - _rows(encode, center).mean(axis=0)
+        checks.finite_numbers(center=center)
+        check_pixels(center, "center")
+        features = features - _rows(encode, as_inputs(tf.convert_to_tensor(center)).numpy()).mean(axis=0)
         features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
     pool = pool.map(lambda _: features)
     tasks = FewShot(pool, ways, shots, queries, meta_batch=20, seed=seed, within=within)

@@ -49,6 +49,7 @@ class Rotation(Unlabeled):
 
     def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
         """As `keras.Model.compile`; without a loss, cross-entropy of the quarter turns, and accuracy as the metric."""
+        checks.one_device(self)
         if kwargs.get("loss") is None:
             kwargs["loss"] = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             kwargs["metrics"] = ["accuracy"] if kwargs.get("metrics") is None else kwargs["metrics"]

@@ -31,8 +31,9 @@ class VAE(Unlabeled):
     for gray values the usual surrogate, which is no log-likelihood. `fit` logs the two terms, `reconstruction` (the
     first one, negated) and `kl`.
 
-    Called on images it returns the logits of their reconstructions from a random z. `reconstruct` uses the mean of z,
-    and so does `encode`, which returns it.
+    Called on images it returns a dictionary with the logits of their reconstructions from a random z, and with the
+    means and log-variances that z was drawn from. `reconstruct` uses the mean of z, and so does `encode`, which returns
+    it.
 
     >>> from meta_keras.networks import conv4
     >>> pixels = [keras.layers.Dense(784), keras.layers.Reshape((28, 28, 1))]
@@ -42,6 +43,8 @@ class VAE(Unlabeled):
     >>> model.decode(np.zeros((3, 2))).shape
     (3, 28, 28, 1)
     """
+
+    bounded = True
 
     def __init__(self, encoder: keras.Model, decoder: keras.Model, **kwargs: Any) -> None:
         super().__init__(encoder, **kwargs)

@@ -1,0 +1,61 @@
+"""What Keras models of the library share: files that keep random states, and training on arrays or datasets."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from meta_keras.internals import is_seed
+from meta_keras.tasks.episodes import is_endless
+
+
+class SeededModel(keras.Model):
+    """A Keras model whose files keep the states of its random generators, so a loaded model goes on as this one."""
+
+    def save_own_variables(self, store: Any) -> None:
+        """As Keras does, with the states of the random generators, which Keras leaves out."""
+        super().save_own_variables(store)
+        for number, seed in enumerate(seeds_of(self)):
+            store[f"seed_{number}"] = seed.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """As Keras does, with the states of the random generators if they are there."""
+        saved = {name: store[name] for name in list(store.keys())}
+        for number, seed in enumerate(seeds_of(self)):
+            if (state := saved.pop(f"seed_{number}", None)) is not None:
+                seed.assign(state)
+        super().load_own_variables(saved)
+
+
+class ExampleModel(SeededModel):
+    """A Keras model that is trained on arrays, or on a dataset that ends or is used for a number of steps."""
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """As Keras does when it loads a file."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """As `keras.Model.fit`. A dataset determines its own order, about which Keras would warn."""
+        check_ends(x, "x", steps_per_epoch=kwargs.get("steps_per_epoch"))
+        check_ends(kwargs.get("validation_data"), "validation_data", validation_steps=kwargs.get("validation_steps"))
+        if isinstance(x, tf.data.Dataset):
+            kwargs.setdefault("shuffle", False)
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.evaluate`."""
+        check_ends(x, "x", steps=kwargs.get("steps"))
+        return super().evaluate(x, y, *args, **kwargs)
+
+
+def seeds_of(model: keras.Model) -> list[keras.Variable]:
+    """The states of all random generators of a model."""
+    return [variable for variable in model.variables if is_seed(variable)]
+
+
+def check_ends(data: Any, what: str, **steps: int | None) -> None:
+    """Raise a ValueError if this is an endless dataset and nothing says how many steps to take."""
+    ((name, number),) = steps.items()
+    if number is None and isinstance(data, tf.data.Dataset) and is_endless(data):
+        raise ValueError(f"{what} is an endless dataset; say how many batches of it to use, such as {name}=100.")

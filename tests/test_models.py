@@ -1,0 +1,78 @@
+"""What models that are trained on arrays or datasets have in common."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from meta_keras.models import ExampleModel
+from meta_keras.multitask import MultiTask, mix_tasks
+from meta_keras.transfer import DomainAdaptation, pair_domains
+from meta_keras.unsupervised import VAE, Contrastive, Rotation
+from tests.unlabeled import compiled, decoder, encoder, images
+
+
+def multitask():
+    trunk = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
+    model = MultiTask(trunk, {"size": keras.layers.Dense(1)})
+    model.compile("sgd", run_eagerly=True)
+    return model, mix_tasks({"size": (images(), np.zeros((12, 1), "float32"))}, rows=4)
+
+
+def unlabeled():
+    return compiled(VAE(encoder(), decoder())), tf.data.Dataset.from_tensor_slices(images()).repeat().batch(4)
+
+
+def domains():
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="features"), keras.layers.Dense(2)])
+    model = DomainAdaptation(network, layer="features")
+    model.compile("sgd", run_eagerly=True)
+    x, y = np.ones((6, 3), "float32"), np.zeros(6, "int32")
+    return model, pair_domains(x, y, x, batch_size=2)
+
+
+@pytest.mark.parametrize("make", [multitask, unlabeled, domains])
+def test_endless_datasets_need_a_number_of_steps(make):
+    model, data = make()
+    with pytest.raises(ValueError, match="x is an endless dataset.*such as steps_per_epoch=100"):
+        model.fit(data, verbose=0)
+    with pytest.raises(ValueError, match="validation_data is an endless dataset.*such as validation_steps=100"):
+        model.fit(data, steps_per_epoch=1, validation_data=data, verbose=0)
+    with pytest.raises(ValueError, match="x is an endless dataset.*such as steps=100"):
+        model.evaluate(data, verbose=0)
+    model.fit(data, steps_per_epoch=1, validation_data=data, validation_steps=1, verbose=0)
+    model.evaluate(data, steps=1, verbose=0)
+    model.fit(data.take(2), validation_data=data.take(1), verbose=0)
+
+
+def with_dropout(model):
+    model.encoder.add(keras.layers.Dropout(0.5))
+    return compiled(model)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: VAE(encoder(), decoder()),
+        lambda: Contrastive(encoder(), keras.layers.RandomTranslation(0.1, 0.1)),
+        lambda: Rotation(encoder()),
+    ],
+)
+def test_files_keep_the_states_of_random_generators(make, tmp_path):
+    model = with_dropout(make())
+    model.fit(images(), verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for one in (model, loaded):
+        one.fit(images(), epochs=2, shuffle=False, verbose=0)
+    for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_files_without_these_states_still_load():
+    model, store = VAE(encoder(), decoder()), {}
+    keras.Model.save_own_variables(model, store)
+    assert isinstance(model, ExampleModel) and not any(name.startswith("seed") for name in store)
+    before = model.seed_generator.state.numpy()
+    model.load_own_variables(store)
+    np.testing.assert_array_equal(model.seed_generator.state, before)
