@@ -47,7 +47,7 @@ LAYERS = {
     "networks": {"checks"},
     "tasks": {"checks", "embedded", "inputs", "internals", "tasks"},
     "rules": {"checks", "copies", "embedded", "functional", "internals", "outputs", "rules"},
-    "per_task": {"functional", "internals", "rules"},
+    "per_task": {"functional", "outputs", "rules"},
     "predictors": {"inputs", "internals", "per_task", "rules", "tasks"},
     "parallel": {"checks", "convolutions", "functional", "internals"},
     "execution": set(),
@@ -56,7 +56,7 @@ LAYERS = {
     "stepping": {"checks", "execution", "faults", "internals", "replicas", "tasks"},
     "training": {"checks", "faults", "internals", "stepping", "tasks"},
     "learned_optimizer": {"checks", "internals", "rules"},
-    "training_runs": {"functional", "internals", "parallel", "rules"},
+    "training_runs": {"copies", "functional", "internals", "outputs", "parallel", "rules"},
     "unrolled_training": {"checks", "functional", "outputs", "rules", "tasks", "training", "training_runs"},
     "loop": {"checks", "functional", "outputs", "rules", "tasks"},
     "learner": {
