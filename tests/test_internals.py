@@ -131,6 +131,14 @@ def test_webp_is_read_if_it_is_said_to_be():
             tf.io.decode_image(stored.getvalue())
 
 
+def test_an_optimizer_knows_which_variables_decay():
+    kernel, bias = (keras.Variable([1.0], name=name) for name in ("kernel", "bias"))
+    optimizer = keras.optimizers.AdamW()
+    assert internals.decays(optimizer, bias)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    assert internals.decays(optimizer, kernel) and not internals.decays(optimizer, bias)
+
+
 def test_an_optimizer_knows_the_number_of_a_variable():
     optimizer, variables = keras.optimizers.SGD(), [keras.Variable(float(n)) for n in range(3)]
     optimizer.build(variables)

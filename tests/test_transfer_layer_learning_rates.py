@@ -158,6 +158,20 @@ def test_the_state_is_saved_once(tmp_path):
     assert with_matrix["layerwise"] == with_matrix["plain"] == 6
 
 
+@pytest.mark.parametrize("whose", ["template", "own"])
+@pytest.mark.parametrize("by", ["name", "variable"])
+def test_what_is_excluded_from_weight_decay_does_not_decay(whose, by):
+    kernel, bias = variables("layer/kernel", "layer/bias")
+    excluded = {"var_names": ["bias"]} if by == "name" else {"var_list": [bias]}
+    template = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    optimizer = LayerwiseLearningRates(template, decay=1.0)
+    (template if whose == "template" else optimizer).exclude_from_weight_decay(**excluded)
+    before = kernel.numpy(), bias.numpy()
+    optimizer.apply([keras.ops.zeros(3)] * 2, [kernel, bias])
+    np.testing.assert_allclose(kernel, 0.95 * before[0], rtol=1e-6)
+    np.testing.assert_array_equal(bias, before[1])
+
+
 def test_the_learning_rate_may_be_changed_while_it_trains():
     model = compiled(LayerwiseLearningRates(keras.optimizers.SGD(0.1), 0.5))
     fitted(model)
