@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
+from meta_keras.internals import all_layers
 
 BRIGHTEST = 255
 CHANNELS = (1, 3, 4)
@@ -33,6 +34,35 @@ def as_inputs(examples: tf.Tensor, *, leading: int = 1) -> tf.Tensor:
         return tf.cast(examples, tf.float32) / BRIGHTEST
     as_float = examples.dtype.is_floating or examples.dtype == tf.bool
     return tf.cast(examples, tf.float32) if as_float else examples
+
+
+def scaled_for(model: keras.Model, inputs: Any) -> Any:
+    """Inputs as a model takes them: pixels as floats from 0 to 1, unless it scales its inputs itself."""
+    if not needs_scaling(model, inputs):
+        return inputs
+    return tf.nest.map_structure(lambda one: as_inputs(tf.convert_to_tensor(one)), inputs)
+
+
+def check_scaled(model: keras.Model, inputs: Any, name: str = "x") -> None:
+    """Raise a ValueError if pixels would reach a plain Keras model as they are, which nothing else would notice."""
+    if needs_scaling(model, inputs):
+        raise ValueError(
+            f"{name} must be floats: these are pixels from 0 to {BRIGHTEST}, and {model.name!r} does not scale its "
+            f"inputs. Divide them by {BRIGHTEST}, as the tasks of this library do, or start the model with "
+            f"keras.layers.Rescaling(1 / {BRIGHTEST}). If it was trained on larger numbers, pass "
+            f"{name}.astype('float32')."
+        )
+
+
+def needs_scaling(model: keras.Model, inputs: Any) -> bool:
+    """Whether there are pixels among the inputs, and the model takes floats that no layer of it scales."""
+    given = [tf.TensorSpec(one.shape, one.dtype) for one in tf.nest.flatten(inputs) if hasattr(one, "dtype")]
+    if not any(map(is_pixels, given)) or not all(
+        keras.backend.is_float_dtype(one.dtype) for one in getattr(model, "inputs", None) or []
+    ):
+        return False
+    scaling = keras.layers.Rescaling | keras.layers.Normalization
+    return not any(isinstance(layer, scaling) for layer in all_layers(model))
 
 
 def is_pixels(examples: tf.Tensor, *, leading: int = 1) -> bool:

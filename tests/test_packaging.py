@@ -38,7 +38,7 @@ LAYERS = {
     "checks": set(),
     "internals": set(),
     "embedded": set(),
-    "inputs": {"checks"},
+    "inputs": {"checks", "internals"},
     "batch_norm": set(),
     "convolutions": set(),
     "outputs": {"internals"},
