@@ -136,7 +136,10 @@ def test_an_optimizer_knows_which_variables_decay():
     optimizer = keras.optimizers.AdamW()
     assert internals.decays(optimizer, bias)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
-    assert internals.decays(optimizer, kernel) and not internals.decays(optimizer, bias)
+    other = keras.optimizers.AdamW()
+    internals.exclude_as(other, optimizer)
+    for one in (optimizer, other):
+        assert internals.decays(one, kernel) and not internals.decays(one, bias)
 
 
 def test_an_optimizer_knows_the_number_of_a_variable():

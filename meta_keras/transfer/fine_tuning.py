@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.inputs import check_scaled
+from meta_keras.internals import exclude_as
 from meta_keras.outputs import default_loss, final_activation, number_of_outputs
 from meta_keras.transfer.freezing import freeze, names_to_train
 
@@ -121,7 +122,9 @@ def _fresh_optimizer(
     if isinstance(optimizer, keras.optimizers.Optimizer):
         if learning_rate is not None:
             raise ValueError(f"The optimizer {optimizer.name!r} has its own learning rate; leave learning_rate= out.")
-        return optimizer.from_config(optimizer.get_config())
+        fresh = optimizer.from_config(optimizer.get_config())
+        exclude_as(fresh, optimizer)
+        return fresh
     checks.text(optimizer=optimizer)
     try:
         fresh = keras.optimizers.get(optimizer)

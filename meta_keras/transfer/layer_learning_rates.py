@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from meta_keras import checks
-from meta_keras.internals import decays
+from meta_keras.internals import decays, exclude_as
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
@@ -50,6 +50,7 @@ class LayerwiseLearningRates(keras.optimizers.Optimizer):
             name=name or "layerwise_learning_rates",
         )
         self.template, self.decay = keras.optimizers.get(optimizer), float(decay)
+        exclude_as(self, self.template)
         self.settings = settings  # read here, since `build` may run while a graph is traced
         self.layer_optimizers: list[keras.optimizers.Optimizer] = []
         self.depths: dict[int, int] = {}
