@@ -56,13 +56,12 @@ def check_scaled(model: keras.Model, inputs: Any, name: str = "x") -> None:
 
 def needs_scaling(model: keras.Model, inputs: Any) -> bool:
     """Whether there are pixels among the inputs, and the model takes floats that no layer of it scales."""
-    given = [tf.TensorSpec(one.shape, one.dtype) for one in tf.nest.flatten(inputs) if hasattr(one, "dtype")]
-    if not any(map(is_pixels, given)) or not all(
-        keras.backend.is_float_dtype(one.dtype) for one in getattr(model, "inputs", None) or []
-    ):
+    arrays = [one for one in tf.nest.flatten(inputs) if isinstance(one, np.ndarray | tf.Tensor | tf.TensorSpec)]
+    if not any(is_pixels(tf.TensorSpec(one.shape, one.dtype)) for one in arrays):
         return False
     scaling = keras.layers.Rescaling | keras.layers.Normalization
-    return not any(isinstance(layer, scaling) for layer in all_layers(model))
+    takes_floats = all(keras.backend.is_float_dtype(one.dtype) for one in getattr(model, "inputs", None) or [])
+    return takes_floats and not any(isinstance(layer, scaling) for layer in all_layers(model))
 
 
 def is_pixels(examples: tf.Tensor, *, leading: int = 1) -> bool:

@@ -192,7 +192,7 @@ def test_weights_may_be_those_of_rows_or_of_steps(shape):
 def test_weights_that_keras_would_drop_are_refused(what):
     distiller = Distiller(network(), network(5), soft=1.0)
     distiller.compile("sgd")
-    with pytest.raises(ValueError, match="Keras passes sample_weight on only beside labels"):
+    with pytest.raises(ValueError, match="Keras ignores sample_weight without labels"):
         getattr(distiller, what)(data()[0], sample_weight=np.zeros(24), verbose=0)
 
 

@@ -1,4 +1,4 @@
-"""What the classifiers of this package share: cross-entropy as the default loss, and files that keep it."""
+"""What the models of this package share: `fit`, files that keep how they were compiled, and a default loss."""
 
 from typing import Any
 
@@ -6,7 +6,28 @@ import keras
 import tensorflow as tf
 
 
-class Classifier(keras.Model):
+class TransferModel(keras.Model):
+    """A Keras model that is loaded with the state of its optimizer, and that refuses what `fit` would ignore."""
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """As Keras does when it loads a file."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> keras.callbacks.History:
+        """As `keras.Model.fit`. A dataset determines its own order, about which Keras would warn."""
+        _check_weights(y, kwargs.get("sample_weight"))
+        if isinstance(x, tf.data.Dataset):
+            kwargs.setdefault("shuffle", False)
+        return super().fit(x, y, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+        """As `keras.Model.evaluate`."""
+        _check_weights(y, kwargs.get("sample_weight"))
+        return super().evaluate(x, y, **kwargs)
+
+
+class Classifier(TransferModel):
     """A Keras model that is compiled for class labels unless a loss is given."""
 
     def default_loss(self) -> keras.losses.Loss:
@@ -22,13 +43,10 @@ class Classifier(keras.Model):
             metrics = ["accuracy"] if metrics is None else metrics
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """As Keras does when it loads a file."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> keras.callbacks.History:
-        """As `keras.Model.fit`. A dataset determines its own order, about which Keras would warn."""
-        if isinstance(x, tf.data.Dataset):
-            kwargs.setdefault("shuffle", False)
-        return super().fit(x, y, **kwargs)
+def _check_weights(y: Any, weight: Any) -> None:
+    if y is None and weight is not None:
+        raise ValueError(
+            "Keras ignores sample_weight without labels. Pass y too, even where it is not used, or a dataset of "
+            "(x, y, weight)."
+        )

@@ -9,6 +9,7 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.inputs import scaled_for
 from meta_keras.outputs import default_loss, final_activation
+from meta_keras.transfer.classifier import TransferModel
 from meta_keras.transfer.distillation_losses import (
     TEMPERATURES,
     check_class_outputs,
@@ -22,7 +23,7 @@ from meta_keras.transfer.layers import check_graph, fits, output_of
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
-class Distiller(keras.Model):
+class Distiller(TransferModel):
     """Trains a student on the soft labels of a teacher and on the true labels (Formula 5.4).
 
         loss = soft * soft_loss + (1 - soft) * cross-entropy + feature_weight * feature_loss
@@ -90,27 +91,12 @@ class Distiller(keras.Model):
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         return self.student(scaled_for(self.student, inputs), training=training)
 
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """As `keras.Model.fit`."""
-        _check_labels_beside(y, kwargs.get("sample_weight"))
-        return super().fit(x, y, *args, **kwargs)
-
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.evaluate`."""
-        _check_labels_beside(y, kwargs.get("sample_weight"))
-        return super().evaluate(x, y, *args, **kwargs)
-
     def compile(self, optimizer: Any = "adam", metrics: Sequence[Any] | None = None, **kwargs: Any) -> None:
         """As `keras.Model.compile`, without a loss, because the distiller has its own."""
         if kwargs.get("loss") is not None:
             raise ValueError("A distiller has its own loss: leave loss out, and set soft and temperature instead.")
         checks.one_device(self)
         super().compile(optimizer=optimizer, metrics=metrics, **kwargs)
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """As Keras does when it loads a file."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -210,14 +196,6 @@ def _hard_loss(student: keras.Model, y: tf.Tensor | None, outputs: tf.Tensor) ->
             "One-hot labels become integers with y.argmax(axis=-1)."
         )
     return default_loss(final_activation(student), y.dtype).call(y, in_single(outputs))
-
-
-def _check_labels_beside(y: Any, weight: Any) -> None:
-    if y is None and weight is not None:
-        raise ValueError(
-            "Keras passes sample_weight on only beside labels. Pass y too, which soft=1.0 ignores, or a dataset of "
-            "(x, y, weight)."
-        )
 
 
 def _two_layers(features: Sequence[str]) -> tuple[str, ...]:
