@@ -122,8 +122,8 @@ class UnrolledTraining(TaskModel):
                 f"All batches must have as many tasks and examples; the support examples have shape {x.shape}. Batch "
                 "tasks with drop_remainder=True."
             )
-        number = tf.cast(self.batches_seen, tf.int32) if training else -1 - self.diverged.batches
-        seed = tf.stack([self.seed, number])
+        number = tf.convert_to_tensor(self.batches_seen) if training else -1 - self.diverged.batches
+        seed = tf.stack([self.seed, tf.cast(number, tf.int32)])
         count, omega = x.shape[0], self.runs.copies(x.shape[0])
         task = (x, y, self.runs.minibatches(seed, count, x.shape[1], self.steps))
         zeros = [tf.zeros((), self.runs.dtype)] * 2 + [tf.zeros(one.shape[1:], one.dtype) for one in omega if training]
@@ -225,7 +225,7 @@ class Diverged(keras.metrics.Sum):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.batches = self.add_variable((), initializer="zeros", dtype="int32", name="batches")
+        self.batches = self.add_variable((), initializer="zeros", dtype="int64", name="batches")
 
     def update_state(self, values: tf.Tensor, sample_weight: Any = None) -> None:
         super().update_state(values, sample_weight)

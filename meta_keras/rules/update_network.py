@@ -164,7 +164,7 @@ class UpdateNetwork(Update):
             update = cls.from_config(json.loads(str(config)))
             update.build()
             update.set_weights(weights)
-        except (TypeError, ValueError) as error:  # also of JSON
+        except (TypeError, ValueError) as error:  # also those of JSON and of NumPy
             raise ValueError(f"{path} is no file that UpdateNetwork.save has written: {error}") from error
         return update
 
