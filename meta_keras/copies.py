@@ -7,7 +7,7 @@ import numpy as np
 
 from meta_keras import checks
 from meta_keras.functional import PureModel, Weights
-from meta_keras.internals import all_layers
+from meta_keras.internals import all_layers, is_seed
 
 
 def fresh_copy(model: keras.Model) -> keras.Model:
@@ -74,8 +74,9 @@ def restart(model: keras.Model, weights: Sequence[np.ndarray] | None = None) -> 
 
     weights: as returned by `get_weights`. None keeps the present ones.
 
-    The learning rate stays as it is now; a schedule begins at its first step, and a MetaLearner at its first batch of
-    tasks: `batches_seen` is 0, whatever the weights say.
+    The learning rate stays as it is now; a schedule begins at its first step, random generators (of dropout, or of
+    augmentation) at their first draw, and a MetaLearner at its first batch of tasks: `batches_seen` is 0, whatever the
+    weights say.
 
     >>> import numpy as np
     >>> import meta_keras as mk
@@ -101,6 +102,9 @@ def restart(model: keras.Model, weights: Sequence[np.ndarray] | None = None) -> 
     fresh.build(model.trainable_variables)
     for variable, start in zip(optimizer.variables, fresh.variables, strict=True):
         variable.assign(start)
+    for variable in model.variables:
+        if is_seed(variable):
+            variable.assign([variable[0], 0])
     if (batches_seen := getattr(model, "batches_seen", None)) is not None:  # of a MetaLearner
         batches_seen.assign(0)
 

@@ -202,7 +202,10 @@ def forked(variables: Sequence[keras.Variable], values: Sequence[tf.Tensor], tas
 
 
 def carry_on(variables: Sequence[keras.Variable], states: Sequence[tf.Tensor]) -> None:
-    """Assign one state from those of many tasks, stacked along the first axis: their mean, or for seeds the maximum."""
+    """Assign one state from those of many tasks, stacked along the first axis.
+
+    It is their mean. Random generators go on past the draws of the last task, and other integers are those of it.
+    """
     for variable, stacked in zip(variables, states, strict=True):
         if is_seed(variable):
             variable.assign(stacked[-1] + tf.constant([0, DRAWS_PER_TASK], stacked.dtype))

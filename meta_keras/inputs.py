@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
+from meta_keras.internals import all_layers
 
 BRIGHTEST = 255
 CHANNELS = (1, 3, 4)
@@ -35,9 +36,42 @@ def as_inputs(examples: tf.Tensor, *, leading: int = 1) -> tf.Tensor:
     return tf.cast(examples, tf.float32) if as_float else examples
 
 
-def scaled_pixels(x: tf.Tensor) -> tf.Tensor:
-    """Rows of inputs with pixels scaled to 0 ... 1, and all others unchanged, also in their precision."""
-    return as_inputs(x) if is_pixels(x) else x
+def scaled_for(model: keras.Model, inputs: Any) -> Any:
+    """Inputs as a model takes them: pixels as floats from 0 to 1, unless it takes integers or scales them itself."""
+
+    def scaled(one: Any) -> Any:
+        return as_inputs(tf.convert_to_tensor(one)) if needs_scaling(model, one) else one
+
+    return tf.nest.map_structure(scaled, inputs) if any_needs_scaling(model, inputs) else inputs
+
+
+def check_scaled(model: keras.Model, inputs: Any, name: str = "x") -> None:
+    """Raise a ValueError if pixels would reach a plain Keras model as they are, which nothing else would notice."""
+    if any_needs_scaling(model, inputs):
+        raise ValueError(
+            f"{name} must be floats: these are pixels from 0 to {BRIGHTEST}, and {model.name!r} does not scale its "
+            f"inputs. Divide them by {BRIGHTEST}, as the tasks of this library do, or start the model with "
+            f"keras.layers.Rescaling(1 / {BRIGHTEST}). If it was trained on larger numbers, pass "
+            f"{name}.astype('float32')."
+        )
+
+
+def any_needs_scaling(model: keras.Model, inputs: Any) -> bool:
+    """Whether there are pixels among the inputs, of which a model takes floats that no layer of it scales."""
+    return any(needs_scaling(model, one) for one in tf.nest.flatten(inputs))
+
+
+def needs_scaling(model: keras.Model, examples: Any) -> bool:
+    """Whether these are pixels, and the model takes floats that no layer of it scales."""
+    if not isinstance(examples, np.ndarray | tf.Tensor | tf.TensorSpec):
+        return False
+    spec = tf.TensorSpec(examples.shape, examples.dtype)
+    taken = [one.dtype for one in getattr(model, "inputs", None) or []]
+    takes_floats = not taken or any(map(keras.backend.is_float_dtype, taken))
+    if not is_pixels(spec) or spec.dtype.name in taken or not takes_floats:
+        return False
+    scaling = keras.layers.Rescaling | keras.layers.Normalization
+    return not any(isinstance(layer, scaling) for layer in all_layers(model))
 
 
 def is_pixels(examples: tf.Tensor, *, leading: int = 1) -> bool:

@@ -73,6 +73,18 @@ def number_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
     return optimizer._get_variable_index(variable)
 
 
+def decays(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> bool:
+    """Whether a variable has weight decay, as far as `exclude_from_weight_decay` of the optimizer says."""
+    return optimizer._use_weight_decay(variable)
+
+
+def exclude_as(optimizer: keras.optimizers.Optimizer, other: keras.optimizers.Optimizer) -> None:
+    """Exclude from weight decay what another optimizer excludes, which its configuration does not contain."""
+    for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
+        if hasattr(other, name):
+            setattr(optimizer, name, getattr(other, name))
+
+
 def input_structure(model: keras.Model) -> Any:
     """The inputs of a functional model as it takes them: one tensor, a list, or a dictionary."""
     return getattr(model, "_inputs_struct", model.inputs[0])

@@ -104,8 +104,6 @@ class MetaLearner(TaskModel):
         steps_per_execution: "auto" runs up to 50 steps per call where XLA compiles them and no callback asks for every
             batch. Logs, the number of steps and the batches that are seen stay the same.
         """
-        if kwargs.get("loss_weights") is not None:
-            raise ValueError("A MetaLearner has one loss, so loss_weights would not be used. Scale the loss itself.")
         if loss is not None:
             loss = as_loss(loss, self.rule.answer_activation(self.pure), self._loss_dtype)
         else:

@@ -39,6 +39,7 @@ class ExampleModel(SeededModel):
         """As `keras.Model.fit`. A dataset determines its own order, about which Keras would warn."""
         check_ends(x, "x", steps_per_epoch=kwargs.get("steps_per_epoch"))
         check_ends(kwargs.get("validation_data"), "validation_data", validation_steps=kwargs.get("validation_steps"))
+        check_weights(y, kwargs.get("sample_weight"))
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)
         return super().fit(x, y, *args, **kwargs)
@@ -46,6 +47,7 @@ class ExampleModel(SeededModel):
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`."""
         check_ends(x, "x", steps=kwargs.get("steps"))
+        check_weights(y, kwargs.get("sample_weight"))
         return super().evaluate(x, y, *args, **kwargs)
 
 
@@ -59,3 +61,12 @@ def check_ends(data: Any, what: str, **steps: int | None) -> None:
     ((name, number),) = steps.items()
     if number is None and isinstance(data, tf.data.Dataset) and is_endless(data):
         raise ValueError(f"{what} is an endless dataset; say how many batches of it to use, such as {name}=100.")
+
+
+def check_weights(y: Any, weight: Any) -> None:
+    """Raise a ValueError if weights come without labels, in which case Keras ignores them."""
+    if y is None and weight is not None:
+        raise ValueError(
+            "Keras ignores sample_weight without labels. Pass y too, even where it is not used, or a dataset of "
+            "(x, y, weight)."
+        )

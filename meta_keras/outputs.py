@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from meta_keras.internals import all_layers, function_of, input_structure
+from meta_keras.internals import all_layers, function_of, input_structure, mask_of
 
 ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
 
@@ -110,6 +110,15 @@ def as_loss(loss: Any, activation: str | None, dtype: str) -> keras.losses.Loss:
             "leave the loss out: compile() then uses the one that fits."
         )
     return found
+
+
+def check_unmasked(answers: Any) -> None:
+    """Raise a ValueError if answers have a mask, for metrics, which would count the masked ones."""
+    if mask_of(answers) is not None:
+        raise ValueError(
+            "The answers are masked, which the metrics of learners do not see. Compile with metrics=[]; the loss "
+            "respects masks."
+        )
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")

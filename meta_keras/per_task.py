@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from meta_keras.functional import PureModel, Weights, carry_on, carrying, forked, running_state
-from meta_keras.internals import mask_of
+from meta_keras.outputs import check_unmasked
 from meta_keras.rules.base import Adaptation, Context, Rule, total
 
 
@@ -48,11 +48,8 @@ class PerTask:
             else:
                 loss, answer = self.rule.judge(self.network, adapted, query_x, query_y, context)
                 loss = total(loss, (*scope.losses, *self._penalties()))
-            if mask_of(answer.outputs) is not None and self.has_metrics:
-                raise ValueError(
-                    "The answers are masked, which metrics of a MetaLearner do not see. Compile with metrics=[]; the "
-                    "loss respects masks."
-                )
+            if self.has_metrics:
+                check_unmasked(answer.outputs)
             after = tuple(scope.get_current_value(variable) for variable in running_state(self.rule))
         results = (tf.cast(answer.outputs, self.dtype), self.network.running_values(answer.weights), after)
         # State that no task has changed is a tensor from outside, which cannot be the result of a vectorized function.

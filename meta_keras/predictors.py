@@ -51,7 +51,7 @@ def rescaled(model: keras.Model, example: tuple[int, ...]) -> keras.Model:
 
 
 class Predictors:
-    """Makes predictors of one learner. Adapting and predicting are traced once, and again if the rule has changed."""
+    """Makes predictors of one learner. Adapting and predicting are traced once, and again if a layer has changed."""
 
     def __init__(self, per_task: PerTask) -> None:
         self._per_task = per_task
@@ -59,13 +59,16 @@ class Predictors:
 
     def __call__(self, context: Context, x: tf.Tensor, y: tf.Tensor) -> Predictor:
         network, rule = self._per_task.network, self._per_task.rule
+        of_rule, of_network = all_layers(rule), all_layers(network.model)
         settings = [
             (name, value)
-            for layer in all_layers(rule)
+            for layers, hidden in ((of_rule, "__"), (of_network, "_"))  # Keras notes calls in what begins with "_"
+            for layer in layers
             for name, value in vars(layer).items()
-            if isinstance(value, int | float | str | tuple | None)
+            if isinstance(value, int | float | str | tuple | None) and not name.startswith(hidden)
         ]
-        key = repr((context.ways, settings, [variable.trainable for variable in network.model.variables]))
+        parts = [id(part) for layer in of_rule + of_network for part in (layer, getattr(layer, "activation", None))]
+        key = repr((context.ways, settings, parts, [variable.trainable for variable in network.model.variables]))
         if key not in self._traced:
             self._traced[key] = (
                 _graph(lambda x, y: self._per_task.adapt(context, x, y)),

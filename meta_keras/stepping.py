@@ -47,6 +47,10 @@ class StepModel(SeededModel):
         if not self.distributes:
             checks.one_device(self)
         checks.flag(jit_compile=jit_compile)
+        if kwargs.get("loss_weights") is not None:
+            raise ValueError(
+                f"{type(self).__name__} has one loss, so loss_weights would not be used. Scale the loss itself."
+            )
         self.auto_steps = isinstance(steps_per_execution, str) and steps_per_execution == "auto"
         steps = 1 if self.auto_steps else steps_per_execution
         checks.at_least(1, steps_per_execution=steps)

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import tensorflow as tf
 
+from meta_keras.copies import fresh_copy
 from meta_keras.functional import DRAWS_PER_TASK, PureModel, Weights, carrying
-from meta_keras.internals import is_seed, parameters_of
+from meta_keras.internals import all_layers, is_seed, mask_of, parameters_of
+from meta_keras.outputs import check_unmasked
 from meta_keras.parallel import over_tasks
 from meta_keras.rules.base import Context
 from meta_keras.rules.gradient_descent import GradientDescent
@@ -29,16 +30,21 @@ class TrainingRuns:
         self.network, self.update, self.batch_size = network, update, batch_size
         self.rule = GradientDescent(update, steps=steps, batch_statistics="moving")
         self.rule.prepare(network)
+        self.has_metrics = False
 
     def start(self, weights: Weights, seed: tf.Tensor, runs: int) -> tuple[Weights, Any]:
-        """For each run, a choice of stacked initial `weights`, with random draws of its own, and an empty memory."""
+        """For each run, a choice of stacked initial `weights`, with random draws of its own, and an empty memory.
+
+        seed: (2,) integers. Other ones mean other choices, and other draws in the same run.
+        """
         number = weights.parameters[0].shape[0]
         drawn = tf.random.stateless_uniform((runs,), seed, maxval=number, dtype=tf.int32)
         weights = tf.nest.map_structure(lambda stacked: tf.gather(stacked, drawn), weights)
+        own = tf.random.stateless_uniform((runs,), seed + tf.constant([2, 0]), maxval=2**30, dtype=tf.int32)
+        ahead = tf.stack([tf.cast(own, tf.int64), tf.range(runs, dtype=tf.int64) * DRAWS_PER_TASK], axis=1)
         state = [
-            value + tf.stack([tf.zeros_like(ahead), ahead], axis=1) if is_seed(variable) else value
+            value + tf.cast(ahead, value.dtype) if is_seed(variable) else value
             for variable, value in zip(self.network.state, weights.state, strict=True)
-            for ahead in [tf.cast(tf.range(runs, dtype=tf.int64) * DRAWS_PER_TASK, value.dtype)]
         ]
         weights = weights._replace(state=tuple(state))
         return weights, self.update.init(list(weights.parameters))
@@ -77,10 +83,14 @@ class TrainingRuns:
 
     def answers(self, weights: Weights, x: tf.Tensor) -> tf.Tensor:
         """What each network answers to its own inputs."""
-        answers, _ = over_tasks(
-            lambda _, x, weights: (self.network(weights, x).outputs, ()), (x, weights), "vectorized", each=(), mean=()
-        )
-        return answers
+
+        def answer(_: Any, x: tf.Tensor, weights: Weights) -> tuple[tf.Tensor, Any]:
+            outputs = self.network(weights, x).outputs
+            if self.has_metrics:
+                check_unmasked(outputs)
+            return outputs, ()
+
+        return over_tasks(answer, (x, weights), "vectorized", each=(), mean=())[0]
 
     def _step(
         self, losses_of: Losses, number: Any, x: tf.Tensor, y: tf.Tensor, omega: Tensors, weights: Weights, memory: Any
@@ -88,9 +98,12 @@ class TrainingRuns:
         """One update of one network: its weights and the memory after it, and the loss before it."""
 
         def loss_of(right: tf.Tensor, answers: tf.Tensor) -> tf.Tensor:
-            values = tf.reshape(tf.cast(losses_of(right, answers), self.dtype), [-1])
+            values, mask = tf.reshape(tf.cast(losses_of(right, answers), self.dtype), [-1]), mask_of(answers)
             # Not tf.reduce_mean, whose gradient XLA cannot compile where runs are vectorized within a loop.
-            return tf.tensordot(values, tf.ones_like(values), 1) / values.shape[0]
+            if mask is None:
+                return tf.tensordot(values, tf.ones_like(values), 1) / values.shape[0]
+            counted = tf.reshape(tf.cast(mask, self.dtype), [-1])
+            return tf.math.divide_no_nan(tf.tensordot(values, counted, 1), tf.tensordot(counted, counted, 1))
 
         with carrying(list(zip(self.update.trainable_variables, omega, strict=True))):
             context = Context(loss_of, training=True)
@@ -109,17 +122,17 @@ class TrainingRuns:
 
 
 def initial_weights(network: PureModel, count: int) -> Weights:
-    """The weights of `count` new copies of a network, stacked. Frozen weights are those of the network."""
-    try:
-        models = [keras.models.clone_model(network.model) for _ in range(count)]
-    except (TypeError, NotImplementedError) as error:
-        raise ValueError(
-            f"No new copies of {network.model.name!r} can be created. Build it as a Sequential or functional model, or "
-            "give its class a get_config."
-        ) from error
+    """The weights of `count` new copies of a network, stacked.
+
+    Frozen weights are those of the network, and so are the moving averages of frozen layers.
+    """
+    models = [fresh_copy(network.model) for _ in range(count)]
     for model in models:
+        for layer, copy in zip(all_layers(network.model), all_layers(model), strict=True):
+            if not layer.trainable:
+                copy.set_weights(layer.get_weights())
         for own, new in zip(parameters_of(network.model), parameters_of(model), strict=True):
-            if not own.trainable:
+            if not own.trainable:  # also single weights of layers that train otherwise
                 new.assign(own)
     copies = [PureModel(model).weights() for model in models]
     stacked = tf.nest.map_structure(lambda *values: tf.stack(values), *copies)

@@ -69,7 +69,7 @@ class UnrolledTraining(TaskModel):
         self.steps, self.truncation, self.batch_size = int(steps), int(truncation), int(batch_size)
         self.starts, self.clipnorm, self.seed = int(starts), float(clipnorm), int(seed)
         self.runs, self.update = TrainingRuns(self.pure, update, self.steps, self.batch_size), update
-        self.diverged = keras.metrics.Sum(name="diverged")
+        self.diverged = Diverged(name="diverged")
         self._known_curves: dict[int, Any] = {}
         drawn = initial_weights(self.pure, self.starts)
         # Variables, so that a training that is loaded from a file goes on with the same ones.
@@ -98,7 +98,12 @@ class UnrolledTraining(TaskModel):
         """
         activation = final_activation(self.network)
         loss = default_loss(activation, tf.int32) if loss is None else as_loss(loss, activation, self.runs.dtype)
-        self._known_curves = {}
+        if loss.reduction not in ("sum_over_batch_size", "mean"):
+            raise ValueError(
+                f"A training run has the mean loss of each minibatch; {loss.name!r} has reduction={loss.reduction!r}. "
+                "Leave reduction out."
+            )
+        self._known_curves, self.runs.has_metrics = {}, bool(kwargs.get("metrics"))
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
 
     def call(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
@@ -117,7 +122,8 @@ class UnrolledTraining(TaskModel):
                 f"All batches must have as many tasks and examples; the support examples have shape {x.shape}. Batch "
                 "tasks with drop_remainder=True."
             )
-        seed = tf.stack([self.seed, tf.cast(self.batches_seen, tf.int32) if training else -1])
+        number = tf.convert_to_tensor(self.batches_seen) if training else -1 - self.diverged.batches
+        seed = tf.stack([self.seed, tf.cast(number, tf.int32)])
         count, omega = x.shape[0], self.runs.copies(x.shape[0])
         task = (x, y, self.runs.minibatches(seed, count, x.shape[1], self.steps))
         zeros = [tf.zeros((), self.runs.dtype)] * 2 + [tf.zeros(one.shape[1:], one.dtype) for one in omega if training]
@@ -212,6 +218,22 @@ class UnrolledTraining(TaskModel):
 
             self._known_curves[steps] = losses_along
         return self._known_curves[steps]
+
+
+class Diverged(keras.metrics.Sum):
+    """How many runs have diverged, and in how many batches, so that those of an evaluation differ in what they draw."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.batches = self.add_variable((), initializer="zeros", dtype="int64", name="batches")
+
+    def update_state(self, values: tf.Tensor, sample_weight: Any = None) -> None:
+        super().update_state(values, sample_weight)
+        self.batches.assign_add(1)
+
+    def reset_state(self) -> None:
+        super().reset_state()
+        self.batches.assign(0)
 
 
 def clipped(gradients: Tensors, norm: float) -> Tensors:

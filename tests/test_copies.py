@@ -83,6 +83,21 @@ def test_a_learner_that_is_restarted_begins_its_stream_of_tasks_again(with_weigh
     assert int(learner.batches_seen) == 0 and losses() == first
 
 
+def test_a_training_with_dropout_that_is_restarted_is_the_same_too():
+    net = keras.Sequential([keras.Input((3,)), layers.Dense(8), layers.Dropout(0.5), layers.Dense(2)])
+    net.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    learner = mk.MetaLearner(network=mk.networks.mlp(1, hidden=(3,)), rule=mk.rules.WeightGenerator(dropout=0.5))
+    learner.compile("sgd", loss="mse", run_eagerly=True)
+    tasks = mk.Sinusoids(shots=2, queries=2, meta_batch=2)
+    for model, fit in (
+        (net, lambda: net.fit(X, Y, shuffle=False, epochs=2, verbose=0)),
+        (learner, lambda: learner.fit(tasks, epochs=2, steps_per_epoch=1, verbose=0)),
+    ):
+        start, first = model.get_weights(), fit().history["loss"]
+        mk.restart(model, start)
+        assert fit().history["loss"] == first
+
+
 def test_nothing_is_traced_again():
     traces = []
 

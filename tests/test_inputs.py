@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meta_keras import ClassPool, FewShot, networks
-from meta_keras.inputs import as_inputs, check_inputs, check_pixels, is_pixels
+from meta_keras.inputs import as_inputs, check_inputs, check_pixels, check_scaled, is_pixels, scaled_for
 
 INTEGERS = [np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64]
 sides = st.integers(2, 9)
@@ -151,3 +151,25 @@ def test_what_does_not_fit_a_network_is_refused(model, x, message):
 def test_what_fits_a_network_is_accepted():
     check_inputs(networks.mlp(1, input_shape=(2,)), [[0, 1]])
     check_inputs(two_inputs(), [np.zeros((3, 1)), np.zeros((3, 1))])
+
+
+def model_of(*first, dtype="float32"):
+    return keras.Sequential([keras.Input((2, 2, 1), dtype=dtype), *first, keras.layers.Flatten()])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_pixels_are_scaled_once_for_a_model(dtype):
+    pixels = np.array([[[[0], [51]], [[102], [255]]]], dtype)
+    plain, scaling = model_of(), model_of(keras.layers.Rescaling(1 / 255))
+    for model in (plain, scaling):
+        np.testing.assert_allclose(model(scaled_for(model, pixels)), [[0, 0.2, 0.4, 1]], rtol=1e-6)
+    assert scaled_for(model_of(dtype="int32"), pixels) is pixels  # such as tokens
+    check_scaled(scaling, pixels)
+    with pytest.raises(ValueError, match="images must be floats: these are pixels from 0 to 255, and 'seq.* Divide"):
+        check_scaled(plain, pixels, "images")
+    check_scaled(plain, pixels.astype("float64"))
+
+
+@pytest.mark.parametrize("inputs", [np.float64([[0.5]]), tf.constant([["a"]]), {"a": np.zeros((1, 2))}, [[1, 2]]])
+def test_what_is_no_pixels_stays_as_it_is(inputs):
+    assert scaled_for(networks.mlp(1), inputs) is inputs

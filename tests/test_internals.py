@@ -150,6 +150,17 @@ def test_webp_is_read_if_it_is_said_to_be():
             tf.io.decode_image(stored.getvalue())
 
 
+def test_an_optimizer_knows_which_variables_decay():
+    kernel, bias = (keras.Variable([1.0], name=name) for name in ("kernel", "bias"))
+    optimizer = keras.optimizers.AdamW()
+    assert internals.decays(optimizer, bias)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    other = keras.optimizers.AdamW()
+    internals.exclude_as(other, optimizer)
+    for one in (optimizer, other):
+        assert internals.decays(one, kernel) and not internals.decays(one, bias)
+
+
 def test_an_optimizer_knows_the_number_of_a_variable():
     optimizer, variables = keras.optimizers.SGD(), [keras.Variable(float(n)) for n in range(3)]
     optimizer.build(variables)

@@ -365,7 +365,8 @@ def test_bytes_are_pixels_from_0_to_1_unless_the_trunk_takes_bytes():
         np.testing.assert_allclose(answers, [[0, 0.2, 0.4, 1]], rtol=1e-6)
     np.testing.assert_array_equal(pixel_model("uint8")(pixels)["pixel"], [[0, 51, 102, 255]])
     two = [keras.Input((2, 2, 1)), keras.Input((3,), dtype="int32")]
-    network = keras.Model(two, layers.Concatenate()([layers.Flatten()(two[0]), layers.Rescaling(1.0)(two[1])]))
+    as_floats = layers.Lambda(lambda tokens: keras.ops.cast(tokens, "float32"), output_shape=(3,))
+    network = keras.Model(two, layers.Concatenate()([layers.Flatten()(two[0]), as_floats(two[1])]))
     answers = MultiTask(network, {"both": layers.Identity()})([pixels, np.array([[7, 8, 9]], "int32")])["both"]
     np.testing.assert_allclose(answers, [[0, 0.2, 0.4, 1, 7, 8, 9]], rtol=1e-6)
 

@@ -168,7 +168,7 @@ def test_metrics_that_would_not_see_a_mask_are_refused():
     learner = MetaLearner(network=masked(), rule=GradientDescent(1e-9))
     learner.compile(loss="mse", metrics=["mae"])
     x = np.ones((1, 2, 4, 1), "float32")
-    with pytest.raises(ValueError, match="answers are masked, which metrics of a MetaLearner do not see"):
+    with pytest.raises(ValueError, match="answers are masked, which the metrics of learners do not see"):
         learner.test_on_batch((x, x, x), x)
 
 

@@ -127,6 +127,18 @@ def test_a_changed_update_and_a_frozen_layer_are_seen():
     assert not any(np.allclose(answers[i], answers[j]) for i in range(3) for j in range(i))
 
 
+def test_a_changed_activation_of_the_network_is_seen():
+    network = networks.mlp(1, hidden=(4,))
+    learner = MetaLearner(network=network, rule=GradientDescent(0.01))
+    learner.compile(loss="mse")
+    x = np.linspace(-1, 1, 5, dtype="float32")[:, None]
+    before = learner.predictor(x, x).predict(x)
+    network.layers[0].activation = keras.activations.tanh
+    after = learner.predictor(x, x).predict(x)
+    np.testing.assert_allclose(after, learner.adapt(x, x).predict(x, verbose=0), rtol=1e-5)
+    assert not np.allclose(before, after)
+
+
 @pytest.mark.parametrize("x", [np.zeros((2, 3)), 3.0, "x", None, [[1.0], [2.0, 3.0]]])
 def test_queries_need_the_shape_of_the_support_set(x):
     learner = MetaLearner(network=networks.mlp(1, hidden=(4,)), rule=GradientDescent(0.05))

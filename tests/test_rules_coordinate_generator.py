@@ -141,6 +141,33 @@ def test_settings_are_checked(settings):
         CoordinateGenerator(**settings)
 
 
+def branched(kind):
+    inputs = keras.Input((4,))
+    first = layers.Dense(4, name="a")
+    b = layers.Dense(4, name="b")(first(inputs))
+    if kind == "shared":
+        return keras.Model(inputs, layers.Dense(1, name="out")(first(first(inputs))))
+    more = inputs if kind == "skip" else layers.Dense(4)(inputs)
+    return keras.Model(inputs, layers.Dense(1, name="out")(layers.Add()([b, more])))
+
+
+@pytest.mark.parametrize("kind", ["skip", "branch", "shared"])
+def test_what_is_no_chain_is_refused(kind):
+    with pytest.raises(ValueError, match="are no such chain. Use a network without branches"):
+        mk.MetaLearner(network=branched(kind), rule=CoordinateGenerator())
+
+
+def test_a_low_rank_update_is_trained_by_the_learner():
+    network = mk.networks.mlp(1, hidden=(6,))
+    network.layers[0].enable_lora(2)
+    learner = mk.MetaLearner(network=network, rule=small())
+    names = {variable.name for variable in learner.trainable_variables} & {"lora_kernel_a", "lora_kernel_b", "bias"}
+    assert {"lora_kernel_a", "lora_kernel_b"} <= names
+    learner.compile("adam", loss="mse", run_eagerly=True)
+    history = learner.fit(mk.Sinusoids(shots=3, queries=3, meta_batch=2), steps_per_epoch=1, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
 def test_a_network_must_have_dense_layers_and_one_row_per_example():
     flat = keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2D(2, 3), layers.Flatten()])
     image = keras.Sequential([keras.Input((4, 4, 1)), layers.Dense(2)])

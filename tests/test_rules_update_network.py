@@ -239,3 +239,17 @@ def test_a_file_has_a_name_that_says_what_it_is(tmp_path):
         UpdateNetwork().save("update.keras")
     with pytest.raises(FileNotFoundError):
         UpdateNetwork.load(tmp_path / "missing.npz")
+
+
+@pytest.mark.parametrize("arrays", [[np.zeros(3)], ['{"hidden": [2]}', np.zeros(3)], ['{"other": 1}'], []])
+def test_a_file_of_something_else_is_refused(arrays, tmp_path):
+    np.savez(tmp_path / "other.npz", *arrays)
+    with pytest.raises(ValueError, match=r"other.npz is no file that UpdateNetwork.save has written"):
+        UpdateNetwork.load(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize("hidden", [(4, 2), (2, 4), (2,)])
+def test_only_the_outputs_begin_at_zero(hidden):
+    update = built(hidden=hidden)
+    *inside, outputs = [kernel.numpy() for kernel, _ in update.dense]
+    assert not outputs.any() and all(kernel.any() for kernel in inside)

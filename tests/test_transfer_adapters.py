@@ -94,6 +94,17 @@ def test_only_the_residuals_and_what_is_named_train():
     assert moved == {"hidden/lora_kernel_a", "hidden/lora_kernel_b", "head/kernel", "head/bias"}
 
 
+def test_freezing_and_unfreezing_leaves_the_residuals_alone(tmp_path):
+    adapted = with_low_rank(source(), 1, "hidden", train="head")
+    adapted.save(tmp_path / "adapted.keras")
+    for model in (adapted, keras.saving.load_model(tmp_path / "adapted.keras")):
+        freeze(model, "head")
+        assert {weight.name for weight in model.trainable_weights} == {"kernel", "bias"}
+        freeze(model, ["hidden", "head"])
+        names = [weight.path.rpartition("hidden/")[2] for weight in model.trainable_weights if "hidden" in weight.path]
+        assert sorted(names) == ["lora_kernel_a", "lora_kernel_b"] and len(model.trainable_weights) == 4
+
+
 def test_by_default_every_layer_that_can_carries_a_residual():
     adapted = with_low_rank(source(), 1)
     carrying = [name for name, layer in weighted_layers(adapted).items() if getattr(layer, "lora_enabled", False)]

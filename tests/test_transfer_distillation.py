@@ -166,15 +166,47 @@ def test_features_of_pictures_are_mapped_place_by_place():
     assert all(np.isfinite(slope).all() and np.any(slope) for slope in slopes)
 
 
-def test_rows_count_as_their_weights_say():
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_rows_count_as_their_weights_say(shape):
     student, teacher = network(), network(5)
     x, y = data()
     weight = np.linspace(0, 2, len(y)).astype("float32")
     distiller = Distiller(student, teacher)
     distiller.compile("sgd", jit_compile=False)
-    loss = distiller.evaluate(x, y, sample_weight=weight, batch_size=len(y), verbose=0)
+    loss = distiller.evaluate(x, y, sample_weight=weight.reshape(shape), batch_size=len(y), verbose=0)
     rows = by_hand(teacher(x).numpy(), student(x).numpy(), y, 4.0, 0.9)
     np.testing.assert_allclose(loss, np.mean(rows * weight), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1), (-1, 5)])
+def test_weights_may_be_those_of_rows_or_of_steps(shape):
+    made = [keras.Sequential([keras.Input((5, 2)), layers.Dense(3)]) for _ in range(2)]
+    x = np.random.default_rng(0).normal(size=(5, 5, 2)).astype("float32")
+    weight = np.arange(25 if shape[-1] == 5 else 5).astype("float32").reshape(shape)
+    rows = soft_loss(student=made[0](x), teacher=made[1](x), temperature=4.0).numpy()
+    _, loss = Distiller(*made, soft=1.0).distill(x, weight=tf.constant(weight))
+    np.testing.assert_allclose(loss, np.mean(rows * (weight[:, None] if weight.ndim == 1 else weight)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("what", ["fit", "evaluate"])
+def test_weights_that_keras_would_drop_are_refused(what):
+    distiller = Distiller(network(), network(5), soft=1.0)
+    distiller.compile("sgd")
+    with pytest.raises(ValueError, match="Keras ignores sample_weight without labels"):
+        getattr(distiller, what)(data()[0], sample_weight=np.zeros(24), verbose=0)
+
+
+def test_pixels_are_scaled_for_each_model_that_does_not_do_it():
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4), "uint8")
+    plain, student = network(5), network()
+    teacher = keras.Sequential([keras.Input((4,)), layers.Rescaling(1 / 255), plain])
+    _, loss = Distiller(student, teacher, soft=1.0).distill(tf.constant(pixels))
+    _, wanted = Distiller(student, plain, soft=1.0).distill(tf.constant(pixels / 255, tf.float32))
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    np.testing.assert_allclose(Distiller(student, plain)(pixels), student(pixels / 255), rtol=1e-5)
+    with pytest.raises(ValueError, match="x must be floats: these are pixels from 0 to 255, and"):
+        soft_labels(plain, pixels)
+    np.testing.assert_allclose(soft_labels(teacher, pixels), soft_labels(plain, pixels / 255), rtol=1e-5)
 
 
 def test_what_the_layers_of_the_student_add_is_added_and_those_of_the_teacher_are_not():

@@ -376,3 +376,14 @@ def test_a_single_row_does_not_vary():
 def test_pairs_come_in_batches_of_one_row_or_more():
     with pytest.raises(ValueError, match="batch_size must be an integer of at least 1; got 0"):
         pair_domains(*two_domains(20), batch_size=0)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_pixels_are_scaled_as_everywhere_in_the_library(training):
+    features = keras.layers.Dense(2, name="features")
+    network = keras.Sequential([keras.Input((3,)), features, keras.layers.Dense(3)])
+    learner = DomainAdaptation(network, layer="features")
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3), "uint8")
+    floats = pixels.astype("float32") / 255
+    found, wanted = (learner((x, x), training=training) for x in (pixels, floats))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)

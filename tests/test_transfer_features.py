@@ -171,3 +171,13 @@ def test_several_layers_give_several_arrays():
 def test_units_go_with_one_layer():
     with pytest.raises(ValueError, match=r"units are those of one layer; got the layers \['first', 'norm'\]"):
         feature_extractor(network(), ["first", "norm"], units=[0])
+
+
+@pytest.mark.parametrize("as_dataset", [False, True])
+def test_pixels_that_nothing_scales_are_refused(as_dataset):
+    pixels = np.full((2, 4), 255, np.uint8)
+    data = tf.data.Dataset.from_tensors((pixels, np.zeros(2))) if as_dataset else pixels
+    with pytest.raises(ValueError, match="data must be floats: these are pixels from 0 to 255"):
+        extract_features(feature_extractor(network()), data)
+    scaling = keras.Sequential([keras.Input((4,)), layers.Rescaling(1 / 255), layers.Dense(3)])
+    extract_features(scaling, data)

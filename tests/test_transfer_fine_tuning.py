@@ -309,3 +309,12 @@ def test_a_model_with_weights_of_its_own_is_frozen_around_a_head_that_trains():
     fine_tune(model, task(), verbose=0)
     stayed = [weight.name for weight, old in zip(model.weights, before, strict=True) if np.array_equal(weight, old)]
     assert stayed == ["shift", "kernel", "bias"]
+
+
+@pytest.mark.parametrize("gradually", [False, True])
+def test_pixels_that_nothing_scales_are_refused(gradually):
+    model, pixels = network(), np.full((6, 4), 255, np.uint8)
+    for data in ((pixels, np.arange(6) % 3), tf.data.Dataset.from_tensors((pixels, np.arange(6) % 3))):
+        with pytest.raises(ValueError, match="inputs must be floats: these are pixels from 0 to 255"):
+            (unfreeze_gradually if gradually else fine_tune)(model, data, verbose=0)
+    assert all(layer.trainable for layer in model.layers)

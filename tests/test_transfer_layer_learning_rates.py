@@ -158,6 +158,34 @@ def test_the_state_is_saved_once(tmp_path):
     assert with_matrix["layerwise"] == with_matrix["plain"] == 6
 
 
+@pytest.mark.parametrize("whose", ["template", "own"])
+@pytest.mark.parametrize("by", ["name", "variable"])
+def test_what_is_excluded_from_weight_decay_does_not_decay(whose, by):
+    kernel, bias = variables("layer/kernel", "layer/bias")
+    excluded = {"var_names": ["bias"]} if by == "name" else {"var_list": [bias]}
+    template = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    optimizer = LayerwiseLearningRates(template, decay=1.0)
+    (template if whose == "template" else optimizer).exclude_from_weight_decay(**excluded)
+    before = kernel.numpy(), bias.numpy()
+    optimizer.apply([keras.ops.zeros(3)] * 2, [kernel, bias])
+    np.testing.assert_allclose(kernel, 0.95 * before[0], rtol=1e-6)
+    np.testing.assert_array_equal(bias, before[1])
+
+
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_fine_tuning_keeps_what_is_excluded_from_weight_decay(layerwise):
+    optimizer = keras.optimizers.SGD(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer = LayerwiseLearningRates(optimizer, decay=1.0) if layerwise else optimizer
+    model = network()
+    model.layers[-1].bias.assign([1.0, 2.0, 3.0])
+    kernel = model.layers[-1].kernel.numpy()
+    constant = {"loss": lambda y, answers: 0.0 * keras.ops.sum(answers, axis=-1), "train": "head", "batch_size": 24}
+    fine_tune(model, (X, Y), optimizer=optimizer, verbose=0, **constant)
+    np.testing.assert_allclose(model.layers[-1].kernel, 0.95 * kernel, rtol=1e-5)
+    np.testing.assert_array_equal(model.layers[-1].bias, [1, 2, 3])
+
+
 def test_the_learning_rate_may_be_changed_while_it_trains():
     model = compiled(LayerwiseLearningRates(keras.optimizers.SGD(0.1), 0.5))
     fitted(model)

@@ -1,5 +1,7 @@
 """A strategy network compares a task with the source and determines how much of each layer to take."""
 
+import copy
+
 import keras
 import numpy as np
 import pytest
@@ -126,6 +128,17 @@ def test_a_strategy_network_is_saved_and_loaded_without_its_sample(tmp_path):
     assert loaded.rule.coefficients(*task) == pytest.approx(rule.coefficients(*task))
     np.testing.assert_allclose(loaded(tasks[0]), learner(tasks[0]), rtol=1e-5)
     assert same(loaded.rule.means, rule.means) and rule.get_config()["source_x"] is None
+
+
+def test_without_a_sample_nothing_looks_like_success():
+    with pytest.raises(ValueError, match="source_x must be an array"):
+        strategy(sample=None)
+    rule = strategy()
+    with pytest.raises(TypeError, match="A copy of a StrategyNetwork would lose the weights of its source"):
+        copy.deepcopy(rule)
+    again = StrategyNetwork.from_config(rule.get_config())
+    learner_of(network(3, 2), again, LOGITS)
+    assert np.isnan(list(again.coefficients(SAMPLE, np.arange(7) % 2).values())).all()
 
 
 def test_a_layer_within_a_layer_goes_by_what_the_outer_one_answers():

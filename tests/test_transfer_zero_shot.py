@@ -281,3 +281,11 @@ def test_an_encoder_has_one_output():
     x = keras.Input((2,))
     with pytest.raises(ValueError, match=r"got \[\(None, 3\), \(None, 3\)\]"):
         ZeroShot(keras.Model(x, [keras.layers.Dense(3)(x), keras.layers.Dense(3)(x)]), np.eye(3))
+
+
+def test_pixels_are_scaled_as_everywhere_in_the_library():
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3), "uint8")
+    learner = ZeroShot(mlp(4, input_shape=(3,)), np.eye(2))
+    floats = pixels.astype("float32") / 255
+    np.testing.assert_allclose(learner(pixels), learner(floats), rtol=1e-5)
+    np.testing.assert_allclose(learner.scores(pixels, np.eye(2)), learner.scores(floats, np.eye(2)), rtol=1e-5)

@@ -252,12 +252,68 @@ def test_starts_that_are_all_the_same_are_refused():
     assert training_of(built(), fixed, starts=1).starts == 1
 
 
-def test_every_run_has_dropout_masks_of_its_own():
+def test_frozen_layers_keep_their_moving_averages():
+    statistics, head = layers.BatchNormalization(), layers.Dense(1, kernel_initializer="ones", name="head")
+    net = keras.Sequential([keras.Input((1,)), layers.Rescaling(1.0), statistics, layers.Lambda(lambda x: 2 * x), head])
+    statistics.moving_mean.assign([10.0])
+    statistics.moving_variance.assign([9.0])
+    statistics.trainable = False
+    x = 10 + numbers(1, 6, 1).astype("float32")
+    tasks = tf.data.Dataset.from_tensors(Episode(x, net(x[0])[None], x, net(x[0])[None]))
+    assert training_of(LearnedRates(1e-9, per="layer"), net, starts=1).learning_curves(tasks)[0, 0] < 1e-9
+
+
+def test_every_run_of_every_meta_step_has_dropout_masks_of_its_own():
     net = keras.Sequential([keras.Input((1,)), layers.Dense(20), layers.Dropout(0.5, seed=3), layers.Dense(1)])
     training = training_of(built(learning_rate=0.01), net, starts=1)
     ones = tf.ones((4, 3, 1))
-    losses = training.learning_curves(tf.data.Dataset.from_tensors(Episode(ones, ones, ones, ones)))
-    assert len(np.unique(losses[:, 0])) == 4
+    tasks = tf.data.Dataset.from_tensors(Episode(ones, ones, ones, ones))
+    assert len(np.unique(training.learning_curves(tasks.repeat(3), batches=3)[:, 0])) == 12
+
+
+def test_the_batches_of_an_evaluation_have_different_starts_and_every_evaluation_the_same():
+    training = training_of(built(learning_rate=0.01), starts=64)
+    (x, y, query_x), query_y = regression(tasks=1, support=6)
+    tasks = tf.data.Dataset.from_tensors(Episode(*(tf.cast(one, tf.float32) for one in (x, y, query_x, query_y))))
+    one, three, again = (training.evaluate(tasks.repeat(n), verbose=0, return_dict=True)["loss"] for n in (1, 3, 3))
+    curves = training.learning_curves(tasks.repeat(3), batches=3)
+    np.testing.assert_allclose([one, three], [curves[0].mean(), curves.mean()], rtol=1e-5)
+    assert len(np.unique(curves[:, 0])) == 3 and again == three
+
+
+def masked():
+    """Two sequences of which the last steps are masked; their targets are far away."""
+    x, y = tf.constant([[[1, 2, 0, 0]] * 2]), tf.constant([[[[1.0], [1.0], [100.0], [100.0]]] * 2])
+    net = [keras.Input((4,), dtype="int32"), layers.Embedding(10, 3, mask_zero=True), layers.Dense(1)]
+    return keras.Sequential(net), tf.data.Dataset.from_tensors(Episode(x, y, x, y))
+
+
+def test_masked_steps_do_not_count():
+    net, tasks = masked()
+    net.layers[-1].kernel_initializer = keras.initializers.Zeros()
+    training = training_of(LearnedRates(1e-6, per="layer"), net, starts=1)
+    np.testing.assert_allclose(training.learning_curves(tasks), 1, rtol=1e-4)
+    assert np.isfinite(training.fit(tasks, verbose=0).history["loss"][0])
+
+
+def test_metrics_would_count_masked_steps():
+    net, tasks = masked()
+    training = training_of(LearnedRates(1e-6, per="layer"), net)
+    training.compile(loss="mse", metrics=["mae"])
+    with pytest.raises(ValueError, match="answers are masked, which the metrics of learners do not see"):
+        training.evaluate(tasks, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss": keras.losses.MeanSquaredError(reduction="sum")}, "has reduction='sum'. Leave reduction out"),
+        ({"loss": "mse", "loss_weights": [100.0]}, "UnrolledTraining has one loss, so loss_weights would not be used"),
+    ],
+)
+def test_settings_of_compile_that_would_be_ignored_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        training_of(LearnedRates(0.1, per="layer")).compile(**settings)
 
 
 def test_what_it_cannot_use_is_refused():
@@ -286,5 +342,5 @@ class Own(keras.Model):
 def test_a_network_that_cannot_be_copied_is_refused():
     net = Own(1)
     net(tf.zeros((1, 1)))
-    with pytest.raises(ValueError, match=f"No new copies of {net.name!r} can be created"):
+    with pytest.raises(ValueError, match=f"The model {net.name!r} cannot be copied"):
         training_of(built(), net)

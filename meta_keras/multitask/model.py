@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import check_inputs, scaled_pixels
+from meta_keras.inputs import check_inputs, scaled_for
 from meta_keras.internals import mask_of
 from meta_keras.models import ExampleModel
 from meta_keras.multitask.labels import filled, mean_over_labeled, per_answer
@@ -76,9 +76,7 @@ class MultiTask(ExampleModel):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, tf.Tensor]:
-        taken = {one.dtype for one in self.trunk.inputs}  # integers that the trunk itself takes stay as they are
-        inputs = keras.tree.map_structure(lambda x: x if x.dtype.name in taken else scaled_pixels(x), inputs)
-        features = self.trunk(inputs, training=training)
+        features = self.trunk(scaled_for(self.trunk, inputs), training=training)
         own = features if isinstance(features, Mapping) else dict.fromkeys(self.heads, features)
         return {task: head(own[task], **training_for(head, training)) for task, head in self.heads.items()}
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from meta_keras.checks import at_least
 from meta_keras.functional import PureModel, Weights
-from meta_keras.internals import all_layers
+from meta_keras.internals import Node, all_layers, call_of
 from meta_keras.rules.base import Adaptation, Context, NetworkRule
 from meta_keras.rules.generated import flat, targets_of, width_of
 
@@ -39,8 +39,9 @@ class CoordinateGenerator(NetworkRule):
     u sees only where a weight is: its layer, its row and its column, as in HyperNEAT (Stanley, D'Ambrosio and Gauci,
     2009). z sees only the task: the mean of s over inputs j and outputs k; for the first layer also that of the row's
     input, and for the last layer that of the column's output. Neither depends on how large a network is, so one rule
-    may belong to several learners, whose networks have dense layers of any number and width. What these layers contain
-    themselves is not used; all other trainable weights of a network are trained by its learner.
+    may belong to several learners, whose networks have dense layers of any number and width, one after the other. What
+    these layers contain themselves is not used; all other trainable weights of a network, also low-rank updates, are
+    trained by its learner.
 
     code: the length of s. components: the length of u and of z. hidden: the units of all hidden layers.
 
@@ -60,6 +61,7 @@ class CoordinateGenerator(NetworkRule):
     def prepare(self, network: PureModel) -> None:
         width_of(network.model, "network")
         places_of(network)
+        check_chain(network.model)
         if not self.built:  # what it has learned with one network serves others
             self.build()
 
@@ -131,8 +133,7 @@ def places_of(network: PureModel) -> dict[int, Place]:
     layers = [layer for layer in all_layers(network.model)[1:] if isinstance(layer, keras.layers.Dense)]
     places = {}
     for number, layer in enumerate(layers):
-        for variable in layer.variables:
-            bias = variable is not layer.kernel
+        for variable, bias in ((layer.kernel, False), (layer.bias, True)):
             places[id(variable)] = Place(number, len(layers), layer.kernel.shape[0], bias)
     found = {n: places[id(variable)] for n, variable in enumerate(network.parameters) if id(variable) in places}
     if not found or len(network.model.output_shape) != 2:
@@ -142,6 +143,37 @@ def places_of(network: PureModel) -> dict[int, Place]:
             f"them, and outputs of shape {network.model.output_shape}."
         )
     return found
+
+
+def check_chain(model: keras.Model) -> None:
+    """Raise a ValueError unless each dense layer takes what the one before it computes, as far as this is known."""
+    dense = [layer for layer in all_layers(model)[1:] if isinstance(layer, keras.layers.Dense)]
+    if not getattr(model, "outputs", None) or any(all(layer is not one for one in model.layers) for layer in dense):
+        return  # a subclassed model, or a layer within another
+    before = dense_before(model.outputs)
+    for layer in reversed(dense):
+        if [call.operation for call in before] != [layer]:
+            break
+        before = dense_before(before[0].input_tensors)
+    if not all(call.is_input for call in before):
+        raise ValueError(
+            "CoordinateGenerator describes a weight by its place in a chain of dense layers, of which each takes what "
+            f"the one before it computes. The dense layers of {model.name!r} are no such chain. Use a network without "
+            "branches, skip connections and shared layers."
+        )
+
+
+def dense_before(tensors: Sequence[keras.KerasTensor]) -> list[Node]:
+    """The last calls of dense layers that these tensors depend on, and of inputs, if they depend on some directly."""
+    found, seen, waiting = {}, set(), list(tensors)
+    while waiting:
+        call = call_of(waiting.pop())
+        if call.is_input or isinstance(call.operation, keras.layers.Dense):
+            found[id(call)] = call
+        elif id(call) not in seen:
+            seen.add(id(call))
+            waiting += call.input_tensors
+    return list(found.values())
 
 
 def coordinates(rows: int, columns: int, place: Place) -> np.ndarray:

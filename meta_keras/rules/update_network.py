@@ -88,15 +88,11 @@ class UpdateNetwork(Update):
             shape=(len(TIME_SCALES), self.hidden[0]), initializer="glorot_uniform", name="clock"
         )
         widths = (FEATURES, *self.hidden, 2)
-        self.dense = [
-            (
-                self.add_weight(
-                    shape=(before, after), initializer="glorot_uniform" if after != 2 else "zeros", name=f"kernel_{n}"
-                ),
-                self.add_weight(shape=(after,), initializer="zeros", name=f"bias_{n}"),
-            )
-            for n, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True))
-        ]
+        self.dense = []
+        for n, shape in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            initializer = "zeros" if n == len(self.hidden) else "glorot_uniform"  # the outputs begin at zero
+            kernel = self.add_weight(shape=shape, initializer=initializer, name=f"kernel_{n}")
+            self.dense.append((kernel, self.add_weight(shape=shape[1:], initializer="zeros", name=f"bias_{n}")))
         self.built = True
 
     def init(self, parameters: Tensors) -> list[Memory]:
@@ -162,11 +158,14 @@ class UpdateNetwork(Update):
         path = embedded_folder() / "learned_update.npz" if path is None else _npz(path)
         if path.parent == embedded_folder():
             check_whole(path)
-        with np.load(path, allow_pickle=False) as stored:
-            config, *weights = (stored[name] for name in stored.files)
-        update = cls.from_config(json.loads(str(config)))
-        update.build()
-        update.set_weights(weights)
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                config, *weights = (stored[name] for name in stored.files)
+            update = cls.from_config(json.loads(str(config)))
+            update.build()
+            update.set_weights(weights)
+        except (TypeError, ValueError) as error:  # also those of JSON and of NumPy
+            raise ValueError(f"{path} is no file that UpdateNetwork.save has written: {error}") from error
         return update
 
     def get_config(self) -> dict[str, Any]:

@@ -37,7 +37,8 @@ class WeightGenerator(NetworkRule):
     prototypes: add the column of a prototypical network (2 c_k, -|c_k|^2), where c_k is the mean of f over the class.
         Training then begins with `Prototypes`, and h learns what to change.
     code: the length of d. hidden: the units of the hidden layers of r and of h. dropout: that of these layers.
-    encoder: a Keras model whose outputs take the place of f (not with `prototypes`, which are means of f).
+    encoder: a Keras model whose outputs take the place of f (not with `prototypes`, which are means of f). It belongs
+        to the rule, so meta-training also trains its own weights, in place; `encoder.trainable = False` prevents it.
 
     >>> import meta_keras as mk
     >>> learner = mk.MetaLearner(network=mk.networks.mlp(1), rule=WeightGenerator("head"))

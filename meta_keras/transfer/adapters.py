@@ -9,7 +9,7 @@ from meta_keras import checks
 from meta_keras.copies import copy_of
 from meta_keras.internals import input_structure
 from meta_keras.outputs import final_activation
-from meta_keras.transfer.freezing import Frozen, freeze, freeze_layers
+from meta_keras.transfer.freezing import Frozen, freeze, freeze_beside_low_rank, freeze_layers
 from meta_keras.transfer.layers import check_graph, select_weighted, weighted_layers
 from meta_keras.transfer.structure import same_structure
 
@@ -65,8 +65,9 @@ def with_low_rank(
 
         W_mt = W_s + A B,   A of shape (inputs, rank), B of shape (rank, outputs) and initially zero
 
-    Only A and B train, which are few numbers: rank * (inputs + outputs) instead of inputs * outputs. (Keras files store
-    which layers train, not which weights: in a model that was loaded, the biases beside them train too.)
+    Only A and B train, which are few numbers: rank * (inputs + outputs) instead of inputs * outputs. This stays so with
+    `freeze` and `fine_tune`. (Keras files store which layers train, not which weights: in a model that was loaded, the
+    biases beside them train too, until `freeze` chooses the layers.)
 
     layers: which layers get a residual; None takes every dense, convolution and embedding layer that has none yet.
     train: names of layers that train completely, such as a fresh head.
@@ -96,10 +97,8 @@ def with_low_rank(
     freeze(model, "all", batch_norm=True)
     freeze_layers(layer for name, layer in named.items() if name not in [*names, *whole])
     for name in names:
-        frozen = list(named[name].trainable_weights)
         named[name].enable_lora(rank)
-        for weight in frozen:
-            weight.trainable = False
+    freeze_beside_low_rank(named[name] for name in names)
     return model
 
 

@@ -1,4 +1,4 @@
-"""What the classifiers of this package share: cross-entropy as the default loss, and files that keep it."""
+"""What the models of this package share: `fit`, files that keep how they were compiled, and a default loss."""
 
 from typing import Any
 

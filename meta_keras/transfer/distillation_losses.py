@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import check_inputs
+from meta_keras.inputs import check_inputs, check_scaled
 from meta_keras.outputs import final_activation, number_of_outputs
 
 # Beyond these, logits divided by T overflow, or differences between probabilities vanish in single precision.
@@ -32,6 +32,7 @@ def soft_labels(network: keras.Model, x: Any, temperature: float = 1.0) -> tf.Te
     checks.built_model(network=network)
     checks.between(*TEMPERATURES, temperature=temperature)
     check_inputs(network, x)
+    check_scaled(network, x)
     checks.finite_numbers(x=x)
     check_class_outputs(network)
     x = x if tf.nest.is_nested(x) and len(getattr(network, "inputs", None) or ()) > 1 else tf.convert_to_tensor(x)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import check_inputs
+from meta_keras.inputs import check_inputs, check_scaled
 from meta_keras.transfer.layers import calls, check_graph, output_of
 
 
@@ -80,6 +80,7 @@ def extract_features(model: keras.Model, data: Any, *, batch_size: int = 256) ->
     if len(getattr(model, "inputs", None) or ()) > 1:
         raise ValueError(f"{model.name!r} has several inputs; pass them as a batched tf.data.Dataset.")
     check_inputs(model, data, "data")
+    check_scaled(model, data, "data")
     features = None
     for start in range(0, len(data), batch_size):
         batch = np.asarray(data[start : start + batch_size])
@@ -127,6 +128,7 @@ def _inputs_of_head(model: keras.Model) -> list[keras.KerasTensor]:
 
 def _features_of_dataset(model: keras.Model, data: tf.data.Dataset) -> tf.data.Dataset:
     spec = data.element_spec[0] if isinstance(data.element_spec, tuple) else data.element_spec
+    check_scaled(model, spec, "data")
     if isinstance(spec, tf.TensorSpec) and spec.shape.rank is not None:
         _check_batches(model, spec.shape)
 

@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
+from meta_keras.inputs import check_scaled
+from meta_keras.internals import exclude_as
 from meta_keras.outputs import default_loss, final_activation, number_of_outputs
 from meta_keras.transfer.freezing import freeze, names_to_train
 
@@ -43,7 +45,8 @@ def fine_tune(
     """
     checks.fittable_model(model=model)
     _check_fit(fit)
-    x, y, targets = _inputs_and_targets(data)
+    x, y, (inputs, targets) = _inputs_and_targets(data)
+    check_scaled(model, inputs, "inputs")
     fresh = _fresh_optimizer(optimizer, learning_rate)
     if loss is None:
         targets = tf.convert_to_tensor(targets)
@@ -119,7 +122,9 @@ def _fresh_optimizer(
     if isinstance(optimizer, keras.optimizers.Optimizer):
         if learning_rate is not None:
             raise ValueError(f"The optimizer {optimizer.name!r} has its own learning rate; leave learning_rate= out.")
-        return optimizer.from_config(optimizer.get_config())
+        fresh = optimizer.from_config(optimizer.get_config())
+        exclude_as(fresh, optimizer)
+        return fresh
     checks.text(optimizer=optimizer)
     try:
         fresh = keras.optimizers.get(optimizer)
@@ -130,12 +135,12 @@ def _fresh_optimizer(
 
 
 def _inputs_and_targets(data: Any) -> tuple[Any, Any, Any]:
-    """What `fit` takes as x and y, and some of the targets: those of the first batch, if data comes in batches."""
+    """What `fit` takes as x and y, and some of the inputs and targets: the first batch, if data comes in batches."""
     if isinstance(data, tuple) and len(data) == 2 and data[1] is not None:
         inputs = data[0].values() if isinstance(data[0], dict) else data[0] if isinstance(data[0], list) else [data[0]]
         checks.examples(**{f"inputs[{number}]" if number else "inputs": one for number, one in enumerate(inputs)})
         checks.examples(targets=data[1])
-        return *data, data[1]
+        return *data, data
     batch = None
     if isinstance(data, tf.data.Dataset):
         batch = next(iter(data), None)
@@ -146,7 +151,7 @@ def _inputs_and_targets(data: Any) -> tuple[Any, Any, Any]:
             f"data must be inputs and targets: (x, y), or a dataset of such batches; got {checks.shown(data)}. "
             "Weights of the examples are given as sample_weight=."
         )
-    return data, None, batch[1]
+    return data, None, batch[:2]
 
 
 def _check_targets(model: keras.Model, targets: tf.Tensor) -> None:

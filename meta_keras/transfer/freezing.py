@@ -13,7 +13,8 @@ from meta_keras.transfer.layers import own_weights, select_weighted, weighted_la
 def freeze(model: keras.Model, train: str | Sequence[str] = "head", *, batch_norm: bool = False) -> list[str]:
     """Let some layers of a model train and freeze all others. Returns the names of those that train.
 
-    train: "head", the last layer with weights; "all"; or names of layers. Layers within a `Frozen` layer never train.
+    train: "head", the last layer with weights; "all"; or names of layers. Layers within a `Frozen` layer never train,
+        and of a layer with a low-rank update (`with_low_rank`) only this update trains.
     batch_norm: whether batch normalization trains too. Usually it should not, because a few new examples would
         overwrite its moving averages. When frozen it runs in inference mode, also in `fit`. If named, it trains.
 
@@ -26,6 +27,7 @@ def freeze(model: keras.Model, train: str | Sequence[str] = "head", *, batch_nor
     # One by one: on TensorFlow, Keras passes `model.trainable = True` on to the layers only if it was False before.
     for layer in all_layers(model):
         layer.trainable = id(layer) not in never
+    freeze_beside_low_rank(all_layers(model))
     others = [(name, layer) for name, layer in weighted_layers(model).items() if id(layer) not in never]
     freeze_layers(layer for name, layer in others if name not in names)
     return names
@@ -58,6 +60,15 @@ def freeze_layers(layers: Iterable[keras.layers.Layer]) -> None:
         else:  # Keras would pass it on to the layers within
             for weight in own_weights(layer):
                 weight.trainable = False
+
+
+def freeze_beside_low_rank(layers: Iterable[keras.layers.Layer]) -> None:
+    """Freeze all weights of layers with a low-rank update, except for this update."""
+    for layer in layers:
+        if getattr(layer, "lora_enabled", False):
+            for weight in own_weights(layer):
+                if not weight.name.startswith("lora_"):
+                    weight.trainable = False
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")

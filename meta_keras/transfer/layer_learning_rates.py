@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from meta_keras import checks
+from meta_keras.internals import decays, exclude_as
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
@@ -19,7 +20,8 @@ class LayerwiseLearningRates(keras.optimizers.Optimizer):
     gradients instead would have no effect on Adam, which normalizes them.
 
     optimizer: a Keras optimizer or its name, whose settings all layers use. Its learning rate, a number or a schedule,
-        is alpha. `learning_rate` may be changed at any time, also by a callback.
+        is alpha. `learning_rate` may be changed at any time, also by a callback. What either of the two optimizers
+        excludes from weight decay has none.
     decay: above 0, and at most 1.
 
     Like every optimizer it is saved with a compiled model; loading the file requires `import meta_keras`.
@@ -48,6 +50,7 @@ class LayerwiseLearningRates(keras.optimizers.Optimizer):
             name=name or "layerwise_learning_rates",
         )
         self.template, self.decay = keras.optimizers.get(optimizer), float(decay)
+        exclude_as(self, self.template)
         self.settings = settings  # read here, since `build` may run while a graph is traced
         self.layer_optimizers: list[keras.optimizers.Optimizer] = []
         self.depths: dict[int, int] = {}
@@ -60,6 +63,9 @@ class LayerwiseLearningRates(keras.optimizers.Optimizer):
         for depth, layer in enumerate(reversed(layers)):
             own = {"learning_rate": self._learning_rate_at(depth), "name": f"layer_{len(layers) - depth}"}
             optimizer = type(self.template).from_config(dict(self.settings) | own)
+            optimizer.exclude_from_weight_decay(
+                [one for one in layer if not (decays(self, one) and decays(self.template, one))]
+            )
             optimizer.build(layer)
             self.layer_optimizers.append(optimizer)
             self.depths |= {id(variable): depth for variable in layer}

@@ -138,6 +138,12 @@ class Strategy(GradientDescent):
             "learn": self.learn,
         }
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"A copy of a {type(self).__name__} would lose the weights of its source, which get_config() does not "
+            "contain. Save its learner with learner.save(path), or create the rule again from the source."
+        )
+
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Strategy":
         return super().from_config(config | {"source": keras.saving.deserialize_keras_object(config["source"])})

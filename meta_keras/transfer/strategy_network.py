@@ -18,6 +18,7 @@ from meta_keras.transfer.layers import check_graph
 from meta_keras.transfer.strategy import Strategy
 
 EPSILON = 1e-6
+IN_FILE = object()  # in place of source_x where a learner is loaded: the statistics are in its file
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
@@ -58,7 +59,7 @@ class StrategyNetwork(Strategy):
         super().__init__(source, learning_rate, steps, **kwargs)
         check_graph(source, name="source")
         checks.at_least(1, hidden=hidden)
-        if source_x is not None:  # None if it is loaded: then its statistics are in the file
+        if source_x is not IN_FILE:
             check_inputs(source, source_x, "source_x")
             checks.finite_numbers(source_x=source_x)
             check_pixels(np.asarray(source_x), "The examples in source_x")
@@ -108,18 +109,23 @@ class StrategyNetwork(Strategy):
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"source_x": None, "hidden": self.hidden}  # its statistics are weights
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "StrategyNetwork":
+        """As a file has it. The statistics of source data are NaN until the weights in the file are loaded."""
+        return super().from_config(config | {"source_x": IN_FILE})
+
     def _make(self, coefficients: Mapping[str, float]) -> None:
         super()._make(coefficients)
         # A layer within a layer is represented by the outputs of the outer one.
         names = [name.split("/")[0] for name in coefficients]
         self.extractor = Frozen(feature_extractor(self.source.model, names), name="extractor")
-        self.means = []
+        self.means, unknown = [], keras.initializers.Constant(np.nan)
         for place, output in enumerate(self.extractor.model.outputs):
             size = math.prod(output.shape[1:])
-            mean = self.add_weight(shape=(size,), initializer="zeros", trainable=False, name=f"mean_{place}")
+            mean = self.add_weight(shape=(size,), initializer=unknown, trainable=False, name=f"mean_{place}")
             self.means.append(mean)
-        self.spreads = self.add_weight(shape=(len(names),), initializer="ones", trainable=False, name="spreads")
-        if self._sample is not None:
+        self.spreads = self.add_weight(shape=(len(names),), initializer=unknown, trainable=False, name="spreads")
+        if self._sample is not IN_FILE:
             moments = [_moments(outputs) for outputs in self._outputs(as_inputs(tf.convert_to_tensor(self._sample)))]
             for variable, (mean, _) in zip(self.means, moments, strict=True):
                 variable.assign(mean)
