@@ -40,6 +40,9 @@ class ExampleModel(SeededModel):
         check_ends(x, "x", steps_per_epoch=kwargs.get("steps_per_epoch"))
         check_ends(kwargs.get("validation_data"), "validation_data", validation_steps=kwargs.get("validation_steps"))
         check_weights(y, kwargs.get("sample_weight"))
+        validation = kwargs.get("validation_data")
+        for labels in (y, *(validation[1:2] if isinstance(validation, tuple | list) else ())):
+            self._check_labels(labels)
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)
         return super().fit(x, y, *args, **kwargs)
@@ -48,7 +51,11 @@ class ExampleModel(SeededModel):
         """As `keras.Model.evaluate`."""
         check_ends(x, "x", steps=kwargs.get("steps"))
         check_weights(y, kwargs.get("sample_weight"))
+        self._check_labels(y)
         return super().evaluate(x, y, *args, **kwargs)
+
+    def _check_labels(self, y: Any) -> None:
+        """Raise a ValueError for labels with which training would go wrong; None for a dataset."""
 
 
 def seeds_of(model: keras.Model) -> list[keras.Variable]:

@@ -50,6 +50,10 @@ def rescaled(model: keras.Model, example: tuple[int, ...]) -> keras.Model:
     return keras.Sequential(layers, name=f"{model.name}_of_pixels")
 
 
+# The types of what may change an answer without being a weight.
+SETTINGS = frozenset((bool, int, float, str, tuple, type(None)))
+
+
 class Predictors:
     """Makes predictors of one learner. Adapting and predicting are traced once, and again if a layer has changed."""
 
@@ -65,7 +69,7 @@ class Predictors:
             for layers, hidden in ((of_rule, "__"), (of_network, "_"))  # Keras notes calls in what begins with "_"
             for layer in layers
             for name, value in vars(layer).items()
-            if isinstance(value, int | float | str | tuple | None) and not name.startswith(hidden)
+            if type(value) in SETTINGS and not name.startswith(hidden)
         ]
         parts = [id(part) for layer in of_rule + of_network for part in (layer, getattr(layer, "activation", None))]
         key = repr((context.ways, settings, parts, [variable.trainable for variable in network.model.variables]))

@@ -115,21 +115,9 @@ class MultiTask(ExampleModel):
         config.pop("weighted_metrics", None)
         return config | self.compiled_with
 
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """As `keras.Model.fit`, with labels {task: y}, or a dataset of pairs (x, {task: y})."""
-        validation = kwargs.get("validation_data")
-        self._check_classes(y, *(validation[1:2] if isinstance(validation, tuple | list) else ()))
-        return super().fit(x, y, *args, **kwargs)
-
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.evaluate`, with labels {task: y}, or a dataset of pairs (x, {task: y})."""
-        self._check_classes(y)
-        return super().evaluate(x, y, *args, **kwargs)
-
-    def _check_classes(self, *labels: Any) -> None:
+    def _check_labels(self, y: Any) -> None:
         if self.compiled:
-            for y in labels:
-                self.loss_for.check_classes(y)
+            self.loss_for.check_classes(y)
 
     def _task_losses(
         self, y: Mapping[str, Any], outputs: Mapping[str, tf.Tensor], sample_weight: Any = None
