@@ -9,9 +9,7 @@ initialization, meta-training tasks, and 100 validation or test tasks of its own
 Every learning rate, and every other hyperparameter, is selected by the mean accuracy on the validation tasks of three
 replicates (SELECTION), in grids that are extended while their best value is at the edge; the results are the test
 accuracies of ten others (REPLICATES). They are in data/results/chapter_13.json, from where the chapter reads them. The
-stored validation accuracies of meta-trained methods are from an earlier version of this script, in which every trial
-had other meta-training tasks. The script also draws the opening figure of the chapter,
-chapters/coefficient_and_learning_rate.png.
+script also draws the opening figure of the chapter, chapters/coefficient_and_learning_rate.png.
 """
 
 import argparse

@@ -1,20 +1,21 @@
 # %% [markdown]
 # # Strategy networks: learning how to transfer
 #
-# **Goals.** After this chapter you can derive the gradient with respect to a mixing coefficient, learn coefficients through the
-# adaptation, let a small network choose them for each task, and compare learned with fixed strategies fairly.
+# **Goals.** After this chapter you can derive the gradient with respect to a mixing coefficient, learn coefficients
+# through the adaptation, let a small network choose them for each task, and compare learned with fixed strategies
+# fairly.
 #
 # **Prerequisites.** Chapters [01](01_learning_to_learn.ipynb) (tasks and episodes), [02](02_classical_learning.ipynb)
-# (cross-entropy, Adam), [03](03_transfer.ipynb) (fine-tuning), [10](10_maml.ipynb) (gradients through gradient descent) and
-# [12](12_metalearner.ipynb) (heads that start from zero).
+# (cross-entropy, Adam), [03](03_transfer.ipynb) (fine-tuning), [10](10_maml.ipynb) (gradients through gradient descent)
+# and [12](12_metalearner.ipynb) (heads that start from zero).
 #
 # **Time.** Two lectures of 60 minutes; the notebook runs in about 90 seconds.
 #
 # ![Accuracy over mixing coefficient and learning rate](coefficient_and_learning_rate.png)
 #
 # *Validation accuracy after three gradient steps from a blend of a trained source (coefficient 1) and random weights
-# (coefficient 0): the mean over three sources, each with 100 tasks (near: other characters; far: clothing). Dots mark the best
-# learning rate for each coefficient, squares the best cell.*
+# (coefficient 0): the mean over three sources, each with 100 tasks (near: other characters; far: clothing). Dots mark
+# the best learning rate for each coefficient, squares the best cell.*
 
 # %%
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
@@ -35,19 +36,19 @@ stored = mk.report.measured("chapter_13")  # long measurements, made by benchmar
 # ## The question
 #
 # Suppose you have a network, *the source*, that was trained on a **source task** (源任务), and a new **target task**
-# (目标任务) with a few labeled images. The weights of the source contain **shared knowledge** (共享知识). The target could copy all
-# layers or some, freeze them or train them further, or start from a mixture of the source's weights and random ones. Such a
-# recipe is a **transfer strategy** (迁移策略). Can it be *learned* from many target tasks, and is the result better than a
-# well-chosen fixed strategy?
+# (目标任务) with a few labeled images. The weights of the source contain **shared knowledge** (共享知识). The target could copy
+# all layers or some, freeze them or train them further, or start from a mixture of the source's weights and random
+# ones. Such a recipe is a **transfer strategy** (迁移策略). Can it be *learned* from many target tasks, and is the result
+# better than a well-chosen fixed strategy?
 
 # %% [markdown]
-# Let $g_\omega$ be a strategy with parameters $\omega$. It turns the source, trained on data $D_s$, and the support set of a
-# target task from $D_t$ into a network for this task. **Learning a strategy** (学习策略) means minimizing a loss:
+# Let $g_\omega$ be a strategy with parameters $\omega$. It turns the source, trained on data $D_s$, and the support set
+# of a target task from $D_t$ into a network for this task. **Learning a strategy** (学习策略) means minimizing a loss:
 #
 # $$\omega^* = \arg\min_\omega \; L(g_\omega, D_s, D_t) \qquad \text{(Formula 13.1)}$$
 #
-# As in chapter 10, $L$ is the loss on the *queries* of a target task after adaptation to its support set, averaged over many
-# tasks.
+# As in chapter 10, $L$ is the loss on the *queries* of a target task after adaptation to its support set, averaged over
+# many tasks.
 
 # %% [markdown]
 # We compare three groups of strategies:
@@ -67,15 +68,15 @@ stored = mk.report.measured("chapter_13")  # long measurements, made by benchmar
 # %% [markdown]
 # ## One mixing coefficient per layer
 #
-# The simplest strategy with parameters is a blend, with a **mixing coefficient** $a_l$ for each layer $l$ between 0 (the random
-# initialization $\theta$) and 1 (the source $\theta_s$), similar to shrink-and-perturb (Ash and Adams, 2020). A sigmoid keeps
-# it in this range:
+# The simplest strategy with parameters is a blend, with a **mixing coefficient** $a_l$ for each layer $l$ between 0
+# (the random initialization $\theta$) and 1 (the source $\theta_s$), similar to shrink-and-perturb (Ash and Adams,
+# 2020). A sigmoid keeps it in this range:
 #
 # $$\theta_0^{[l]} = a_l \, \theta_s^{[l]} + (1 - a_l) \, \theta^{[l]}, \qquad a_l = \sigma(\omega_l) = \frac{1}{1 + e^{-\omega_l}}
 # \qquad \text{(Formula 13.2)}$$
 #
-# From $\theta_0$, the network takes $K$ gradient steps on the support set (Formula 10.1), and then the query loss $L_Q$ is
-# computed.
+# From $\theta_0$, the network takes $K$ gradient steps on the support set (Formula 10.1), and then the query loss $L_Q$
+# is computed.
 
 # %% [markdown]
 # This loss depends on $\omega_l$ through all of these steps. Chapter 10 derives the meta-gradient
@@ -90,19 +91,20 @@ stored = mk.report.measured("chapter_13")  # long measurements, made by benchmar
 # %% [markdown]
 # ### One weight, by hand
 #
-# A network with a single weight predicts $\theta x$. The source has $\theta_s = 4$, the initialization is $\theta = 0$, and two
-# tasks have the losses
+# A network with a single weight predicts $\theta x$. The source has $\theta_s = 4$, the initialization is $\theta = 0$,
+# and two tasks have the losses
 #
 # $$L_1(\theta) = (\theta - 2)^2, \qquad L_2(\theta) = 4 (\theta - 7)^2,$$
 #
-# which are the same for support set and queries. A gradient step with learning rate $\alpha = 0.1$ multiplies the distance from
-# the minimum by $r_1 = 1 - 2\alpha = 0.8$ in the first task, and by $r_2 = 1 - 8\alpha = 0.2$ in the second.
+# which are the same for support set and queries. A gradient step with learning rate $\alpha = 0.1$ multiplies the
+# distance from the minimum by $r_1 = 1 - 2\alpha = 0.8$ in the first task, and by $r_2 = 1 - 8\alpha = 0.2$ in the
+# second.
 
 # %% [markdown]
-# If the coefficient is one half, $\theta_0 = 2$ solves the first task, whose derivative is zero. In the second task, the step
-# leads to 6, and the derivative of the query loss with respect to $\theta_0$ is $0.2 \cdot 8 \cdot (6 - 7) = -1.6$. The mean
-# over both tasks is $-0.8$, and Formula 13.3 gives $0.5 \cdot 0.5 \cdot (4 - 0) \cdot (-0.8) = -0.8$. So gradient descent takes
-# more of the source. Automatic differentiation agrees:
+# If the coefficient is one half, $\theta_0 = 2$ solves the first task, whose derivative is zero. In the second task,
+# the step leads to 6, and the derivative of the query loss with respect to $\theta_0$ is $0.2 \cdot 8 \cdot (6 - 7) =
+# -1.6$. The mean over both tasks is $-0.8$, and Formula 13.3 gives $0.5 \cdot 0.5 \cdot (4 - 0) \cdot (-0.8) = -0.8$.
+# So gradient descent takes more of the source. Automatic differentiation agrees:
 
 # %%
 source_weight, initial_weight, alpha = 4.0, 0.0, 0.1
@@ -118,21 +120,22 @@ print(f"adapted weights {adapted.numpy()}, derivative {derivative:.2f}")
 assert np.allclose(adapted, [2, 6]) and np.isclose(derivative, -0.8)
 
 # %% [markdown]
-# Where does gradient descent on $\omega$ converge? Let task $i$ have the loss $c_i (\theta - m_i)^2$, with curvature $2 c_i$.
-# After $K$ steps, the loss is $c_i r_i^2 (\theta_0 - m_i)^2$. The mean loss is smallest at the average $\bar m$ of the centers
-# with the weights $c_i r_i^2$, so the best coefficient is
+# Where does gradient descent on $\omega$ converge? Let task $i$ have the loss $c_i (\theta - m_i)^2$, with curvature $2
+# c_i$. After $K$ steps, the loss is $c_i r_i^2 (\theta_0 - m_i)^2$. The mean loss is smallest at the average $\bar m$
+# of the centers with the weights $c_i r_i^2$, so the best coefficient is
 #
 # $$a^* = \frac{\bar m - \theta}{\theta_s - \theta}, \qquad \bar m = \frac{\sum_i c_i r_i^2 \, m_i}{\sum_i c_i r_i^2}, \qquad
 # r_i = (1 - 2 \alpha c_i)^K \qquad \text{(Formula 13.4)}$$
 
 # %% [markdown]
-# In the example, the weights are $0.64$ and $4 \cdot 0.04 = 0.16$, so $\bar m = 0.8 \cdot 2 + 0.2 \cdot 7 = 3$ and $a^* = 3/4$.
-# Formula 13.4 is not restricted to the range of a sigmoid: without steps, $a^* = 1.5$, so $\omega$ would increase without
-# bound, and $a$ would approach 1.
+# In the example, the weights are $0.64$ and $4 \cdot 0.04 = 0.16$, so $\bar m = 0.8 \cdot 2 + 0.2 \cdot 7 = 3$ and $a^*
+# = 3/4$. Formula 13.4 is not restricted to the range of a sigmoid: without steps, $a^* = 1.5$, so $\omega$ would
+# increase without bound, and $a$ would approach 1.
 
 # %% [markdown]
-# In the library, the strategy is the adaptation rule `Strategy(source, learning_rate, steps)` of a `MetaLearner`, whose own
-# network is the random initialization. The two tasks have the data $(x, y) = (1, 2)$ and $(2, 14)$ under the squared error.
+# In the library, the strategy is the adaptation rule `Strategy(source, learning_rate, steps)` of a `MetaLearner`, whose
+# own network is the random initialization. The two tasks have the data $(x, y) = (1, 2)$ and $(2, 14)$ under the
+# squared error.
 
 
 # %%
@@ -156,8 +159,8 @@ assert np.isclose(learned, 3 / 4, atol=1e-3)
 assert learner.network.get_weights()[0] == initial_weight  # meta-training changes only omega
 
 # %% [markdown]
-# Before adaptation, the second task dominates, and the best coefficient between 0 and 1 is 1. After one step, most of its loss
-# is gone, and the best coefficient is $3/4$. Each curve is divided by its minimum (20 and 1.6).
+# Before adaptation, the second task dominates, and the best coefficient between 0 and 1 is 1. After one step, most of
+# its loss is gone, and the best coefficient is $3/4$. Each curve is divided by its minimum (20 and 1.6).
 
 # %% alt="Mean query loss over the mixing coefficient: before adaptation it is smallest at 1, after one gradient step at 0.75"
 grid = np.linspace(0, 1, 101)
@@ -186,11 +189,12 @@ assert np.isclose(model.get_weights()[0].item(), 3, atol=1e-2)
 # %% [markdown]
 # ## A source, near tasks and far tasks
 #
-# The source is a classifier of 200 characters from `glyphs` (chapter 01). All target tasks are 5-way 5-shot (chance: 0.2), from
-# two **task distributions**. **Near** tasks have five *other* characters: the meta-training tasks use the remaining characters
-# of the training alphabets, validation and test tasks alphabets of their own. **Far** (cross-domain) tasks have five of the ten
-# garment classes of Fashion-MNIST (chapter 02). Meta-training, validation and test share these classes, in different images, so
-# a method that meta-trains many weights may learn the garments themselves.
+# The source is a classifier of 200 characters from `glyphs` (chapter 01). All target tasks are 5-way 5-shot (chance:
+# 0.2), from two **task distributions**. **Near** tasks have five *other* characters: the meta-training tasks use the
+# remaining characters of the training alphabets, validation and test tasks alphabets of their own. **Far**
+# (cross-domain) tasks have five of the ten garment classes of Fashion-MNIST (chapter 02). Meta-training, validation and
+# test share these classes, in different images, so a method that meta-trains many weights may learn the garments
+# themselves.
 
 
 # %%
@@ -223,7 +227,8 @@ plt.show()
 
 # %% [markdown]
 # The network has three convolutions, its **trunk**, and a linear head, without batch normalization. Only the trunk is
-# transferred, since the head of the source has 200 outputs. The new head of every method starts from zero, as in chapter 12.
+# transferred, since the head of the source has 200 outputs. The new head of every method starts from zero, as in
+# chapter 12.
 
 # %%
 TRUNK, STEPS = ["conv1", "conv2", "conv3"], 3
@@ -241,8 +246,9 @@ def network(units, seed):
 
 
 # %% [markdown]
-# The outputs of the head are **logits**, which a softmax turns into probabilities. The source minimizes the cross-entropy with
-# Adam (chapter 02) for 1,200 steps of 64 images. Two of the 20 drawings of each character are held out.
+# The outputs of the head are **logits**, which a softmax turns into probabilities. The source minimizes the
+# cross-entropy with Adam (chapter 02) for 1,200 steps of 64 images. Two of the 20 drawings of each character are held
+# out.
 
 # %%
 images, labels = of_source.arrays(scaled=True)
@@ -259,10 +265,10 @@ print(f"accuracy on held-out drawings of the 200 characters: {accuracy:.2f} (cha
 # %% [markdown]
 # ## Fixed strategies
 #
-# Every fixed strategy except the nearest class means takes three gradient steps on the 25 support images. Its learning rate
-# was selected, separately for near and far tasks, by the mean accuracy on 300 validation tasks (100 for each of three
-# sources), in a grid that was extended until the best value was inside. With `learn=False`, a `Strategy` is a blend with a
-# given coefficient: 0 is training from scratch, 1 is fine-tuning.
+# Every fixed strategy except the nearest class means takes three gradient steps on the 25 support images. Its learning
+# rate was selected, separately for near and far tasks, by the mean accuracy on 300 validation tasks (100 for each of
+# three sources), in a grid that was extended until the best value was inside. With `learn=False`, a `Strategy` is a
+# blend with a given coefficient: 0 is training from scratch, 1 is fine-tuning.
 
 # %%
 BLENDS = {"from scratch": 0.0, "coefficient 0.5": 0.5, "fine-tuning": 1.0}
@@ -289,9 +295,9 @@ def linear_probe(rate):
 
 
 # %% [markdown]
-# The **nearest class mean** (Wang et al., 2019) assigns a query to the class whose mean support feature is nearest. Of three
-# normalizations (none; unit length; unit length after subtracting the mean over source images), the second was selected for the
-# source's features, the third for raw pixels.
+# The **nearest class mean** (Wang et al., 2019) assigns a query to the class whose mean support feature is nearest. Of
+# three normalizations (none; unit length; unit length after subtracting the mean over source images), the second was
+# selected for the source's features, the third for raw pixels.
 
 
 # %%
@@ -336,15 +342,15 @@ rows = [{"strategy": name} | {kind: live[kind][name] for kind in test} for name 
 mk.report.Table(rows)
 
 # %% [markdown]
-# On far tasks, both class means are better than all strategies that take steps. Fine-tuning and the linear probe agree: at the
-# selected learning rates (0.00625 and 0.00039), fine-tuning hardly changes the trunk, and not at all in the first step, because
-# the head starts from zero. In the ten stored runs, the two differ by at most 0.0014.
+# On far tasks, both class means are better than all strategies that take steps. Fine-tuning and the linear probe agree:
+# at the selected learning rates (0.00625 and 0.00039), fine-tuning hardly changes the trunk, and not at all in the
+# first step, because the head starts from zero. In the ten stored runs, the two differ by at most 0.0014.
 
 # %% [markdown]
 # ### Coefficient and learning rate belong together
 #
-# Good settings in the opening figure form a ridge from the upper left to the lower right, so comparing coefficients at one
-# common learning rate would compare learning rates.
+# Good settings in the opening figure form a ridge from the upper left to the lower right, so comparing coefficients at
+# one common learning rate would compare learning rates.
 
 # %%
 COEFFICIENTS, RATES, SELECTION = np.arange(9) / 8, 0.0001953125 * 2.0 ** np.arange(15), (100, 101, 102)
@@ -361,8 +367,8 @@ mk.report.Table(rows)
 
 # %% [markdown]
 # The best learning rate falls by a factor of 256 on near tasks and of 2,048 on far ones. At the best learning rates,
-# coefficients from 5/8 to 1 (near) and from 3/8 to 7/8 (far) differ by less than 1 and 3 percentage points. A square marks
-# the maximum of 135 cells, so its accuracy is an optimistic estimate.
+# coefficients from 5/8 to 1 (near) and from 3/8 to 7/8 (far) differ by less than 1 and 3 percentage points. A square
+# marks the maximum of 135 cells, so its accuracy is an optimistic estimate.
 
 # %%
 *with_steps, source_means, pixel_means = (score.mean for score in live["far"].values())
@@ -380,9 +386,10 @@ assert all(
 # %% [markdown]
 # ## Learning a strategy
 #
-# Meta-training of the coefficients (策略优化, strategy optimization) starts from one half in every layer and takes 100 steps of
-# Adam with four target tasks each, or 20,000 images (of which only 1,200 are distinct in far tasks). Adam's learning rate
-# decreases to zero along a cosine. Its initial value and the inner learning rate were selected on validation tasks.
+# Meta-training of the coefficients (策略优化, strategy optimization) starts from one half in every layer and takes 100
+# steps of Adam with four target tasks each, or 20,000 images (of which only 1,200 are distinct in far tasks). Adam's
+# learning rate decreases to zero along a cosine. Its initial value and the inner learning rate were selected on
+# validation tasks.
 
 
 # %%
@@ -415,16 +422,17 @@ for kind in test:
 # - a **prototypical network** (Snell et al., 2017) that starts from the source's trunk, without normalization of its features.
 
 # %% [markdown]
-# There are ten **replicates**, each with its own training of the source, initialization, meta-training tasks and 100 test tasks
-# of each distribution. The intervals include this variation, but not what the replicates share: the 200 source characters, the
-# test alphabets, the 500 garment images for the test, and the hyperparameters, selected on three further replicates.
+# There are ten **replicates**, each with its own training of the source, initialization, meta-training tasks and 100
+# test tasks of each distribution. The intervals include this variation, but not what the replicates share: the 200
+# source characters, the test alphabets, the 500 garment images for the test, and the hyperparameters, selected on three
+# further replicates.
 
 # %% [markdown]
-# On near tasks, all coefficients are between 0.96 and 0.98 after 100 steps (not tested for convergence). On far tasks, they
-# are smaller and vary between replicates. Since the selected inner learning rate is 8 times as large there, and larger
-# learning rates go with smaller coefficients, this does not show that far tasks need less of the source.
+# On near tasks, all coefficients are between 0.96 and 0.98 after 100 steps (not tested for convergence). On far tasks,
+# they are smaller and vary between replicates. Since the selected inner learning rate is 4 times as large there, and
+# larger learning rates go with smaller coefficients, this does not show that far tasks need less of the source.
 
-# %% alt="Learned mixing coefficients of three layers on far tasks, one line per replicate: they scatter around the initial value of 0.5 and are largest in the last layer"
+# %% alt="Learned mixing coefficients of three layers on far tasks, one line per replicate: they scatter between 0.26 and 0.94, in all layers above and below the initial value of 0.5"
 REPLICATES = range(10)
 reached = {
     kind: [stored[f"test, {kind}: learned coefficients, replicate {n}"] for n in REPLICATES]
@@ -438,16 +446,16 @@ plt.title(f"far tasks, learning rate {selected('learned coefficients', 'far')['r
 plt.gca().set(ylabel="mixing coefficient of the source", ylim=(0, 1))
 plt.show()
 rate = {kind: selected("learned coefficients", kind)["rate"] for kind in test}
-assert rate["far"] == 8 * rate["near"]
+assert rate["far"] == 4 * rate["near"]
 assert all(0.955 < a < 0.985 for run in reached["near"] for a in run["coefficients"])
 
 # %% [markdown]
 # ## A fair comparison
 #
 # Further fixed strategies: the **searched coefficient** is the best cell of the opening figure; **discriminative
-# learning rates** (Howard and Ruder, 2018) are fine-tuning with separate learning rates for trunk and head; **0.5 x source**
-# halves the weights of the source; the **normalized** linear probe and a linear classifier of pixels select a normalization;
-# and the **untrained** nearest class mean uses the features of the random initialization.
+# learning rates** (Howard and Ruder, 2018) are fine-tuning with separate learning rates for trunk and head; **0.5 x
+# source** halves the weights of the source; the **normalized** linear probe and a linear classifier of pixels select a
+# normalization; and the **untrained** nearest class mean uses the features of the random initialization.
 
 # %%
 META_TRAINED = ("learned coefficients", "learned learning rates", "MAML")
@@ -486,8 +494,7 @@ plt.show()
 
 # %% [markdown]
 # The table adds how many settings were tried (near / far) and the validation accuracy at the selected one. Some fixed
-# strategies had more trials than meta-trained methods, which favors them. (The latter's trials also differ in meta-training
-# tasks.)
+# strategies had more trials than meta-trained methods, which favors them.
 
 
 # %%
@@ -516,13 +523,13 @@ def row_of(name):
 mk.report.Table([row_of(name) for name in FIXED + LEARNED])
 
 # %% [markdown]
-# From validation to test, even the nearest class mean of pixels, which is never trained, falls by 8 percentage points on near
-# tasks, and fine-tuning by 13; on far tasks, fine-tuning rises by 9. The causes were not separated.
+# From validation to test, even the nearest class mean of pixels, which is never trained, falls by 8 percentage points
+# on near tasks, and fine-tuning by 13; on far tasks, fine-tuning rises by 9. The causes were not separated.
 
 # %% [markdown]
-# Two methods differ significantly if the interval of the paired differences over replicates excludes zero, which a star marks
-# below. About 5 in 100 intervals would exclude zero even without any difference, and there are more than 100 here, so a star
-# whose interval almost reaches zero (such as +0.015 ± 0.015) is weak evidence.
+# Two methods differ significantly if the interval of the paired differences over replicates excludes zero, which a star
+# marks below. About 5 in 100 intervals would exclude zero even without any difference, and there are more than 100
+# here, so a star whose interval almost reaches zero (such as +0.015 ± 0.015) is weak evidence.
 
 
 # %%
@@ -580,14 +587,12 @@ compare_all([learned, means, pixels], [*rows, "MAML", "prototypical network"])
 # - **Normalization matters with few steps.** It makes the linear probe better by 8 points on near and by 12 on far tasks (with
 #   20 steps, worse by 0.4 and better by 2). Blends and meta-trained methods did without it.
 # - **Learned coefficients do not surpass the best fixed strategies.** On near tasks, they are better than fine-tuning by 5
-#   points and worse than 0.5 x source by 2. On far tasks, they are worse than coefficient 0.5, the searched coefficient (weak
-#   evidence) and discriminative learning rates, by 3 to 6.
+#   points and worse than 0.5 x source by 2. On far tasks, they are worse than coefficient 0.5, the searched coefficient (both weak evidence) and discriminative learning rates, by 4 to 7.
 # - **MAML is better than learned coefficients on far tasks**, by 12 points, where it can learn the garments (on near tasks, not
 #   significantly), but worse than the nearest class mean of the source's features on both.
 
 # %% [markdown]
-# On near tasks, single replicates make two intervals wide: those of coefficient 0.5 (0.44; the others reach at least 0.69) and
-# of learned learning rates (0.49; at least 0.76).
+# On near tasks, a single replicate makes the interval of coefficient 0.5 wide (0.44; the others reach at least 0.69).
 
 
 # %%
@@ -610,7 +615,7 @@ check({("near", normalized, probe): 8, ("far", normalized, probe): 12})
 long, long_normalized = "linear probe, 20 steps", "normalized linear probe, 20 steps"
 check({("near", long, long_normalized): 0.4, ("far", long_normalized, long): 2})
 check({("near", learned, fixed[2]): 5, ("near", scaled, learned): 2})
-check({("far", half, learned): 3, ("far", discriminative, learned): 6})
+check({("far", half, learned): 4, ("far", fixed[1], learned): 4, ("far", discriminative, learned): 7})
 check({("far", "MAML", learned): 12})
 assert undecided("near", "MAML", learned)
 
@@ -618,24 +623,23 @@ assert undecided("near", "MAML", learned)
 fine_tuned = results["near"][fixed[2]]
 for name in (probe, discriminative):
     assert np.abs(results["near"][name] - fine_tuned).max() < 0.00145
-for name, quoted in ((half, (0.44, 0.69)), ("learned learning rates", (0.49, 0.76))):
-    lowest, second = np.sort(results["near"][name])[:2]
-    assert round(lowest, 2) == quoted[0] and second >= quoted[1]
+lowest, second = np.sort(results["near"][half])[:2]
+assert round(lowest, 2) == 0.44 and second >= 0.69
 
 # %% [markdown]
 # ### Controls
 #
-# What does a blend contribute: knowledge of the source, or weights of a suitable scale? In a **shuffled** blend, the weights of
-# the source are permuted within each array.
+# What does a blend contribute: knowledge of the source, or weights of a suitable scale? In a **shuffled** blend, the
+# weights of the source are permuted within each array.
 
 # %%
 shuffled = "coefficient 0.5, shuffled source, 3 steps"
 compare_all([half], [scaled, shuffled, "from scratch, 3 steps"])
 
 # %% [markdown]
-# The shuffled blend is worse than the true one by 41 and 20 percentage points, so the scale of the weights alone does not
-# explain its accuracy. 0.5 x source, the blend without its random part, is better on near tasks by 8 points (weak evidence; by
-# 5 without the replicate at 0.44) and worse on far tasks by 5.
+# The shuffled blend is worse than the true one by 41 and 20 percentage points, so the scale of the weights alone does
+# not explain its accuracy. 0.5 x source, the blend without its random part, is better on near tasks by 8 points (weak
+# evidence; by 5 without the replicate at 0.44) and worse on far tasks by 5.
 
 # %%
 assert all(better(kind, half, shuffled) and undecided(kind, shuffled, FIXED[0]) for kind in test)
@@ -662,10 +666,11 @@ tuned = "fine-tuning, 20 steps"
 compare_all([tuned], [name for name in TWENTY if name != tuned])
 
 # %% [markdown]
-# Fine-tuning for 20 steps is better than the nearest class mean, on near tasks by 2 percentage points and on far ones by 1. On
-# near tasks, a linear probe does not differ significantly from fine-tuning. On far tasks, fine-tuning is better than a linear
-# probe by 2 points, but not significantly better than a normalized one. **On far tasks, no method tried that uses the source's
-# features or weights reaches the linear classifier of pixels**, which is better than fine-tuning by 2 points.
+# Fine-tuning for 20 steps is better than the nearest class mean, on near tasks by 2 percentage points and on far ones
+# by 1. On near tasks, a linear probe does not differ significantly from fine-tuning. On far tasks, fine-tuning is
+# better than a linear probe by 2 points, but not significantly better than a normalized one. **On far tasks, no method
+# tried that uses the source's features or weights reaches the linear classifier of pixels**, which is better than
+# fine-tuning by 2 points.
 
 # %%
 check({("near", tuned, means): 2, ("far", tuned, means): 1})
@@ -679,21 +684,21 @@ check({("far", on_pixels, tuned): 2})
 # %% [markdown]
 # ## A strategy network
 #
-# Suppose now that near and far tasks arrive mixed, a **multimodal** task distribution (Vuorio et al., 2019). A single set of
-# coefficients must then compromise. A **strategy network** need not, because it computes the coefficients of each task from its
-# support set (similarly, SpotTune, by Guo et al., 2019, chooses layers for each example, and Jang et al., 2019, learn which
-# layers to match):
+# Suppose now that near and far tasks arrive mixed, a **multimodal** task distribution (Vuorio et al., 2019). A single
+# set of coefficients must then compromise. A **strategy network** need not, because it computes the coefficients of
+# each task from its support set (similarly, SpotTune, by Guo et al., 2019, chooses layers for each example, and Jang et
+# al., 2019, learn which layers to match):
 #
 # $$a_l = \sigma\big(\omega_l + n(v_l; \omega)\big). \qquad \text{(Formula 13.5)}$$
 
 # %% [markdown]
-# Here $n$ is a dense network with eight hidden units, shared by all layers and initially zero, and $v_l$ compares the outputs
-# of the source's layer $l$ for the support set with those for a sample of source data.
+# Here $n$ is a dense network with eight hidden units, shared by all layers and initially zero, and $v_l$ compares the
+# outputs of the source's layer $l$ for the support set with those for a sample of source data.
 
 # %% [markdown]
-# Let $\mu_t$ and $\mu_s$ be the mean outputs of the layer for the support set and for the sample, and $s_t$ and $s_s$ the
-# root-mean-square deviations from these means. Let $s_b$ be the root-mean-square deviation of the class means of the support
-# set. Then
+# Let $\mu_t$ and $\mu_s$ be the mean outputs of the layer for the support set and for the sample, and $s_t$ and $s_s$
+# the root-mean-square deviations from these means. Let $s_b$ be the root-mean-square deviation of the class means of
+# the support set. Then
 #
 # $$v_l = \Big( \frac{\lVert \mu_t - \mu_s \rVert}{s_s}, \; \; \log \frac{s_t}{s_s}, \; \; \frac{s_b^2}{s_t^2} \Big).
 # \qquad \text{(Formula 13.6)}$$
@@ -701,9 +706,9 @@ check({("far", on_pixels, tuned): 2})
 # The third number is the fraction of the variance that is between classes.
 
 # %% [markdown]
-# For example, let a layer have the outputs $-1$, $1$ for the sample, $4$, $6$ for class 0 of the support set, and $8$, $10$ for
-# class 1. Then $\mu_s = 0$, $s_s = 1$, $\mu_t = 7$ and $s_t^2 = (9 + 1 + 1 + 9) / 4 = 5$. The class means are 5 and 9, so
-# $s_b^2 = 4$, and $v = (7, \log \sqrt 5, 4/5)$.
+# For example, let a layer have the outputs $-1$, $1$ for the sample, $4$, $6$ for class 0 of the support set, and $8$,
+# $10$ for class 1. Then $\mu_s = 0$, $s_s = 1$, $\mu_t = 7$ and $s_t^2 = (9 + 1 + 1 + 9) / 4 = 5$. The class means are
+# 5 and 9, so $s_b^2 = 4$, and $v = (7, \log \sqrt 5, 4/5)$.
 
 # %%
 tiny = StrategyNetwork(one_weight(1.0), np.array([[-1.0], [1.0]]), alpha)
@@ -755,11 +760,11 @@ figure.legend([f"{kind} tasks" for kind in test], loc="outside lower center", nc
 plt.show()
 
 # %% [markdown]
-# In every replicate and layer, the network takes more of the source for each of these near tasks than for any of the far
-# ones. Does this also improve the accuracy? **Shared coefficients** are one learned set for the same mixed tasks;
+# In every replicate and layer, the network takes more of the source for each of these near tasks than for any of the
+# far ones. Does this also improve the accuracy? **Shared coefficients** are one learned set for the same mixed tasks;
 # **coefficient 0.5**, **0.5 x source** and **fine-tuning** are not meta-trained. Each, like the strategy network, has a
-# single learning rate, selected for the mean accuracy on both distributions in 7 to 15 trials. Except for class means, the
-# other methods have different settings for each distribution.
+# single learning rate, selected for the mean accuracy on both distributions in 8 to 15 trials. Except for class means,
+# the other methods have different settings for each distribution.
 
 
 # %%
@@ -790,11 +795,11 @@ mk.report.Table(
 )
 
 # %% [markdown]
-# On average over both distributions, the strategy network is better than shared coefficients, fine-tuning and coefficient
-# 0.5, by 5, 5 and 2.5 points, and worse than class means of pixels, the normalized linear probe and class means of the
-# source's features, by 5, 8.5 and 9. It is not significantly better than 0.5 x source, and worse than the searched
-# coefficient by 2 points (weak evidence). On far tasks, shared coefficients are worse by 4.4 ± 2.7 points than coefficient
-# 0.5 at its own learning rate.
+# On average over both distributions, the strategy network is better than shared coefficients and fine-tuning, by 3 and
+# 4 points, and worse than the searched coefficient, class means of pixels, the normalized linear probe and class means
+# of the source's features, by 3, 6, 10 and 11. It does not differ significantly from 0.5 x source and from coefficient
+# 0.5, which are not meta-trained. Nor do shared coefficients differ significantly from coefficient 0.5 on far tasks
+# ($-3.5 \pm 3.7$ points).
 
 
 # %%
@@ -803,16 +808,16 @@ def on_average(a, b):
 
 
 ours, shared = "strategy network", "shared coefficients"
-quoted = {(ours, shared): 5, (ours, "fine-tuning"): 5, (ours, "coefficient 0.5"): 2.5}
-quoted |= {(pixels, ours): 5, (normalized, ours): 8.5, (means, ours): 9}
+quoted = {(ours, shared): 3, (ours, "fine-tuning"): 4, ("searched coefficient", ours): 3}
+quoted |= {(pixels, ours): 6, (normalized, ours): 10, (means, ours): 11}
 for (a, b), points in quoted.items():
     gain = on_average(a, b)
     assert exceeds_zero(gain) and abs(gain.mean() - points) < 0.51, (a, b, gain.mean())
-for (a, b), points in {(ours, "0.5 x source"): 1, ("searched coefficient", ours): 2}.items():
-    gain, half_width = mk.report.mean_and_interval(on_average(a, b))
-    assert round(gain) == points and abs(gain - half_width) < 0.5, (a, b, gain, half_width)
-lost = 100 * (on_mixture("coefficient 0.5") - on_mixture(shared))[:, 1]
-assert [round(number, 1) for number in mk.report.mean_and_interval(lost)] == [4.4, 2.7]
+for other in ("0.5 x source", "coefficient 0.5"):
+    gain, half_width = mk.report.mean_and_interval(on_average(ours, other))
+    assert abs(gain) < half_width, other
+lost = 100 * (on_mixture(shared) - on_mixture("coefficient 0.5"))[:, 1]
+assert [round(number, 1) for number in mk.report.mean_and_interval(lost)] == [-3.5, 3.7]
 assert all(np.all(np.min(run["near"], axis=0) > np.max(run["far"], axis=0)) for run in chosen_by)
 
 # %% [markdown]
@@ -861,8 +866,8 @@ def check_best_coefficient(best_coefficient):
 
 
 # %% [markdown]
-# **3. The derivative.** Write `derivative(omega, source, initial, upstream)`, which is Formula 13.3 for one layer. `upstream`
-# is the gradient with respect to the blended weights.
+# **3. The derivative.** Write `derivative(omega, source, initial, upstream)`, which is Formula 13.3 for one layer.
+# `upstream` is the gradient with respect to the blended weights.
 
 
 # %%
@@ -881,8 +886,8 @@ def check_derivative(derivative):
 
 
 # %% [markdown]
-# **4. A fixed strategy.** Write `rule(source)`, a strategy that blends the layer `"head"` with coefficient 0.25, leaves all other
-# layers at their initialization, and learns nothing.
+# **4. A fixed strategy.** Write `rule(source)`, a strategy that blends the layer `"head"` with coefficient 0.25, leaves
+# all other layers at their initialization, and learns nothing.
 
 
 # %%
