@@ -1,9 +1,9 @@
 """How the library responds to invalid and unusual arguments: 10,000 calls of its public functions, each with one
 argument replaced.
 
-    python benchmarks/fuzz.py --calls 10000 --seed 0            (several minutes on two cores)
-    python benchmarks/fuzz.py --only transfer --calls 500       (functions whose names match)
-    python benchmarks/fuzz.py --resume                          (continues a run that was stopped)
+    .venv/bin/python benchmarks/fuzz.py --calls 10000 --seed 0        (several minutes on two cores)
+    .venv/bin/python benchmarks/fuzz.py --only transfer --calls 500   (functions whose names match)
+    .venv/bin/python benchmarks/fuzz.py --resume                      (continues a run that was stopped)
 
 Each call takes valid arguments (fuzz_arguments.py) and replaces one of them by a value from fuzz_values.py. When an
 error counts as clear is defined in fuzz_verdict.py. The cases iterate over the functions in turn, in an order that the

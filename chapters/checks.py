@@ -168,9 +168,9 @@ def tables(page: Path = GUIDE) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def table_problems(page: Path = GUIDE) -> list[str]:
-    """Rows that name a document section, a library name, a test, or a formula that does not exist."""
+    """Rows that name a section of an article, a library name, a test, or a formula that does not exist."""
     checks = {
-        "document section": missing_sections,
+        "section": missing_sections,
         "name in code": missing_names,
         "test": missing_tests,
         "formula": missing_formulas,

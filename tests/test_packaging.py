@@ -4,6 +4,7 @@ import ast
 import graphlib
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -195,6 +196,16 @@ def test_the_layers_are_those_of_the_library_and_imports_are_not_circular():
     assert {name.split(".")[1] for name in map(module_of, SOURCES) if "." in name} == set(LAYERS)
     order = list(graphlib.TopologicalSorter({module_of(s): set(imports_of(s)) for s in SOURCES}).static_order())
     assert order.index("meta_keras.functional") < order.index("meta_keras.learner") < order.index("meta_keras")
+
+
+def test_the_readmes_table_lists_all_modules_and_each_below_those_that_it_imports():
+    rows = re.findall(r"^\| (`\w+(?:\.py|/)`.*?) \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    place = {name: number for number, row in enumerate(rows) for name in re.findall(r"`(\w+)(?:\.py|/)`", row)}
+    assert set(LAYERS) <= set(place)
+    wrong = {
+        f"{layer} imports {one}" for layer, imported in LAYERS.items() for one in imported if place[one] > place[layer]
+    }
+    assert wrong == set()
 
 
 @pytest.mark.slow

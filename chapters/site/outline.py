@@ -41,7 +41,7 @@ PLANNED = {
     "07": Chapter("07", "Learning without labels", "", ("03",)),
     "14": Chapter("14", "Metric-based learning", "", ("01",)),
     "15": Chapter("15", "Applications", "", ("10",)),
-    "16": Chapter("16", "Open questions", "", ("13",)),
+    "16": Chapter("16", "Open problems", "", ("13",)),
 }
 
 

@@ -32,11 +32,11 @@ def linked(cell: str) -> str:
 def articles() -> str:
     """The five articles, and the chapters that cover their sections."""
     first, *rest = book.section(book.GUIDE, "## From the documents to the chapters").split("\n\n")
-    documents = next(block for block in rest if block.startswith("| document |"))
+    documents = next(block for block in rest if block.startswith("| article |"))
     covered = [
-        [row["document section"], _chapters(row["chapter"]), linked(row["name in code"])]
+        [row["section"], _chapters(row["chapter"]), linked(row["name in code"])]
         for row in book.rows("From the documents to the chapters")
-        if "document section" in row
+        if "section" in row
     ]
     introduction = first.replace("; `documents.json` lists the headings of their sections", "")
     return (
@@ -136,15 +136,15 @@ def _quoted(sentence: str) -> str:
 def errata() -> str:
     """Errors in the articles, each with the correction and its test."""
     first = book.section(book.GUIDE, "## Errata").split("\n\n")[0]
-    for word, other in (("table", "page"), ("documents", "articles"), ("row", "entry")):
+    for word, other in (("table", "page"), ("row", "entry")):
         first = first.replace(word, other)
     parts = ["# Errata", first]
     article = ""
     for row in book.rows("Errata"):
-        if row["document section"][:2] != article:
-            article = row["document section"][:2]
+        if row["section"][:2] != article:
+            article = row["section"][:2]
             parts.append(f"## {article}")
-        where, test = row["document section"], row["test"].strip("`").partition("::")[2]
+        where, test = row["section"], row["test"].strip("`").partition("::")[2]
         parts.append(f"**{where}** ({_covering(where)}). {row['statement']}")
         parts.append(f"*Correction.* {linked(row['correction'])} *Test:* `{test}`")
     return "\n\n".join(parts) + "\n"
@@ -156,12 +156,12 @@ def _covering(where: str) -> str:
     found: dict[str, None] = {}
     for section in sections:
         while section:
-            rows = [row for row in book.rows("From the documents to the chapters") if "document section" in row]
-            near = [r["chapter"] for r in rows if r["document section"][:2] == article and section in _sections(r)]
+            rows = [row for row in book.rows("From the documents to the chapters") if "section" in row]
+            near = [r["chapter"] for r in rows if r["section"][:2] == article and section in _sections(r)]
             found |= dict.fromkeys(number for cell in near for number in re.findall(r"\d\d", cell))
             section = "" if near else section.rpartition(".")[0]
     return f"chapter {book.chapter_links(sorted(found))}" if found else "in no chapter"
 
 
 def _sections(row: dict[str, str]) -> list[str]:
-    return re.findall(r"\d+(?:\.\d+)*", re.sub(r"^D\d|\(.*\)", "", row["document section"]))
+    return re.findall(r"\d+(?:\.\d+)*", re.sub(r"^D\d|\(.*\)", "", row["section"]))

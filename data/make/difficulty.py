@@ -1,6 +1,6 @@
 """Measure how hard data/glyphs.npz is: the nearest neighbor in pixel space, a baseline without training.
 
-Run `python data/make/difficulty.py`. With `--omniglot FOLDER` it measures real Omniglot in the same way, in
+Run `.venv/bin/python data/make/difficulty.py`. With `--omniglot FOLDER` it measures real Omniglot in the same way, in
 gray-scale and at one bit per pixel; FOLDER is where tensorflow-datasets has prepared it.
 
 Each task draws its classes, one support drawing and five query drawings of each, all distinct. A query gets

@@ -1,6 +1,6 @@
 """Make data/fashion.npz: the first 200 training and 50 test images of each class of Fashion-MNIST.
 
-Run `python data/make/fashion.py`, optionally followed by the folder of the four idx files.
+Run `.venv/bin/python data/make/fashion.py`, optionally followed by the folder of the four idx files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read_idx(path: Path) -> np.ndarray:
         raise SystemExit(
             f"{path} is missing. Fix: `apt install dataset-fashion-mnist`, or take the four .gz files from "
             "https://github.com/zalandoresearch/fashion-mnist (folder data/fashion) and name their folder:\n"
-            "    python data/make/fashion.py FOLDER"
+            "    .venv/bin/python data/make/fashion.py FOLDER"
         )
     content = gzip.decompress(path.read_bytes())
     element_type, axes = content[2], content[3]

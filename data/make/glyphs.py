@@ -1,6 +1,6 @@
 """Make data/glyphs.npz: synthetic handwriting, 1,201 characters of 26 alphabets, each drawn by 20 writers.
 
-Run `python data/make/glyphs.py`; it takes half a minute.
+Run `.venv/bin/python data/make/glyphs.py`; it takes half a minute.
 
 All drawings are generated. Their shapes come from the fonts that are distributed with matplotlib, thinned to
 their center lines. Each synthetic writer has a slant, a size and a pen for an alphabet, and each drawing is

@@ -1,6 +1,6 @@
 """Make data/languages.npz: 38 languages, 200 names of countries, currencies, months and the like in each.
 
-Run `python data/make/languages.py`.
+Run `.venv/bin/python data/make/languages.py`.
 
 The names are those of Unicode's CLDR, as distributed with the package babel. A name that two of the languages
 share is excluded, so that every name belongs to exactly one language.
