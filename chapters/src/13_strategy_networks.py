@@ -590,7 +590,7 @@ compare_all([learned, means, pixels], [*rows, "MAML", "prototypical network"])
 # - **Learned coefficients do not surpass the best fixed strategies.** On near tasks, they are better than fine-tuning
 #   by 5 points and worse than 0.5 x source by 2. On far tasks, they are worse than coefficient 0.5, the searched
 #   coefficient (both weak evidence) and discriminative learning rates, by 4 to 7. Learned learning rates do not differ
-#   significantly from them.
+#   significantly from learned coefficients.
 # - **MAML is better than learned coefficients on far tasks**, by 12 points, where it can learn the garments (on near tasks, not
 #   significantly), but worse than the nearest class mean of the source's features on both.
 
@@ -832,8 +832,8 @@ assert all(np.all(np.min(run["near"], axis=0) > np.max(run["far"], axis=0)) for 
 # - Compare mixing coefficients only at their own best learning rates.
 # - With three steps, learned coefficients are better than fine-tuning on near tasks, but not better than the best fixed
 #   strategies. The nearest class mean of the source's features is better on both distributions.
-# - On far tasks, class means of pixels are better still, and a linear classifier of pixels is better than fine-tuning with 20
-#   steps.
+# - On far tasks, class means of pixels are better still, and with 20 steps, a linear classifier on pixels is better
+#   than fine-tuning.
 # - With three steps, on average over a mixture of both, a strategy network is better than shared learned coefficients,
 #   not significantly better than coefficient 0.5 or 0.5 x source, and worse than class means.
 
