@@ -1097,7 +1097,7 @@ def test_formula_7_8_the_gradient_penalty():
     square = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(tf.square)])
     model = mk.unsupervised.GAN(square, keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)]), penalty=3.0)
     model.compile()
-    x, w = np.float32([[1, 2], [-1, 0.5]]), np.float32([[0.5], [-2]])
+    x, w = np.float32([[1, 0.2], [0.3, 0.5]]), np.float32([[0.5], [-2]])
     model.head.set_weights([w, np.zeros(1)])
     by_hand = 3 / 2 * np.mean(np.sum((2 * w[:, 0] * x) ** 2, axis=1))
     logs = model.evaluate(x, verbose=0, return_dict=True)

@@ -343,7 +343,8 @@ for name in TRUNK:
 # %%
 norm = keras.layers.BatchNormalization()
 head = [keras.layers.Flatten(), keras.layers.Dense(pair.classes)]
-model = keras.Sequential([keras.Input(shape), keras.layers.Conv2D(4, 3, strides=4), norm, *head])
+body = [keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(4, 3, strides=4), norm]
+model = keras.Sequential([keras.Input(shape), *body, *head])
 before = norm.moving_mean.numpy()
 transfer.fine_tune(model, task["train"], train="all", verbose=0)
 assert np.array_equal(norm.moving_mean, before), "its averages are kept, although train='all'"

@@ -115,10 +115,7 @@ class Distiller(ExampleModel):
     def distill(
         self, x: tf.Tensor, y: tf.Tensor | None = None, weight: tf.Tensor | None = None, *, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The student's outputs and the whole loss (Formula 5.4).
-
-        weight: the weight of each row, of shape (rows,) or (rows, 1).
-        """
+        """The student's outputs and the whole loss (Formula 5.4). weight: (rows,) the weight of each row."""
         x_student, x_teacher = scaled_for(self.student, x), scaled_for(self.teacher, x)
         if self.features is None:
             outputs, targets = self.student(x_student, training=training), self.teacher(x_teacher, training=False)
@@ -135,10 +132,7 @@ class Distiller(ExampleModel):
         if self.features is not None:
             projected = self.projection(student_features) if self.projection else student_features
             losses += self.feature_weight * feature_loss(student=projected, teacher=teacher_features)
-        if weight is not None:
-            rank = losses.shape.rank
-            shape = [-1, *weight.shape[1:rank], *[1] * (rank - len(weight.shape))]
-            losses *= tf.reshape(tf.cast(weight, losses.dtype), shape)
+        losses = losses if weight is None else losses * _by_row(weight, losses)
         return outputs, tf.add_n([tf.reduce_mean(losses), *self.student.losses])
 
     def get_config(self) -> dict[str, Any]:
@@ -222,3 +216,10 @@ def _check_pair(student: keras.Model, teacher: keras.Model) -> None:
             f"The teacher must not change, but it shares {len(shared)} weights with the student, such as "
             f"{min(shared)!r}. Use a separate student, for example same_structure(teacher)."
         )
+
+
+def _by_row(weight: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
+    """Weights of shape (rows,) or (rows, 1) in a shape that multiplies the losses row by row."""
+    rank = losses.shape.rank
+    shape = [-1, *weight.shape[1:rank], *[1] * (rank - len(weight.shape))]
+    return tf.reshape(tf.cast(weight, losses.dtype), shape)
