@@ -65,7 +65,7 @@ AFTER = {"run": [["chapters/site/build.py"]], "build": [["chapters/site/build.py
 EXTRAS = {"lab": ["jupyterlab"]}
 # Not for single files: starting two processes takes longer than most single tests.
 TWO_PROCESSES = ["-n", "2", "--dist", "worksteal"]
-# The few that take most of the time, such as those that start processes, compile large programs, or open all pages.
+# The few that take much of the time, such as those that start processes, compile large programs, or open all pages.
 WITHOUT_SLOW = ["-m", "not slow"]
 
 PYTHON = (

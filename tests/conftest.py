@@ -35,7 +35,7 @@ def pytest_collection_finish():
 
 def pytest_configure(config):
     config.addinivalue_line(
-        "markers", "slow: one of the tests that take most of the time; `run.py test` leaves them out without `--all`"
+        "markers", "slow: one of the tests that take much of the time; `run.py test` leaves them out without `--all`"
     )
     config.addinivalue_line(
         "markers",
