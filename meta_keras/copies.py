@@ -7,7 +7,7 @@ import numpy as np
 
 from meta_keras import checks
 from meta_keras.functional import PureModel, Weights
-from meta_keras.internals import all_layers, is_seed
+from meta_keras.internals import all_layers, seeds_of
 
 
 def fresh_copy(model: keras.Model) -> keras.Model:
@@ -102,9 +102,8 @@ def restart(model: keras.Model, weights: Sequence[np.ndarray] | None = None) -> 
     fresh.build(model.trainable_variables)
     for variable, start in zip(optimizer.variables, fresh.variables, strict=True):
         variable.assign(start)
-    for variable in model.variables:
-        if is_seed(variable):
-            variable.assign([variable[0], 0])
+    for seed in seeds_of(model):
+        seed.assign([seed[0], 0])
     if (batches_seen := getattr(model, "batches_seen", None)) is not None:  # of a MetaLearner
         batches_seen.assign(0)
 

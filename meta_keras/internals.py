@@ -46,6 +46,11 @@ def is_seed(variable: keras.Variable) -> bool:
     return variable.name == "seed_generator_state"
 
 
+def seeds_of(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The states of all random generators of a layer or model."""
+    return [variable for variable in layer.variables if is_seed(variable)]
+
+
 def global_seed_state() -> keras.Variable | None:
     """The state of the generator that `keras.random` uses where no seed is given; None before its first use."""
     generator = global_state.get_global_attribute("global_seed_generator")

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from meta_keras.internals import is_seed
+from meta_keras.internals import seeds_of
 from meta_keras.tasks.episodes import is_endless
 
 
@@ -38,9 +38,9 @@ class ExampleModel(SeededModel):
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`. A dataset determines its own order, about which Keras would warn."""
         check_ends(x, "x", steps_per_epoch=kwargs.get("steps_per_epoch"))
-        check_ends(kwargs.get("validation_data"), "validation_data", validation_steps=kwargs.get("validation_steps"))
-        check_weights(y, kwargs.get("sample_weight"))
         validation = kwargs.get("validation_data")
+        check_ends(validation, "validation_data", validation_steps=kwargs.get("validation_steps"))
+        check_weights(y, kwargs.get("sample_weight"))
         for labels in (y, *(validation[1:2] if isinstance(validation, tuple | list) else ())):
             self._check_labels(labels)
         if isinstance(x, tf.data.Dataset):
@@ -56,11 +56,6 @@ class ExampleModel(SeededModel):
 
     def _check_labels(self, y: Any) -> None:
         """Raise a ValueError for labels with which training would go wrong; None for a dataset."""
-
-
-def seeds_of(model: keras.Model) -> list[keras.Variable]:
-    """The states of all random generators of a model."""
-    return [variable for variable in model.variables if is_seed(variable)]
 
 
 def check_ends(data: Any, what: str, **steps: int | None) -> None:

@@ -15,9 +15,9 @@ from meta_keras.internals import (
     all_layers,
     direct_sublayers,
     enclosing_graphs,
-    is_seed,
     may_override_gradient,
     operations_of_default_graph,
+    seeds_of,
 )
 
 PARALLEL = ("auto", "vectorized", "map", "unrolled")
@@ -108,7 +108,7 @@ def best_for(network: keras.Model, rule: keras.layers.Layer) -> str:
     # A rule's own weights, such as learning rates, are used element by element.
     layers = [*all_layers(network)[1:], *(one for one in all_layers(rule)[1:] if not hasattr(one, "update"))]
     with_weights = [layer for layer in layers if layer.variables and not direct_sublayers(layer)]
-    by_chance = any(map(is_seed, [*network.variables, *rule.variables]))  # dropout masks cannot be batched
+    by_chance = bool(seeds_of(network) + seeds_of(rule))  # dropout masks cannot be batched
     size = sum(math.prod(variable.shape) for variable in [*network.variables, *rule.variables])
     convolves = on_gpu() and small_images(network)
     batched = all(isinstance(layer, dense) or (convolves and can_be_product(layer)) for layer in with_weights)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import meta_keras as mk
-from meta_keras.models import seeds_of
+from meta_keras.internals import seeds_of
 from meta_keras.multitask import MultiTask, average_loss, gradient_cosines, project_conflicts
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")

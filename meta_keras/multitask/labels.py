@@ -7,9 +7,9 @@ import tensorflow as tf
 MISSING_CLASS = -1
 
 
-def is_class_label(y: tf.Tensor) -> bool:
-    """Whether labels are integers, which number classes."""
-    return y.dtype.is_integer or y.dtype == tf.bool
+def number_classes(labels: tf.DType) -> bool:
+    """Whether labels of this type number classes: integers and booleans do."""
+    return labels.is_integer or labels == tf.bool
 
 
 def filled(y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.internals import function_of, output_structure
+from meta_keras.multitask.labels import number_classes
 from meta_keras.outputs import as_loss, default_loss, final_activation, is_cross_entropy
 
 Heads = Mapping[str, keras.layers.Layer]
@@ -45,7 +46,7 @@ class LossByTask:
     def __call__(self, task: str, labels: tf.DType) -> keras.losses.Loss:
         if task in self.given:
             return self.given[task]
-        classes = labels.is_integer or labels == tf.bool
+        classes = number_classes(labels)
         if classes and self.widths[task] == 1:
             raise ValueError(
                 f"Task {task!r} has labels of type {labels.name}, which number classes, but its head has one output. "

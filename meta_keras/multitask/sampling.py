@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.multitask.labels import MISSING_CLASS, is_class_label
+from meta_keras.multitask.labels import MISSING_CLASS, number_classes
 from meta_keras.tasks.shuffling import shuffled_rows
 
 
@@ -56,7 +56,7 @@ def mix_tasks(
 
 def _missing(like: tf.Tensor, count: int) -> tf.Tensor:
     """Labels of this shape and type that say that there are none."""
-    value = MISSING_CLASS if is_class_label(like) else np.nan
+    value = MISSING_CLASS if number_classes(like.dtype) else np.nan
     return tf.fill((count, *like.shape[1:]), tf.constant(value, like.dtype))
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.inputs import as_inputs
-from meta_keras.internals import all_layers, is_seed
+from meta_keras.internals import all_layers, seeds_of
 from meta_keras.tasks.images import ImageFiles, lookup
 
 PARTS = ("support", "query")
@@ -42,7 +42,7 @@ class Augmentation:
         """Augmented rows, and the variables that the layer would have updated, by their ids."""
         states = [
             (variable, tf.random.stateless_uniform((2,), seed + number, 0, 2**30, dtype=tf.int64))
-            for number, variable in enumerate(filter(is_seed, self.layer.variables))
+            for number, variable in enumerate(seeds_of(self.layer))
         ]
         states = [(variable, tf.cast(state, variable.dtype)) for variable, state in states]
         with keras.StatelessScope(state_mapping=states) as scope:
@@ -97,7 +97,7 @@ def _check_draws(augmentation: Augmentation, rows: tf.Tensor) -> None:
     (once, updated), (again, _) = augmentation.draw(rows, seed), augmentation.draw(rows, seed)
     if not isinstance(once, tf.Tensor) or once.shape.rank is None or once.shape[:1] != rows.shape[:1]:
         raise ValueError(f"The layer {layer.name!r} must return one example per example; got {checks.shown(once)}.")
-    seeds = {id(variable) for variable in layer.variables if is_seed(variable)}
+    seeds = set(map(id, seeds_of(layer)))
     if updated.keys() - seeds or not np.array_equal(once, again):
         raise ValueError(
             f"The layer {layer.name!r} has random draws or updates that its own keras.random.SeedGenerator does not "

@@ -117,7 +117,8 @@ class Unlabeled(ExampleModel):
                     f"{name} takes pixels from 0 to 1; {what} has values from {low:g} to {high:g}. Rescale it, for "
                     "example by (x - x.min()) / (x.max() - x.min())."
                 )
-        parts = int(len(x) * (1 - split)), len(x) - int(len(x) * (1 - split))
+        trained = int(len(x) * (1 - split))  # as Keras splits
+        parts = trained, len(x) - trained
         if self.smallest_batch > 1 and any(0 < _last(part, batch_size) < self.smallest_batch for part in parts):
             raise ValueError(
                 f"{name} compares the images of a batch, but batches of {batch_size} out of {len(x)} images end with a "
