@@ -112,8 +112,8 @@ class PureModel:
     ) -> Outcome:
         """What the model answers with these weights. The model's own variables are neither used nor changed.
 
-        statistics: what batch normalization uses: "batch", "moving", or "keep", which also lets the statistics of the
-            batch replace the moving averages. None leaves the choice to `training`, as Keras does.
+        statistics: what batch normalization uses: "batch", "fused", "moving", or "keep", see `batch_norm.normalizing`.
+            None leaves the choice to `training`, as Keras does.
         """
         parameters, state = self.parameters, self.state
         check_weights(weights)

@@ -1,5 +1,6 @@
 """MetaLearner: a network and a rule that adapts it, trained over many tasks with Keras' own `fit`."""
 
+import functools
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ from meta_keras.predictors import Predictor, Predictors, rescaled
 from meta_keras.replicas import check_scope
 from meta_keras.rules.base import Context, Rule
 from meta_keras.rules.gradient_descent import GradientDescent
-from meta_keras.tasks.episodes import Episode
+from meta_keras.tasks.episodes import Episode, ways_of_tasks
 from meta_keras.tasks.inspection import Inputs, as_tensor, check_labels, check_support, scaled_examples, ways_in
 from meta_keras.training import TaskModel
 
@@ -136,11 +137,7 @@ class MetaLearner(TaskModel):
         """The answers to the queries, and the states after each task. first: the number of the first task."""
         inputs = (scaled_examples(inputs[0]), inputs[1], scaled_examples(inputs[2]), *inputs[3:])
         context = Context(self._loss_of, ways_in(inputs, self.ways), training)
-        weights = self.pure.weights()
-
-        def answered(number: Any, *task: tf.Tensor) -> tuple[Any, Any]:
-            return self.per_task(context, first + number, *task, weights=weights)
-
+        answered = functools.partial(self.per_task, context, self.pure.weights(), first)
         return over_tasks(answered, inputs[:3], self.parallel, each=self.per_task.dtypes, mean=())[0]
 
     @tf.autograph.experimental.do_not_convert
@@ -152,10 +149,7 @@ class MetaLearner(TaskModel):
         step = tf.convert_to_tensor(self.batches_seen) if training else None
         context = Context(self._loss_of, ways_in(inputs, self.ways), training, step)
         weights, tasks = self.pure.weights(), (*inputs[:3], query_y)
-
-        def judged(number: Any, *task: tf.Tensor) -> tuple[Any, tf.Tensor]:
-            return self.per_task(context, first + number, *task, weights=weights)
-
+        judged = functools.partial(self.per_task, context, weights, first)
         if not training:
             start = tf.zeros((), self._loss_dtype)
             (answers, *states), loss = over_tasks(judged, tasks, self.parallel, each=self.per_task.dtypes, mean=start)
@@ -203,8 +197,7 @@ class MetaLearner(TaskModel):
 
     def ways_of(self, episode: Episode, tasks: Any = None) -> int | None:
         if episode.support_y.dtype.is_integer:
-            highest = max(int(y.numpy().max()) for y in (episode.support_y, episode.query_y))
-            ways = self.ways or getattr(tasks, "ways", None) or highest + 1
+            ways = self.ways or ways_of_tasks(tasks, episode)
             self.rule.check_ways(self.pure, ways)
             return self.answer_width(ways)
         self.check_regression(episode.support_y)
@@ -227,9 +220,8 @@ class MetaLearner(TaskModel):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> "MetaLearner":
-        parts = {name: config[name] for name in ("network", "rule") if config[name] is not None}
-        parts = {name: keras.saving.deserialize_keras_object(part, custom_objects) for name, part in parts.items()}
-        return cls(**(config | parts))
+        load = keras.saving.deserialize_keras_object
+        return cls(**(config | {name: load(config[name], custom_objects) for name in ("network", "rule")}))
 
     def _without_adapting(self, inputs: tf.Tensor, task_indices: Any, training: bool) -> tf.Tensor:
         if self.num_classes is None and task_indices is None:
@@ -254,5 +246,4 @@ class MetaLearner(TaskModel):
 
     @property
     def _loss_dtype(self) -> str:
-        parameters = self.pure.parameters
-        return parameters[0].dtype if parameters else keras.config.floatx()
+        return next((variable.dtype for variable in self.pure.parameters), keras.config.floatx())

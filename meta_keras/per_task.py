@@ -28,20 +28,23 @@ class PerTask:
     def __call__(
         self,
         context: Context,
+        weights: Weights,
+        first: Any,
         number: tf.Tensor,
         support_x: tf.Tensor,
         support_y: tf.Tensor,
         query_x: tf.Tensor,
         query_y: tf.Tensor | None = None,
-        weights: Weights | None = None,
     ) -> tuple[Any, Any]:
         """(answers, state of the network, state of the rule), and the loss if there are labels.
 
-        number: which task of the batch it is. weights: those of the network at the start, by default its own.
+        weights: those of the network at the start. number: which task it is, counted from `first`, the number that
+            the first of these tasks has in its batch.
         """
         loss: Any = ()
+        number = first + number
         with self._own_state(number) as scope:
-            start = self.network.fork(self.network.weights() if weights is None else weights, number)
+            start = self.network.fork(weights, number)
             adapted = self.rule.adapt(self.network, start, support_x, support_y, context)
             if query_y is None:
                 answer = self.rule.predict(self.network, adapted, query_x, context)

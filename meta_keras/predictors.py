@@ -1,5 +1,6 @@
 """What `MetaLearner` returns after adapting: a cheap predictor, or a plain Keras model that scales its own images."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -60,8 +61,22 @@ class Predictors:
     def __init__(self, per_task: PerTask) -> None:
         self._per_task = per_task
         self._traced: dict[Any, tuple[Any, Any]] = {}
+        self._last_seen: list[Any] = []
+        self._last_traced: tuple[Any, Any] | None = None
 
     def __call__(self, context: Context, x: tf.Tensor, y: tf.Tensor) -> Predictor:
+        variables = self._per_task.network.model.variables
+        layers = all_layers(self._per_task.rule) + all_layers(self._per_task.network.model)
+        seen = [context.ways, *(variable.trainable for variable in variables), *layers]
+        seen += [value for layer in layers for value in vars(layer).values()]
+        # Where every object is that of the last call, so are the settings, and listing them would take much longer.
+        if len(seen) != len(self._last_seen) or not all(map(operator.is_, seen, self._last_seen)):
+            self._last_seen, self._last_traced = seen, self._traced_for(context)
+        adapt, answer = self._last_traced
+        return Predictor(answer, adapt(x, y), tuple(x.shape[1:]))
+
+    def _traced_for(self, context: Context) -> tuple[Any, Any]:
+        """The two functions for the settings that all layers have now."""
         network, rule = self._per_task.network, self._per_task.rule
         of_rule, of_network = all_layers(rule), all_layers(network.model)
         settings = [
@@ -78,8 +93,7 @@ class Predictors:
                 _graph(lambda x, y: self._per_task.adapt(context, x, y)),
                 _graph(lambda adapted, x: self._per_task.predict(context, adapted, x)),
             )
-        adapt, answer = self._traced[key]
-        return Predictor(answer, adapt(x, y), tuple(x.shape[1:]))
+        return self._traced[key]
 
 
 def _graph(function: Callable[..., Any]) -> Any:

@@ -10,7 +10,7 @@ from meta_keras import checks
 from meta_keras.functional import PureModel, Weights
 from meta_keras.outputs import as_loss, default_loss, final_activation
 from meta_keras.rules.updates import Update
-from meta_keras.tasks.episodes import Episode
+from meta_keras.tasks.episodes import Episode, ways_of_tasks
 from meta_keras.tasks.inspection import Inputs
 from meta_keras.training import TaskModel
 from meta_keras.training_runs import Tensors, TrainingRuns, initial_weights
@@ -179,7 +179,7 @@ class UnrolledTraining(TaskModel):
         if not episode.support_y.dtype.is_integer:
             self.check_regression(episode.support_y)
             return None
-        ways = getattr(tasks, "ways", None) or 1 + max(int(tf.reduce_max(y)) for y in (episode[1], episode[3]))
+        ways = ways_of_tasks(tasks, episode)
         self.runs.rule.check_ways(self.pure, ways)
         return self.answer_width(ways)
 

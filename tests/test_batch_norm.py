@@ -158,6 +158,70 @@ def test_second_derivatives_are_exact_within_the_block_alone():
     assert not np.allclose(second(x), exact)  # if TensorFlow fixes this, the switch can be removed
 
 
+def normalized(model, x, statistics):
+    """The outputs, their first derivatives and the derivatives of these, and what the moving averages become."""
+    pure = PureModel(model)
+    weights = pure.weights()
+    sources = [x, *weights.parameters]
+    with tf.GradientTape() as outer:
+        outer.watch(sources)
+        with tf.GradientTape() as inner:
+            inner.watch(sources)
+            outcome = pure(weights, x, training=True, statistics=statistics)
+            loss = tf.reduce_sum(tf.sin(outcome.outputs) * tf.cast(tf.range(x.shape[-1]) + 1, x.dtype))
+        first = inner.gradient(loss, sources)
+        total = tf.add_n([tf.reduce_sum(tf.sin(3 * one)) for one in first])
+    return [
+        outcome.outputs,
+        *first,
+        *outer.gradient(total, sources, unconnected_gradients="zero"),
+        *outcome.weights.state,
+    ]
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4, 3), (1, 3, 3, 2), (1, 1, 1, 2)], ids=str)
+@pytest.mark.parametrize("parts", [{}, {"scale": False}, {"center": False}, {"momentum": 0.3, "epsilon": 0.1}], ids=str)
+def test_fused_statistics_are_those_of_the_batch_and_so_are_derivatives_of_both_orders(shape, parts):
+    layer = layers.BatchNormalization(gamma_initializer="random_normal", beta_initializer="random_normal", **parts)
+    model = keras.Sequential([keras.Input(shape[1:]), layer])
+    precise = layers.BatchNormalization(dtype="float64", **parts)
+    reference = keras.Sequential([keras.Input(shape[1:], dtype="float64"), precise])
+    reference.set_weights(model.get_weights())
+    x = tf.constant(np.random.default_rng(0).normal(2, 3, shape).astype("float32"))
+    wanted = normalized(reference, tf.cast(x, "float64"), "batch")
+    for one, other in zip(normalized(model, x, "fused"), wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=5e-4 * float(tf.reduce_max(tf.abs(other))) + 1e-6)
+
+
+def operations(layer, shape, dtype="float32", mask=None):
+    """What a graph of the layer with fused statistics consists of."""
+
+    @tf.function
+    def run(x):
+        with normalizing("fused"):
+            return layer(x, training=True, mask=mask)
+
+    layer.build((None, *shape[1:]))
+    return {
+        operation.type for operation in run.get_concrete_function(tf.TensorSpec(shape, dtype)).graph.get_operations()
+    }
+
+
+def test_only_images_in_single_precision_are_fused():
+    images = (None, 4, 4, 2)
+    assert "FusedBatchNormV3" in operations(layers.BatchNormalization(), images)
+    frozen = layers.BatchNormalization(trainable=False)
+    for layer, shape, more in [
+        (layers.BatchNormalization(), (None, 2), {}),
+        (layers.BatchNormalization(axis=1), images, {}),
+        (frozen, images, {}),
+        (layers.BatchNormalization(dtype="float64"), images, {"dtype": "float64"}),
+        (layers.BatchNormalization(dtype="mixed_float16"), images, {"dtype": "float16"}),
+        (layers.BatchNormalization(), (3, 4, 4, 2), {"mask": tf.ones((3, 4, 4), tf.bool)}),
+    ]:
+        assert "FusedBatchNormV3" not in operations(layer, shape, **more)
+
+
 def test_batch_renormalization_is_refused_where_it_would_ignore_the_choice():
     try:
         layer = layers.BatchNormalization(renorm=True)

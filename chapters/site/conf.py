@@ -4,7 +4,8 @@ from pathlib import Path
 
 import mathjax
 
-MATHJAX = Path(mathjax.__file__).parent / "static" / "mathjax" / "es5" / "tex-svg.js"
+# Not `__file__`, which the package does not have in its oldest supported version.
+MATHJAX = Path(*mathjax.__path__) / "static" / "mathjax" / "es5" / "tex-svg.js"
 
 project = html_title = "Meta-learning in Keras"
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.mathjax"]

@@ -161,7 +161,10 @@ class Rule(keras.layers.Layer):
         self, network: PureModel, weights: Weights, x: tf.Tensor, context: Context, *, queries: bool = False
     ) -> Outcome:
         """The network's outputs for support examples or for queries, normalized as `batch_statistics` says."""
-        statistics = {"episode": "batch", "support": "moving" if queries else "keep", "moving": None}
+        if queries:
+            statistics = {"episode": "fused", "support": "moving", "moving": None}
+        else:
+            statistics = {"episode": "batch", "support": "keep", "moving": None}
         return network(weights, x, training=context.training, statistics=statistics[self.batch_statistics])
 
     def get_config(self) -> dict[str, Any]:

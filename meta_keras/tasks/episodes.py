@@ -110,3 +110,8 @@ def continued(tasks: tf.data.Dataset, number: tf.Variable) -> tf.data.Dataset:
 def is_endless(tasks: tf.data.Dataset) -> bool:
     """Whether a dataset is known never to end."""
     return bool(tasks.cardinality() == tf.data.INFINITE_CARDINALITY)
+
+
+def ways_of_tasks(tasks: Any, first: Episode) -> int:
+    """The number of classes of a dataset of tasks: as it says itself, or as the labels of its first batch imply."""
+    return getattr(tasks, "ways", None) or 1 + max(int(tf.reduce_max(y)) for y in (first.support_y, first.query_y))
