@@ -1,4 +1,5 @@
 """Examples as a network takes them: the only place where pixels are scaled. Tasks, `adapt` and `predict` all use it.
+What trains plain Keras models on arrays does not scale them, and refuses pixels where a model takes floats.
 
 Integer images hold pixels from 0 to 255 and become floats from 0 to 1. Bytes (uint8) are always pixels, whatever their
 shape. Floats are used unchanged, Booleans become 0 and 1, and all other integers are tokens that an embedding layer
@@ -12,10 +13,19 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.internals import all_layers
+from meta_keras.internals import all_layers, uses_of
 
 BRIGHTEST = 255
+LARGEST_FLOAT = 1.5  # of pixels as floats, which resizing may bring above 1
 CHANNELS = (1, 3, 4)
+# Layers after which the range of an input no longer matters, or may have been changed.
+SCALING = (
+    keras.layers.Rescaling
+    | keras.layers.Normalization
+    | keras.layers.BatchNormalization
+    | keras.layers.Embedding
+    | keras.layers.Lambda
+)
 # Integer images without larger values are probably not pixels from 0 to 255 but masks, 4-bit images or class maps.
 DIMMEST = 16
 
@@ -36,42 +46,72 @@ def as_inputs(examples: tf.Tensor, *, leading: int = 1) -> tf.Tensor:
     return tf.cast(examples, tf.float32) if as_float else examples
 
 
-def scaled_for(model: keras.Model, inputs: Any) -> Any:
-    """Inputs as a model takes them: pixels as floats from 0 to 1, unless it takes integers or scales them itself."""
-
-    def scaled(one: Any) -> Any:
-        return as_inputs(tf.convert_to_tensor(one)) if needs_scaling(model, one) else one
-
-    return tf.nest.map_structure(scaled, inputs) if any_needs_scaling(model, inputs) else inputs
-
-
 def check_scaled(model: keras.Model, inputs: Any, name: str = "x") -> None:
-    """Raise a ValueError if pixels would reach a plain Keras model as they are, which nothing else would notice."""
-    if any_needs_scaling(model, inputs):
-        raise ValueError(
-            f"{name} must be floats: these are pixels from 0 to {BRIGHTEST}, and {model.name!r} does not scale its "
-            f"inputs. Divide them by {BRIGHTEST}, as the tasks of this library do, or start the model with "
-            f"keras.layers.Rescaling(1 / {BRIGHTEST}). If it was trained on larger numbers, pass "
-            f"{name}.astype('float32')."
-        )
+    """Raise a ValueError if pixels would reach a plain Keras model that is not made for them.
+
+    Keras passes integers on as they are, and so does everything that trains a model of the user's own, so that the
+    model takes the same inputs before, within and after this training.
+    """
+    given = tf.nest.flatten(inputs)
+    places = range(len(given)) if len(given) == len(getattr(model, "inputs", None) or ()) else [0] * len(given)
+    for place, one in zip(places, given, strict=True):
+        if isinstance(one, np.ndarray | tf.Tensor | tf.TensorSpec) and _takes_floats_only(model, place, one):
+            raise ValueError(
+                f"{name} must be floats: these are pixels from 0 to {BRIGHTEST}, and {model.name!r} takes floats and "
+                f"does not scale them. Divide them by {BRIGHTEST}, as the tasks of this library do, or start the model "
+                f"with keras.layers.Rescaling(1 / {BRIGHTEST}). If it was trained on larger numbers, or these are no "
+                f"pixels, pass {name}.astype('float32')."
+            )
 
 
-def any_needs_scaling(model: keras.Model, inputs: Any) -> bool:
-    """Whether there are pixels among the inputs, of which a model takes floats that no layer of it scales."""
-    return any(needs_scaling(model, one) for one in tf.nest.flatten(inputs))
-
-
-def needs_scaling(model: keras.Model, examples: Any) -> bool:
-    """Whether these are pixels, and the model takes floats that no layer of it scales."""
-    if not isinstance(examples, np.ndarray | tf.Tensor | tf.TensorSpec):
-        return False
+def _takes_floats_only(model: keras.Model, place: int, examples: Any) -> bool:
+    """Whether these are pixels, and a model takes floats in this place, which it does not scale."""
     spec = tf.TensorSpec(examples.shape, examples.dtype)
-    taken = [one.dtype for one in getattr(model, "inputs", None) or []]
-    takes_floats = not taken or any(map(keras.backend.is_float_dtype, taken))
-    if not is_pixels(spec) or spec.dtype.name in taken or not takes_floats:
-        return False
-    scaling = keras.layers.Rescaling | keras.layers.Normalization
-    return not any(isinstance(layer, scaling) for layer in all_layers(model))
+    inputs = getattr(model, "inputs", None) or ()
+    integers = inputs and not keras.backend.is_float_dtype(inputs[place].dtype)
+    return is_pixels(spec) and not integers and not scales(model, place)
+
+
+def scales(model: keras.Model, place: int = 0) -> bool:
+    """Whether a model scales an input, computes with it or looks it up before its first layer with other weights."""
+    if not getattr(model, "inputs", None):  # a subclass, of which only the layers are known
+        return any(isinstance(layer, SCALING) for layer in all_layers(model))
+    return _is_scaled(model, model.inputs[place])
+
+
+def _is_scaled(model: keras.Model, tensor: keras.KerasTensor) -> bool:
+    for operation, outputs in uses_of(model, tensor):
+        if isinstance(operation, keras.Model):
+            scaled = scales(operation)
+        else:
+            scaled = isinstance(operation, SCALING) or not isinstance(operation, keras.layers.Layer)
+        if scaled or (not operation.weights and any(_is_scaled(model, output) for output in outputs)):
+            return True
+    return False
+
+
+def check_task_network(**networks: keras.Model) -> None:
+    """Raise an error unless a network is built and has one input, which is not pixels, since those of tasks are floats.
+
+    >>> check_task_network(network=keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Rescaling(1 / 255)]))
+    Traceback (most recent call last):
+    ...
+    ValueError: network must take pixels as floats from 0 to 1, as tasks have them, but its layer 'rescaling' is for...
+    """
+    checks.built_model(**networks)
+    checks.one_input(**networks)
+    ((name, network),) = networks.items()
+    shape = getattr(network, "input_shape", None)
+    if not isinstance(shape, tuple) or not _ends_in_image(shape):
+        return
+    for layer in all_layers(network):
+        divides = isinstance(layer, keras.layers.Rescaling) and np.max(layer.scale) < 1 / DIMMEST
+        centers = isinstance(layer, keras.layers.Normalization) and np.max(getattr(layer, "mean", None) or 0) > DIMMEST
+        if divides or centers:
+            raise ValueError(
+                f"{name} must take pixels as floats from 0 to 1, as tasks have them, but its layer {layer.name!r} is "
+                f"for pixels from 0 to {BRIGHTEST}, which would then be scaled twice. Leave this layer out."
+            )
 
 
 def is_pixels(examples: tf.Tensor, *, leading: int = 1) -> bool:
@@ -110,7 +150,7 @@ def check_pixels(examples: np.ndarray, what: str = "The examples", *, leading: i
             f"by {BRIGHTEST}, which would make these almost black. Divide them by {high} yourself, as floats "
             "(x.astype('float32')), or pass masks as x.astype(bool). Tokens are int32, not uint8."
         )
-    if examples.dtype.kind == "f" and low >= 0 and high > 1.5:
+    if examples.dtype.kind == "f" and low >= 0 and high > LARGEST_FLOAT:
         raise ValueError(
             f"{what} are float images with values from {low:g} to {high:g}. Floats are used as they are, and networks "
             f"expect them from 0 to 1. Divide pixels by {BRIGHTEST} or pass them as uint8; otherwise divide by the "

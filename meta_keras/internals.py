@@ -73,6 +73,17 @@ def call_of(tensor: keras.KerasTensor) -> Node:
     return operation._inbound_nodes[number]
 
 
+def uses_of(model: keras.Model, tensor: keras.KerasTensor) -> list[tuple[keras.Operation, list[keras.KerasTensor]]]:
+    """The operations of a functional or sequential model that take this tensor, each with what it returns."""
+    graph = getattr(model, "_functional", None) or model
+    nodes = [(operation, node) for operation in graph.operations for node in operation._inbound_nodes]
+    return [
+        (operation, node.output_tensors)
+        for operation, node in nodes
+        if any(one is tensor for one in node.input_tensors)
+    ]
+
+
 def number_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
     """Which of the variables that an optimizer was built for this is. Keras passes TensorFlow's own variable."""
     return optimizer._get_variable_index(variable)
@@ -88,6 +99,8 @@ def exclude_as(optimizer: keras.optimizers.Optimizer, other: keras.optimizers.Op
     for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
         if hasattr(other, name):
             setattr(optimizer, name, getattr(other, name))
+    if hasattr(other, "inner_optimizer"):
+        exclude_as(optimizer.inner_optimizer, other.inner_optimizer)
 
 
 def input_structure(model: keras.Model) -> Any:

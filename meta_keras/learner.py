@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.functional import PureModel
-from meta_keras.inputs import as_inputs, check_inputs, is_pixels
+from meta_keras.inputs import as_inputs, check_inputs, check_task_network, is_pixels
 from meta_keras.networks import d3
 from meta_keras.outputs import as_loss, check_second_derivatives
 from meta_keras.parallel import PARALLEL, best_for, gradients_over_tasks, over_tasks
@@ -71,8 +71,7 @@ class MetaLearner(TaskModel):
         if rule.built and rule.trainable_variables and not rule.reusable:
             raise ValueError("The rule has weights that already belong to another learner. Create a new rule.")
         checks.one_of(PARALLEL, parallel=parallel)
-        checks.built_model(network=network)
-        checks.one_input(network=network)
+        check_task_network(network=network)
         if rule.second_order:
             check_second_derivatives(network)
         self.network, self.rule, self.needs_every_class = network, rule, rule.needs_every_class

@@ -98,6 +98,8 @@ def as_loss(loss: Any, activation: str | None, dtype: str) -> keras.losses.Loss:
         sparse = loss.startswith("sparse")
         kind = keras.losses.SparseCategoricalCrossentropy if sparse else keras.losses.CategoricalCrossentropy
         return kind(from_logits=activation != "softmax", dtype=dtype)
+    if loss == "binary_crossentropy" and activation is None:
+        return keras.losses.BinaryCrossentropy(from_logits=True, dtype=dtype)
     found = keras.losses.get(loss)
     if not isinstance(found, keras.losses.Loss):
         return FunctionLoss(found, dtype=dtype)
@@ -131,6 +133,12 @@ class FunctionLoss(keras.losses.Loss):
         self.fn = function
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """As the losses of Keras: one number per row is also a row of one number, and nothing is broadcast."""
+        missing = (y_pred.shape.rank or 0) - (y_true.shape.rank or 0)
+        if missing == 1 and y_pred.shape[-1] == 1:
+            y_true = tf.expand_dims(y_true, -1)
+        elif missing == -1 and y_true.shape[-1] == 1:
+            y_pred = tf.expand_dims(y_pred, -1)
         return self.fn(y_true, y_pred)
 
     def get_config(self) -> dict[str, Any]:

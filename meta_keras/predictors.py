@@ -84,7 +84,7 @@ class Predictors:
             for layers, hidden in ((of_rule, "__"), (of_network, "_"))  # Keras notes calls in what begins with "_"
             for layer in layers
             for name, value in vars(layer).items()
-            if type(value) in SETTINGS and not name.startswith(hidden)
+            if (type(value) in SETTINGS or isinstance(value, np.generic)) and not name.startswith(hidden)
         ]
         parts = [id(part) for layer in of_rule + of_network for part in (layer, getattr(layer, "activation", None))]
         key = repr((context.ways, settings, parts, [variable.trainable for variable in network.model.variables]))

@@ -8,12 +8,15 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.functional import PureModel, Weights
+from meta_keras.inputs import check_task_network
 from meta_keras.outputs import as_loss, default_loss, final_activation
 from meta_keras.rules.updates import Update
 from meta_keras.tasks.episodes import Episode, ways_of_tasks
 from meta_keras.tasks.inspection import Inputs
 from meta_keras.training import TaskModel
 from meta_keras.training_runs import Tensors, TrainingRuns, initial_weights
+
+LARGEST_SEED = 2**31 - 3  # two are added, in 32 bits
 
 
 @keras.saving.register_keras_serializable(package="meta_keras")
@@ -56,10 +59,10 @@ class UnrolledTraining(TaskModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        checks.built_model(network=network)
-        checks.one_input(network=network)
+        check_task_network(network=network)
         checks.at_least(1, steps=steps, truncation=truncation, batch_size=batch_size, starts=starts)
-        checks.at_least(0, seed=seed)
+        checks.between(0, LARGEST_SEED, seed=seed)
+        checks.integer(seed=seed)
         checks.positive(clipnorm=clipnorm)
         if not isinstance(update, Update):
             raise TypeError(f"update must be an Update, such as rules.UpdateNetwork(); got {checks.shown(update)}.")

@@ -159,6 +159,10 @@ def test_an_optimizer_knows_which_variables_decay():
     internals.exclude_as(other, optimizer)
     for one in (optimizer, other):
         assert internals.decays(one, kernel) and not internals.decays(one, bias)
+    scaled = keras.optimizers.LossScaleOptimizer(optimizer)
+    copy = scaled.from_config(scaled.get_config())
+    internals.exclude_as(copy, scaled)
+    assert internals.decays(copy.inner_optimizer, kernel) and not internals.decays(copy.inner_optimizer, bias)
 
 
 def test_an_optimizer_knows_the_number_of_a_variable():

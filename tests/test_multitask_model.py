@@ -358,17 +358,20 @@ def pixel_model(dtype):
     return MultiTask(network, {"pixel": layers.Identity()})
 
 
-def test_bytes_are_pixels_from_0_to_1_unless_the_trunk_takes_bytes():
+def test_pixels_are_refused_unless_the_trunk_takes_them():
     pixels = np.array([0, 51, 102, 255], "uint8").reshape(1, 2, 2, 1)
-    for x in (pixels, pixels.astype("int64"), pixels / np.float32(255)):
-        answers = pixel_model("float32").predict(x, verbose=0)["pixel"]
-        np.testing.assert_allclose(answers, [[0, 0.2, 0.4, 1]], rtol=1e-6)
+    for x in (pixels, pixels.astype("int64")):
+        with pytest.raises(ValueError, match="x must be floats: these are pixels from 0 to 255, and"):
+            pixel_model("float32").predict(x, verbose=0)
     np.testing.assert_array_equal(pixel_model("uint8")(pixels)["pixel"], [[0, 51, 102, 255]])
     two = [keras.Input((2, 2, 1)), keras.Input((3,), dtype="int32")]
     as_floats = layers.Lambda(lambda tokens: keras.ops.cast(tokens, "float32"), output_shape=(3,))
     network = keras.Model(two, layers.Concatenate()([layers.Flatten()(two[0]), as_floats(two[1])]))
-    answers = MultiTask(network, {"both": layers.Identity()})([pixels, np.array([[7, 8, 9]], "int32")])["both"]
+    tokens = np.array([[7, 8, 9]], "int32")
+    answers = MultiTask(network, {"both": layers.Identity()})([pixels / np.float32(255), tokens])["both"]
     np.testing.assert_allclose(answers, [[0, 0.2, 0.4, 1, 7, 8, 9]], rtol=1e-6)
+    with pytest.raises(ValueError, match="x must be floats"):
+        MultiTask(network, {"both": layers.Identity()})([pixels, tokens])
 
 
 @pytest.mark.parametrize("eager", [False, True])
@@ -451,3 +454,29 @@ def test_the_average_loss_is_that_of_the_library():
     losses, counts = model._task_losses(Y, model(X))
     assert [float(count) for count in counts] == [9.0, 9.0]
     assert float(model.compute_loss(X, Y, model(X))) == pytest.approx(float(average_loss(losses)), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("targets", "weights", "message"),
+    [
+        (np.eye(2, dtype=int)[[0, 1, 0]], None, r"Labels|labels of task 'pixel' must be classes of shape.*argmax"),
+        (np.array([0, 1, 0]), {"pixel": np.ones((3, 2))}, r"sample_weight must have one number per row"),
+    ],
+    ids=["one-hot", "weights"],
+)
+def test_labels_and_weights_of_other_shapes_are_refused(targets, weights, message):
+    network = keras.Sequential([keras.Input((2,)), layers.Dense(3)])
+    model = MultiTask(network, {"pixel": layers.Dense(2)})
+    model.compile()
+    with pytest.raises(ValueError, match=message):
+        model.fit(np.ones((3, 2)), {"pixel": targets}, sample_weight=weights, verbose=0)
+
+
+def test_one_output_for_two_classes_has_a_loss_that_is_named():
+    network = keras.Sequential([keras.Input((2,)), layers.Dense(3)])
+    model = MultiTask(network, {"is_cat": layers.Dense(1)})
+    model.compile()
+    with pytest.raises(ValueError, match="loss={'is_cat': 'binary_crossentropy'} if they are two classes"):
+        model.fit(np.ones((3, 2)), {"is_cat": np.array([0, 1, 0])}, verbose=0)
+    model.compile(loss={"is_cat": "binary_crossentropy"})
+    model.fit(np.ones((3, 2)), {"is_cat": np.float32([0, 1, 0])}, verbose=0)

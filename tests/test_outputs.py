@@ -177,3 +177,24 @@ def test_the_function_of_a_cross_entropy_is_completed_as_its_name_is(activation)
     learner = MetaLearner(network=sequential(layers.Dense(3, activation)))
     learner.compile(loss=keras.losses.sparse_categorical_crossentropy)
     assert learner.loss.get_config()["from_logits"] is (activation is None)
+
+
+def squared(y, p):
+    return keras.ops.mean(keras.ops.square(y - p), axis=-1)
+
+
+@pytest.mark.parametrize("shapes", [((4,), (4, 1)), ((4, 1), (4,)), ((4, 1), (4, 1))], ids=str)
+@pytest.mark.parametrize("loss", [squared, "poisson", "hinge", "kl_divergence", "binary_crossentropy"])
+def test_a_number_per_row_and_a_row_of_one_number_are_the_same_to_every_loss(loss, shapes):
+    y, p = (np.random.default_rng(n).uniform(0.1, 0.9, 4).astype("float32") for n in range(2))
+    found = as_loss(loss, "sigmoid", "float32")(*(v.reshape(shape) for v, shape in zip((y, p), shapes, strict=True)))
+    wanted = keras.losses.get(loss)(tf.constant(y[:, None]), tf.constant(p[:, None]))
+    np.testing.assert_allclose(found, tf.reduce_mean(wanted), rtol=1e-6)
+
+
+def test_binary_cross_entropy_by_name_fits_the_answers():
+    y, logits = tf.constant([[1.0], [0.0]]), tf.constant([[2.0], [1.0]])
+    wanted = keras.losses.binary_crossentropy(y, tf.sigmoid(logits))
+    for activation, answers in ((None, logits), ("sigmoid", tf.sigmoid(logits))):
+        loss = as_loss("binary_crossentropy", activation, "float32")(y, answers)
+        np.testing.assert_allclose(loss, tf.reduce_mean(wanted), rtol=1e-5)

@@ -179,3 +179,15 @@ def test_raw_tasks_of_bytes_are_scaled_in_fit_evaluate_and_predict():
     one, two = (learner.predict(tasks, steps=1, verbose=0) for tasks in (pool_tasks, raw))
     np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
     assert np.isfinite(learner.fit(raw, steps_per_epoch=1, verbose=0).history["loss"][0])
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "evaluation_steps"])
+def test_a_changed_setting_may_be_a_number_of_numpy(name):
+    rule = GradientDescent(0.05, steps=1)
+    learner = MetaLearner(network=networks.mlp(1, hidden=(4,)), rule=rule)
+    x, owner = np.linspace(-1, 1, 5, dtype="float32")[:, None], {"learning_rate": rule.transform}.get(name, rule)
+    answers = []
+    for value in np.array([1, 2, 3]):
+        setattr(owner, name, value)
+        answers.append(learner.predictor(x, x).predict(x))
+    assert not any(np.allclose(answers[i], answers[j]) for i in range(3) for j in range(i))

@@ -196,14 +196,18 @@ def test_weights_that_keras_would_drop_are_refused(what):
         getattr(distiller, what)(data()[0], sample_weight=np.zeros(24), verbose=0)
 
 
-def test_pixels_are_scaled_for_each_model_that_does_not_do_it():
+def test_pixels_are_refused_unless_both_models_scale_them():
     pixels = np.random.default_rng(0).integers(0, 256, (6, 4), "uint8")
     plain, student = network(5), network()
-    teacher = keras.Sequential([keras.Input((4,)), layers.Rescaling(1 / 255), plain])
-    _, loss = Distiller(student, teacher, soft=1.0).distill(tf.constant(pixels))
+    teacher, learner = (
+        keras.Sequential([keras.Input((4,)), layers.Rescaling(1 / 255), one]) for one in (plain, student)
+    )
+    for pair in ((student, teacher), (learner, plain)):
+        with pytest.raises(ValueError, match="x must be floats: these are pixels from 0 to 255, and"):
+            Distiller(*pair, soft=1.0).distill(tf.constant(pixels))
+    _, loss = Distiller(learner, teacher, soft=1.0).distill(tf.constant(pixels))
     _, wanted = Distiller(student, plain, soft=1.0).distill(tf.constant(pixels / 255, tf.float32))
     np.testing.assert_allclose(loss, wanted, rtol=1e-5)
-    np.testing.assert_allclose(Distiller(student, plain)(pixels), student(pixels / 255), rtol=1e-5)
     with pytest.raises(ValueError, match="x must be floats: these are pixels from 0 to 255, and"):
         soft_labels(plain, pixels)
     np.testing.assert_allclose(soft_labels(teacher, pixels), soft_labels(plain, pixels / 255), rtol=1e-5)

@@ -379,11 +379,13 @@ def test_pairs_come_in_batches_of_one_row_or_more():
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_pixels_are_scaled_as_everywhere_in_the_library(training):
+def test_pixels_are_refused_in_each_domain(training):
     features = keras.layers.Dense(2, name="features")
     network = keras.Sequential([keras.Input((3,)), features, keras.layers.Dense(3)])
     learner = DomainAdaptation(network, layer="features")
     pixels = np.random.default_rng(0).integers(0, 256, (4, 3), "uint8")
     floats = pixels.astype("float32") / 255
-    found, wanted = (learner((x, x), training=training) for x in (pixels, floats))
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    for pair in ((pixels, floats), (floats, pixels)):
+        with pytest.raises(ValueError, match="x must be floats: these are pixels"):
+            learner(pair, training=training)
+    learner((floats, floats), training=training)

@@ -283,9 +283,12 @@ def test_an_encoder_has_one_output():
         ZeroShot(keras.Model(x, [keras.layers.Dense(3)(x), keras.layers.Dense(3)(x)]), np.eye(3))
 
 
-def test_pixels_are_scaled_as_everywhere_in_the_library():
+def test_pixels_are_refused_unless_the_encoder_scales_them():
     pixels = np.random.default_rng(0).integers(0, 256, (4, 3), "uint8")
     learner = ZeroShot(mlp(4, input_shape=(3,)), np.eye(2))
-    floats = pixels.astype("float32") / 255
-    np.testing.assert_allclose(learner(pixels), learner(floats), rtol=1e-5)
-    np.testing.assert_allclose(learner.scores(pixels, np.eye(2)), learner.scores(floats, np.eye(2)), rtol=1e-5)
+    with pytest.raises(ValueError, match="x must be floats: these are pixels"):
+        learner(pixels)
+    with pytest.raises(ValueError, match="x must be floats: these are pixels"):
+        learner.scores(pixels, np.eye(2))
+    scaling = keras.Sequential([keras.Input((3,)), keras.layers.Rescaling(1 / 255), mlp(4, input_shape=(3,))])
+    ZeroShot(scaling, np.eye(2)).scores(pixels, np.eye(2))

@@ -347,3 +347,10 @@ def test_a_network_that_cannot_be_copied_is_refused():
     net(tf.zeros((1, 1)))
     with pytest.raises(ValueError, match=f"The model {net.name!r} cannot be copied"):
         training_of(built(), net)
+
+
+@pytest.mark.parametrize("seed", [2**31, 2**32, -1, 0.5])
+def test_seeds_that_would_be_those_of_another_training_are_refused(seed):
+    with pytest.raises(ValueError, match="seed must be"):
+        training_of(built(), seed=seed)
+    training_of(built(), seed=2**31 - 3)

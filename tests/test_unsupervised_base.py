@@ -202,3 +202,12 @@ def test_an_encoder_must_give_one_row_of_features_per_image(name):
         make(keras.Sequential([keras.layers.Dense(2)]), *others)
     with pytest.raises(TypeError, match="must be a Keras model"):
         make("conv4", *others)
+
+
+def test_a_dataset_of_float_pixels_up_to_255_is_refused_by_every_model():
+    images = 255 * np.random.default_rng(0).random((4, 8, 8, 1)).astype("float32")
+    model = Rotation(keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()]))
+    model.compile()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="takes pixels from 0 to 1. Divide them by 255"):
+        model.fit(tf.data.Dataset.from_tensor_slices(images).batch(2), verbose=0)
+    model.fit(tf.data.Dataset.from_tensor_slices(images / 255).batch(2), verbose=0)

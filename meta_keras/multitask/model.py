@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import check_inputs, scaled_for
+from meta_keras.inputs import check_inputs, check_scaled
 from meta_keras.internals import mask_of
 from meta_keras.models import ExampleModel
 from meta_keras.multitask.labels import filled, mean_over_labeled, per_answer
@@ -36,8 +36,8 @@ class MultiTask(ExampleModel):
         f_k(x) = head_k(trunk(x))
 
     trunk: a built Sequential or functional model. If its outputs are a dictionary {task: features}, each head takes its
-        own; otherwise all heads take the same. Losses of its layers are added to the loss of the tasks. Integer images
-        are scaled to 0 ... 1, as everywhere in the library.
+        own; otherwise all heads take the same. Losses of its layers are added to the loss of the tasks. It gets its
+        inputs unchanged, and pixels from 0 to 255 only if it scales them itself.
     heads: {task: layer or model}; the outputs are a dictionary with the same names.
     method: how the losses of the tasks become one. "average" is their mean (Formula 4.2), "uncertainty" weights them by
         learned variances (Formula 4.3), and "surgery" is their mean, but removes the conflicting parts of the gradients
@@ -76,7 +76,8 @@ class MultiTask(ExampleModel):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, tf.Tensor]:
-        features = self.trunk(scaled_for(self.trunk, inputs), training=training)
+        check_scaled(self.trunk, inputs)
+        features = self.trunk(inputs, training=training)
         own = features if isinstance(features, Mapping) else dict.fromkeys(self.heads, features)
         return {task: head(own[task], **training_for(head, training)) for task, head in self.heads.items()}
 

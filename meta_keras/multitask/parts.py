@@ -50,8 +50,8 @@ class LossByTask:
         if classes and self.widths[task] == 1:
             raise ValueError(
                 f"Task {task!r} has labels of type {labels.name}, which number classes, but its head has one output. "
-                "Pass the targets of a regression as floats (y.astype('float32')), or give the head one output per "
-                "class."
+                "Give the head one output per class; or pass the labels as floats (y.astype('float32')), with "
+                f"loss={{{task!r}: 'binary_crossentropy'}} if they are two classes."
             )
         return default_loss(self.activations[task], tf.int32 if classes else tf.float32)
 
@@ -74,7 +74,13 @@ class LossByTask:
 
 def check_targets(task: str, loss: keras.losses.Loss, y: tf.Tensor, answers: tf.Tensor) -> None:
     """Raise a ValueError if these targets are integers, of which -1 would be missing, or if they would be broadcast."""
-    if function_of(loss) not in OF_NUMBERS:
+    kind, one_hot = function_of(loss), y.shape.rank is not None and y.shape == answers.shape and y.shape[-1] != 1
+    if kind is keras.losses.sparse_categorical_crossentropy and one_hot:
+        raise ValueError(
+            f"The labels of task {task!r} must be classes of shape {tuple(answers.shape[:-1])}; got {tuple(y.shape)}. "
+            f"If they are one-hot, pass y.argmax(axis=-1), or loss={{{task!r}: 'categorical_crossentropy'}}."
+        )
+    if kind not in OF_NUMBERS:
         return
     if y.dtype.is_integer:
         raise ValueError(

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import scaled_for
+from meta_keras.inputs import check_scaled
 from meta_keras.models import ExampleModel
 from meta_keras.outputs import default_loss, final_activation
 from meta_keras.transfer.distillation_losses import (
@@ -32,7 +32,7 @@ class Distiller(ExampleModel):
 
     student, teacher: built models with the same number of outputs, which are logits or end in a softmax. The student
         is trained in place, with the losses of its layers. The teacher runs with training=False and never changes.
-        Integer pixels are scaled to floats from 0 to 1 for each that does not scale its inputs itself.
+        Both get the inputs unchanged, and pixels from 0 to 255 only if they scale them themselves.
     temperature: higher means softer labels (`soft_labels`).
     soft: the weight of the soft loss, from 0 to 1. With 1 the true labels are not used, and `fit(x)` needs none.
     features: (layer of the student, layer of the teacher); the features of the student are also trained to match those
@@ -89,7 +89,8 @@ class Distiller(ExampleModel):
         return [metric for metric in super().metrics if getattr(metric, "built", True)]
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
-        return self.student(scaled_for(self.student, inputs), training=training)
+        check_scaled(self.student, inputs)
+        return self.student(inputs, training=training)
 
     def compile(self, optimizer: Any = "adam", metrics: Sequence[Any] | None = None, **kwargs: Any) -> None:
         """As `keras.Model.compile`, without a loss, because the distiller has its own."""
@@ -116,12 +117,13 @@ class Distiller(ExampleModel):
         self, x: tf.Tensor, y: tf.Tensor | None = None, weight: tf.Tensor | None = None, *, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The student's outputs and the whole loss (Formula 5.4). weight: (rows,) the weight of each row."""
-        x_student, x_teacher = scaled_for(self.student, x), scaled_for(self.teacher, x)
+        for model in (self.student, self.teacher):
+            check_scaled(model, x)
         if self.features is None:
-            outputs, targets = self.student(x_student, training=training), self.teacher(x_teacher, training=False)
+            outputs, targets = self.student(x, training=training), self.teacher(x, training=False)
         else:
-            student_features, outputs = self._student_with_features(x_student, training=training)
-            teacher_features, targets = self._teacher_with_features(x_teacher, training=False)
+            student_features, outputs = self._student_with_features(x, training=training)
+            teacher_features, targets = self._teacher_with_features(x, training=False)
         losses = self.soft * soft_loss(
             student=logits_of(self.student, outputs),
             teacher=logits_of(self.teacher, targets),

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import scaled_for
+from meta_keras.inputs import check_scaled
 from meta_keras.outputs import default_loss, final_activation
 from meta_keras.tasks.shuffling import shuffled_rows
 from meta_keras.transfer.classifier import Classifier
@@ -33,8 +33,8 @@ class DomainAdaptation(Classifier):
 
         loss = cross-entropy(source) + weight * domain loss
 
-    network: a built Sequential or functional model with one input; `fit` trains it in place. Integer pixels are scaled
-        to floats from 0 to 1, unless it scales its inputs itself.
+    network: a built Sequential or functional model with one input; `fit` trains it in place. It gets its
+        inputs unchanged, and pixels from 0 to 255 only if it scales them itself.
     layer: the name of its layer whose outputs (rows, d) are the features.
     method: "coral", "reversal" (Formula 6.3), or None, which trains on the source only.
     weight: a number, or a schedule over the optimizer's steps, such as `RisingWeight`.
@@ -85,7 +85,7 @@ class DomainAdaptation(Classifier):
 
     def call(self, inputs: Any, training: bool = False) -> tf.Tensor:
         """The outputs of the network for the inputs, or for the source of a pair of domains."""
-        inputs = scaled_for(self.network, inputs)
+        check_scaled(self.network, inputs)
         pair = isinstance(inputs, tuple | list) and len(inputs) == 2
         if not training:
             return self.network(inputs[0] if pair else inputs, training=False)

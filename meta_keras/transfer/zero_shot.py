@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import check_inputs, scaled_for
+from meta_keras.inputs import check_inputs, check_scaled
 from meta_keras.transfer.classifier import Classifier
 
 
@@ -27,8 +27,8 @@ class ZeroShot(Classifier):
     Called on inputs it returns scores of the seen classes, and `fit` trains it on their labels, 0 ... seen - 1, in the
     order of `descriptions`. `scores` and `classify` take the descriptions of any classes.
 
-    encoder: a built Keras model with outputs (rows, width); `fit` trains it in place. Integer pixels are scaled to
-        floats from 0 to 1, unless it scales its inputs itself.
+    encoder: a built Keras model with outputs (rows, width); `fit` trains it in place. It gets its inputs
+        unchanged, and pixels from 0 to 255 only if it scales them itself.
     descriptions: (seen classes, d) numbers that describe each class. They are a weight that does not train, so
         `learner.descriptions.assign` changes the classes without compiling again.
 
@@ -87,7 +87,8 @@ class ZeroShot(Classifier):
         return cls(**{**config, "encoder": keras.saving.deserialize_keras_object(config["encoder"])})
 
     def _projected(self, inputs: Any, training: bool = False) -> tf.Tensor:
-        return self.projection(self.encoder(scaled_for(self.encoder, inputs), training=training))
+        check_scaled(self.encoder, inputs)
+        return self.projection(self.encoder(inputs, training=training))
 
 
 def calibrated(scores: np.ndarray, seen: Sequence[int], penalty: float) -> np.ndarray:

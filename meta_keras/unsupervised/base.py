@@ -7,7 +7,15 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import as_inputs, check_inputs, check_pixels, is_pixels
+from meta_keras.inputs import (
+    LARGEST_FLOAT,
+    as_inputs,
+    check_inputs,
+    check_pixels,
+    check_task_network,
+    is_image_shape,
+    is_pixels,
+)
 from meta_keras.models import ExampleModel
 
 BATCH_SIZE = 32  # that of Keras
@@ -106,7 +114,7 @@ class Unlabeled(ExampleModel):
                     f"{name} learns without labels; the dataset has tuples of {len(x.element_spec)}. Keep only the "
                     "inputs with dataset.map(lambda x, y: x)."
                 )
-            return x.map(self._checked_batch) if self.bounded or self.smallest_batch > 1 else x
+            return x.map(self._checked_batch)
         check_inputs(self.encoder, x, what)
         checks.finite_numbers(**{what: x})
         check_pixels(x, what, whole=True)
@@ -133,6 +141,9 @@ class Unlabeled(ExampleModel):
             message = f"{name} takes pixels from 0 to 1. Rescale them, for example by (x - low) / (high - low)."
             tf.debugging.assert_greater_equal(tf.reduce_min(scaled), -ROUNDING, message)
             tf.debugging.assert_less_equal(tf.reduce_max(scaled), 1 + ROUNDING, message)
+        elif x.dtype.is_floating and x.shape.rank == 4 and is_image_shape(x.shape[1:]):
+            is_scaled = (tf.reduce_min(x) < 0) | (tf.reduce_max(x) <= LARGEST_FLOAT)
+            tf.debugging.assert_equal(is_scaled, True, f"{name} takes pixels from 0 to 1. Divide them by 255.")
         message = f"{name} needs at least {self.smallest_batch} images per batch: use batch(size, drop_remainder=True)."
         tf.debugging.assert_greater_equal(tf.shape(x)[0], self.smallest_batch, message)
         return x
@@ -146,7 +157,7 @@ def _last(rows: int, batch_size: int) -> int:
 def checked_encoder(encoder: Any, name: str = "encoder") -> keras.Model:
     """The model, if it is built and has one input and outputs (rows, width); else an error."""
     checks.fittable_model(**{name: encoder})
-    checks.one_input(**{name: encoder})
+    check_task_network(**{name: encoder})
     shape = getattr(encoder, "output_shape", None)
     if not isinstance(shape, tuple) or len(shape) != 2:
         raise ValueError(f"{name} must have outputs of shape (rows, width); got {shape}. End it with a Flatten layer.")
