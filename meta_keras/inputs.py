@@ -106,8 +106,8 @@ def check_task_network(**networks: keras.Model) -> None:
         return
     for layer in all_layers(network):
         divides = isinstance(layer, keras.layers.Rescaling) and np.max(layer.scale) < 1 / DIMMEST
-        centers = isinstance(layer, keras.layers.Normalization) and np.max(getattr(layer, "mean", None) or 0) > DIMMEST
-        if divides or centers:
+        mean = getattr(layer, "mean", None) if isinstance(layer, keras.layers.Normalization) else None
+        if divides or (mean is not None and np.max(mean) > DIMMEST):
             raise ValueError(
                 f"{name} must take pixels as floats from 0 to 1, as tasks have them, but its layer {layer.name!r} is "
                 f"for pixels from 0 to {BRIGHTEST}, which would then be scaled twice. Leave this layer out."

@@ -212,7 +212,10 @@ def test_networks_for_tasks_do_not_scale_pixels_themselves():
     for layer, name in ((keras.layers.Rescaling(1 / 255), "rescaling"), (learned, "normalization")):
         with pytest.raises(ValueError, match=f"encoder must take pixels as floats.*its layer '{name}"):
             check_task_network(encoder=model_of(layer, keras.layers.Dense(2)))
-    for layer in (keras.layers.Rescaling(2.0, -1.0), keras.layers.Normalization(mean=[0.4], variance=[0.1])):
+    for layer in (
+        keras.layers.Rescaling(2.0, -1.0),
+        keras.layers.Normalization((1, 2, 3), PIXELS[0] / 255, np.ones((2, 2, 1))),
+    ):
         check_task_network(network=model_of(layer))
     check_task_network(network=keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(1 / 255)]))
     with pytest.raises(ValueError, match="would then be scaled twice. Leave this layer out"):

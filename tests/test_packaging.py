@@ -59,7 +59,7 @@ LAYERS = {
     "training": {"checks", "faults", "internals", "stepping", "tasks"},
     "learned_optimizer": {"checks", "internals", "rules"},
     "training_runs": {"copies", "functional", "internals", "outputs", "parallel", "rules"},
-    "unrolled_training": {"checks", "functional", "outputs", "rules", "tasks", "training", "training_runs"},
+    "unrolled_training": {"checks", "functional", "inputs", "outputs", "rules", "tasks", "training", "training_runs"},
     "loop": {"checks", "functional", "outputs", "rules", "tasks"},
     "learner": {
         *(
