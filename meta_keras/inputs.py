@@ -93,10 +93,11 @@ def _is_scaled(model: keras.Model, tensor: keras.KerasTensor) -> bool:
 def check_task_network(**networks: keras.Model) -> None:
     """Raise an error unless a network is built and has one input, which is not pixels, since those of tasks are floats.
 
-    >>> check_task_network(network=keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Rescaling(1 / 255)]))
+    >>> scaling = keras.layers.Rescaling(1 / 255, name="pixels")
+    >>> check_task_network(network=keras.Sequential([keras.Input((4, 4, 1)), scaling]))
     Traceback (most recent call last):
     ...
-    ValueError: network must take pixels as floats from 0 to 1, as tasks have them, but its layer 'rescaling' is for...
+    ValueError: network must take pixels as floats from 0 to 1, as tasks have them, but its layer 'pixels' is for...
     """
     checks.built_model(**networks)
     checks.one_input(**networks)
