@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from meta_keras.checks import at_least, function, integer
@@ -114,4 +115,4 @@ def is_endless(tasks: tf.data.Dataset) -> bool:
 
 def ways_of_tasks(tasks: Any, first: Episode) -> int:
     """The number of classes of a dataset of tasks: as it says itself, or as the labels of its first batch imply."""
-    return getattr(tasks, "ways", None) or 1 + max(int(tf.reduce_max(y)) for y in (first.support_y, first.query_y))
+    return getattr(tasks, "ways", None) or 1 + max(int(np.max(y)) for y in (first.support_y, first.query_y))
