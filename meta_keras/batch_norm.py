@@ -17,6 +17,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from meta_keras.convolutions import on_gpu
+
 STATISTICS = (None, "batch", "fused", "moving", "keep")
 
 _switch: ContextVar[tuple[str | None] | None] = ContextVar("meta_keras_normalization", default=None)
@@ -74,9 +76,13 @@ def _with_momentum(layer: keras.layers.BatchNormalization, momentum: float) -> k
 
 
 def _can_be_fused(layer: keras.layers.BatchNormalization, inputs: tf.Tensor) -> bool:
-    """Whether TensorFlow has one operation for what this layer does to these inputs."""
+    """Whether TensorFlow has one operation for what this layer does to these inputs, and runs on a CPU.
+
+    On a GPU, XLA compiles the tasks of a batch together, and fuses what normalizes them by itself.
+    """
     return (
-        type(layer).call is keras.layers.BatchNormalization.call
+        not on_gpu()
+        and type(layer).call is keras.layers.BatchNormalization.call
         and layer.trainable
         and not layer.synchronized
         and inputs.shape.rank == 4

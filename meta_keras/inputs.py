@@ -91,7 +91,7 @@ def _is_scaled(model: keras.Model, tensor: keras.KerasTensor) -> bool:
 
 
 def check_task_network(**networks: keras.Model) -> None:
-    """Raise an error unless a network is built and has one input, which is not pixels, since those of tasks are floats.
+    """Raise an error unless a network is built, has one input, and takes images as floats from 0 to 1, as tasks have.
 
     >>> scaling = keras.layers.Rescaling(1 / 255, name="pixels")
     >>> check_task_network(network=keras.Sequential([keras.Input((4, 4, 1)), scaling]))

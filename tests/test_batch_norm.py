@@ -207,8 +207,12 @@ def operations(layer, shape, dtype="float32", mask=None):
     }
 
 
-def test_only_images_in_single_precision_are_fused():
+def test_only_images_in_single_precision_are_fused_and_only_on_a_cpu(monkeypatch):
     images = (None, 4, 4, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("meta_keras.batch_norm.on_gpu", lambda: True)
+        assert "FusedBatchNormV3" not in operations(layers.BatchNormalization(), images)
+    monkeypatch.setattr("meta_keras.batch_norm.on_gpu", lambda: False)
     assert "FusedBatchNormV3" in operations(layers.BatchNormalization(), images)
     frozen = layers.BatchNormalization(trainable=False)
     for layer, shape, more in [
