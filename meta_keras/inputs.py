@@ -18,14 +18,9 @@ from meta_keras.internals import all_layers, uses_of
 BRIGHTEST = 255
 LARGEST_FLOAT = 1.5  # of pixels as floats, which resizing may bring above 1
 CHANNELS = (1, 3, 4)
+SCALING_PIXELS = keras.layers.Rescaling | keras.layers.Normalization
 # Layers after which the range of an input no longer matters, or may have been changed.
-SCALING = (
-    keras.layers.Rescaling
-    | keras.layers.Normalization
-    | keras.layers.BatchNormalization
-    | keras.layers.Embedding
-    | keras.layers.Lambda
-)
+SCALING = SCALING_PIXELS | keras.layers.BatchNormalization | keras.layers.Embedding | keras.layers.Lambda
 # Integer images without larger values are probably not pixels from 0 to 255 but masks, 4-bit images or class maps.
 DIMMEST = 16
 
@@ -84,7 +79,8 @@ def _is_scaled(model: keras.Model, tensor: keras.KerasTensor) -> bool:
         if isinstance(operation, keras.Model):
             scaled = scales(operation)
         else:
-            scaled = isinstance(operation, SCALING) or not isinstance(operation, keras.layers.Layer)
+            scaled = not isinstance(operation, keras.layers.Layer) or isinstance(operation, SCALING)
+            scaled = scaled or any(isinstance(one, SCALING_PIXELS) for one in all_layers(operation))
         if scaled or (not operation.weights and any(_is_scaled(model, output) for output in outputs)):
             return True
     return False
@@ -106,7 +102,7 @@ def check_task_network(**networks: keras.Model) -> None:
     if not isinstance(shape, tuple) or not _ends_in_image(shape):
         return
     for layer in all_layers(network):
-        divides = isinstance(layer, keras.layers.Rescaling) and np.max(layer.scale) < 1 / DIMMEST
+        divides = isinstance(layer, keras.layers.Rescaling) and 0 < np.max(layer.scale) < 1 / 64
         mean = getattr(layer, "mean", None) if isinstance(layer, keras.layers.Normalization) else None
         if divides or (mean is not None and np.max(mean) > DIMMEST):
             raise ValueError(

@@ -61,8 +61,7 @@ class Predictors:
     def __init__(self, per_task: PerTask) -> None:
         self._per_task = per_task
         self._traced: dict[Any, tuple[Any, Any]] = {}
-        self._last_seen: list[Any] = []
-        self._last_traced: tuple[Any, Any] | None = None
+        self._last: tuple[list[Any], Any] = ([], None)  # one tuple, since threads may replace it at the same time
 
     def __call__(self, context: Context, x: tf.Tensor, y: tf.Tensor) -> Predictor:
         variables = self._per_task.network.model.variables
@@ -70,9 +69,11 @@ class Predictors:
         seen = [context.ways, *(variable.trainable for variable in variables), *layers]
         seen += [value for layer in layers for value in vars(layer).values()]
         # Where every object is that of the last call, so are the settings, and listing them would take much longer.
-        if len(seen) != len(self._last_seen) or not all(map(operator.is_, seen, self._last_seen)):
-            self._last_seen, self._last_traced = seen, self._traced_for(context)
-        adapt, answer = self._last_traced
+        last_seen, traced = self._last
+        if len(seen) != len(last_seen) or not all(map(operator.is_, seen, last_seen)):
+            traced = self._traced_for(context)
+            self._last = seen, traced
+        adapt, answer = traced
         return Predictor(answer, adapt(x, y), tuple(x.shape[1:]))
 
     def _traced_for(self, context: Context) -> tuple[Any, Any]:

@@ -184,8 +184,19 @@ def computed(function):
         computed(keras.applications.mobilenet_v2.preprocess_input),
         computed(lambda image: keras.layers.ZeroPadding2D()(image) - 1.0),
         computed(keras.layers.Lambda(lambda image: image / 255.0)),
+        model_of(keras.layers.Pipeline([keras.layers.Rescaling(1 / 255)]), keras.layers.Conv2D(1, 1)),
     ],
-    ids=["Rescaling", "behind another layer", "batch norm", "in a model", "operator", "Keras", "padded", "Lambda"],
+    ids=[
+        "Rescaling",
+        "behind another layer",
+        "batch norm",
+        "in a model",
+        "operator",
+        "Keras",
+        "padded",
+        "Lambda",
+        "Pipeline",
+    ],
 )
 def test_pixels_are_accepted_by_models_that_scale_them(model):
     check_scaled(model, PIXELS)
@@ -218,5 +229,6 @@ def test_networks_for_tasks_do_not_scale_pixels_themselves():
     ):
         check_task_network(network=model_of(layer))
     check_task_network(network=keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(1 / 255)]))
+    check_task_network(network=model_of(keras.layers.Rescaling(-1.0, 1.0)))  # strokes and background exchanged
     with pytest.raises(ValueError, match="would then be scaled twice. Leave this layer out"):
         MetaLearner(network=model_of(keras.layers.Rescaling(1 / 255), keras.layers.Dense(2)))

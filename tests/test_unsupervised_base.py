@@ -211,3 +211,5 @@ def test_a_dataset_of_float_pixels_up_to_255_is_refused_by_every_model():
     with pytest.raises(tf.errors.InvalidArgumentError, match="takes pixels from 0 to 1. Divide them by 255"):
         model.fit(tf.data.Dataset.from_tensor_slices(images).batch(2), verbose=0)
     model.fit(tf.data.Dataset.from_tensor_slices(images / 255).batch(2), verbose=0)
+    bright = images[:2] / 255 + 1  # of standardized images, a batch may hold the bright ones only
+    model.fit(tf.data.Dataset.from_tensor_slices(bright).batch(2), verbose=0)

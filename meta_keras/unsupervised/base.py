@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.inputs import (
-    LARGEST_FLOAT,
+    DIMMEST,
     as_inputs,
     check_inputs,
     check_pixels,
@@ -142,7 +142,7 @@ class Unlabeled(ExampleModel):
             tf.debugging.assert_greater_equal(tf.reduce_min(scaled), -ROUNDING, message)
             tf.debugging.assert_less_equal(tf.reduce_max(scaled), 1 + ROUNDING, message)
         elif x.dtype.is_floating and x.shape.rank == 4 and is_image_shape(x.shape[1:]):
-            is_scaled = (tf.reduce_min(x) < 0) | (tf.reduce_max(x) <= LARGEST_FLOAT)
+            is_scaled = (tf.reduce_min(x) < 0) | (tf.reduce_max(x) <= DIMMEST)  # a batch may hold bright images only
             tf.debugging.assert_equal(is_scaled, True, f"{name} takes pixels from 0 to 1. Divide them by 255.")
         message = f"{name} needs at least {self.smallest_batch} images per batch: use batch(size, drop_remainder=True)."
         tf.debugging.assert_greater_equal(tf.shape(x)[0], self.smallest_batch, message)
