@@ -87,13 +87,13 @@ def _can_be_fused(layer: keras.layers.BatchNormalization, inputs: tf.Tensor) -> 
         and not layer.synchronized
         and inputs.shape.rank == 4
         and layer.axis in (-1, 3)
-        and inputs.dtype == layer.variable_dtype == "float32"
+        and inputs.dtype == layer.variable_dtype == layer.compute_dtype == "float32"
     )
 
 
 def _fused(layer: keras.layers.BatchNormalization, inputs: tf.Tensor) -> tf.Tensor:
     """What the layer does in training, with its moving averages."""
-    ones = tf.ones(inputs.shape[-1], inputs.dtype)
+    ones = tf.ones(layer.moving_mean.shape, inputs.dtype)
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=inputs,
         scale=tf.convert_to_tensor(layer.gamma) if layer.scale else ones,

@@ -221,6 +221,7 @@ def test_only_images_in_single_precision_are_fused_and_only_on_a_cpu(monkeypatch
         (frozen, images, {}),
         (layers.BatchNormalization(dtype="float64"), images, {"dtype": "float64"}),
         (layers.BatchNormalization(dtype="mixed_float16"), images, {"dtype": "float16"}),
+        (layers.BatchNormalization(dtype="mixed_float16", autocast=False), images, {}),
         (layers.BatchNormalization(), (3, 4, 4, 2), {"mask": tf.ones((3, 4, 4), tf.bool)}),
     ]:
         assert "FusedBatchNormV3" not in operations(layer, shape, **more)
