@@ -1,5 +1,4 @@
 """Examples as a network takes them: the only place where pixels are scaled. Tasks, `adapt` and `predict` all use it.
-What trains plain Keras models on arrays does not scale them, and refuses pixels where a model takes floats.
 
 Integer images hold pixels from 0 to 255 and become floats from 0 to 1. Bytes (uint8) are always pixels, whatever their
 shape. Floats are used unchanged, Booleans become 0 and 1, and all other integers are tokens that an embedding layer
@@ -13,14 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.internals import all_layers, uses_of
 
 BRIGHTEST = 255
 LARGEST_FLOAT = 1.5  # of pixels as floats, which resizing may bring above 1
 CHANNELS = (1, 3, 4)
-SCALING_PIXELS = keras.layers.Rescaling | keras.layers.Normalization
-# Layers after which the range of an input no longer matters, or may have been changed.
-SCALING = SCALING_PIXELS | keras.layers.BatchNormalization | keras.layers.Embedding | keras.layers.Lambda
 # Integer images without larger values are probably not pixels from 0 to 255 but masks, 4-bit images or class maps.
 DIMMEST = 16
 
@@ -39,76 +34,6 @@ def as_inputs(examples: tf.Tensor, *, leading: int = 1) -> tf.Tensor:
         return tf.cast(examples, tf.float32) / BRIGHTEST
     as_float = examples.dtype.is_floating or examples.dtype == tf.bool
     return tf.cast(examples, tf.float32) if as_float else examples
-
-
-def check_scaled(model: keras.Model, inputs: Any, name: str = "x") -> None:
-    """Raise a ValueError if pixels would reach a plain Keras model that is not made for them.
-
-    Keras passes integers on as they are, and so does everything that trains a model of the user's own, so that the
-    model takes the same inputs before, within and after this training.
-    """
-    given = tf.nest.flatten(inputs)
-    places = range(len(given)) if len(given) == len(getattr(model, "inputs", None) or ()) else [0] * len(given)
-    for place, one in zip(places, given, strict=True):
-        if isinstance(one, np.ndarray | tf.Tensor | tf.TensorSpec) and _takes_floats_only(model, place, one):
-            raise ValueError(
-                f"{name} must be floats: these are pixels from 0 to {BRIGHTEST}, and {model.name!r} takes floats and "
-                f"does not scale them. Divide them by {BRIGHTEST}, as the tasks of this library do, or start the model "
-                f"with keras.layers.Rescaling(1 / {BRIGHTEST}). If it was trained on larger numbers, or these are no "
-                f"pixels, pass {name}.astype('float32')."
-            )
-
-
-def _takes_floats_only(model: keras.Model, place: int, examples: Any) -> bool:
-    """Whether these are pixels, and a model takes floats in this place, which it does not scale."""
-    spec = tf.TensorSpec(examples.shape, examples.dtype)
-    inputs = getattr(model, "inputs", None) or ()
-    integers = inputs and not keras.backend.is_float_dtype(inputs[place].dtype)
-    return is_pixels(spec) and not integers and not scales(model, place)
-
-
-def scales(model: keras.Model, place: int = 0) -> bool:
-    """Whether a model scales an input, computes with it or looks it up before its first layer with other weights."""
-    if not getattr(model, "inputs", None):  # a subclass, of which only the layers are known
-        return any(isinstance(layer, SCALING) for layer in all_layers(model))
-    return _is_scaled(model, model.inputs[place])
-
-
-def _is_scaled(model: keras.Model, tensor: keras.KerasTensor) -> bool:
-    for operation, outputs in uses_of(model, tensor):
-        if isinstance(operation, keras.Model):
-            scaled = scales(operation)
-        else:
-            scaled = not isinstance(operation, keras.layers.Layer) or isinstance(operation, SCALING)
-            scaled = scaled or any(isinstance(one, SCALING_PIXELS) for one in all_layers(operation))
-        if scaled or (not operation.weights and any(_is_scaled(model, output) for output in outputs)):
-            return True
-    return False
-
-
-def check_task_network(**networks: keras.Model) -> None:
-    """Raise an error unless a network is built, has one input, and takes images as floats from 0 to 1, as tasks have.
-
-    >>> scaling = keras.layers.Rescaling(1 / 255, name="pixels")
-    >>> check_task_network(network=keras.Sequential([keras.Input((4, 4, 1)), scaling]))
-    Traceback (most recent call last):
-    ...
-    ValueError: network must take pixels as floats from 0 to 1, as tasks have them, but its layer 'pixels' is for...
-    """
-    checks.built_model(**networks)
-    checks.one_input(**networks)
-    ((name, network),) = networks.items()
-    shape = getattr(network, "input_shape", None)
-    if not isinstance(shape, tuple) or not _ends_in_image(shape):
-        return
-    for layer in all_layers(network):
-        divides = isinstance(layer, keras.layers.Rescaling) and 0 < np.max(layer.scale) < 1 / 64
-        mean = getattr(layer, "mean", None) if isinstance(layer, keras.layers.Normalization) else None
-        if divides or (mean is not None and np.max(mean) > DIMMEST):
-            raise ValueError(
-                f"{name} must take pixels as floats from 0 to 1, as tasks have them, but its layer {layer.name!r} is "
-                f"for pixels from 0 to {BRIGHTEST}, which would then be scaled twice. Leave this layer out."
-            )
 
 
 def is_pixels(examples: tf.Tensor, *, leading: int = 1) -> bool:

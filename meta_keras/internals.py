@@ -73,15 +73,21 @@ def call_of(tensor: keras.KerasTensor) -> Node:
     return operation._inbound_nodes[number]
 
 
-def uses_of(model: keras.Model, tensor: keras.KerasTensor) -> list[tuple[keras.Operation, list[keras.KerasTensor]]]:
-    """The operations of a functional or sequential model that take this tensor, each with what it returns."""
-    graph = getattr(model, "_functional", None) or model
-    nodes = [(operation, node) for operation in graph.operations for node in operation._inbound_nodes]
-    return [
-        (operation, node.output_tensors)
-        for operation, node in nodes
-        if any(one is tensor for one in node.input_tensors)
-    ]
+def calls_of(model: keras.Model) -> list[Node]:
+    """The calls of layers that lead from the model's inputs to its outputs, in an order in which they can run.
+
+    A layer also keeps the calls that belong to other models.
+    """
+    found: dict[int, Node] = {}
+    waiting = [call_of(tensor) for tensor in model.outputs]
+    while waiting:
+        before = [call for call in map(call_of, waiting[-1].input_tensors) if id(call) not in found]
+        if before:
+            waiting += before
+        else:
+            call = waiting.pop()
+            found[id(call)] = call
+    return list(found.values())
 
 
 def number_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:

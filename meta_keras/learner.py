@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.functional import PureModel
-from meta_keras.inputs import as_inputs, check_inputs, check_task_network, is_pixels
+from meta_keras.inputs import as_inputs, check_inputs, is_pixels
 from meta_keras.networks import d3
 from meta_keras.outputs import as_loss, check_second_derivatives
 from meta_keras.parallel import PARALLEL, best_for, gradients_over_tasks, over_tasks
@@ -17,6 +17,7 @@ from meta_keras.predictors import Predictor, Predictors, rescaled
 from meta_keras.replicas import check_scope
 from meta_keras.rules.base import Context, Rule
 from meta_keras.rules.gradient_descent import GradientDescent
+from meta_keras.scaling import check_task_network
 from meta_keras.tasks.episodes import Episode, ways_of_tasks
 from meta_keras.tasks.inspection import Inputs, as_tensor, check_labels, check_support, scaled_examples, ways_in
 from meta_keras.training import TaskModel

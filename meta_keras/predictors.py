@@ -51,6 +51,8 @@ def rescaled(model: keras.Model, example: tuple[int, ...]) -> keras.Model:
     return keras.Sequential(layers, name=f"{model.name}_of_pixels")
 
 
+Layers = list[keras.layers.Layer]
+
 # The types of what may change an answer without being a weight.
 SETTINGS = frozenset((bool, int, float, str, tuple, type(None)))
 
@@ -65,21 +67,19 @@ class Predictors:
 
     def __call__(self, context: Context, x: tf.Tensor, y: tf.Tensor) -> Predictor:
         variables = self._per_task.network.model.variables
-        layers = all_layers(self._per_task.rule) + all_layers(self._per_task.network.model)
-        seen = [context.ways, *(variable.trainable for variable in variables), *layers]
-        seen += [value for layer in layers for value in vars(layer).values()]
+        of_rule, of_network = all_layers(self._per_task.rule), all_layers(self._per_task.network.model)
+        seen = [context.ways, *(variable.trainable for variable in variables), *of_rule, *of_network]
+        seen += [value for layer in of_rule + of_network for value in vars(layer).values()]
         # Where every object is that of the last call, so are the settings, and listing them would take much longer.
         last_seen, traced = self._last
         if len(seen) != len(last_seen) or not all(map(operator.is_, seen, last_seen)):
-            traced = self._traced_for(context)
+            traced = self._traced_for(context, of_rule, of_network)
             self._last = seen, traced
         adapt, answer = traced
         return Predictor(answer, adapt(x, y), tuple(x.shape[1:]))
 
-    def _traced_for(self, context: Context) -> tuple[Any, Any]:
+    def _traced_for(self, context: Context, of_rule: Layers, of_network: Layers) -> tuple[Any, Any]:
         """The two functions for the settings that all layers have now."""
-        network, rule = self._per_task.network, self._per_task.rule
-        of_rule, of_network = all_layers(rule), all_layers(network.model)
         settings = [
             (name, value)
             for layers, hidden in ((of_rule, "__"), (of_network, "_"))  # Keras notes calls in what begins with "_"
@@ -88,7 +88,7 @@ class Predictors:
             if (type(value) in SETTINGS or isinstance(value, np.generic)) and not name.startswith(hidden)
         ]
         parts = [id(part) for layer in of_rule + of_network for part in (layer, getattr(layer, "activation", None))]
-        key = repr((context.ways, settings, parts, [variable.trainable for variable in network.model.variables]))
+        key = repr((context.ways, settings, parts, [v.trainable for v in self._per_task.network.model.variables]))
         if key not in self._traced:
             self._traced[key] = (
                 _graph(lambda x, y: self._per_task.adapt(context, x, y)),

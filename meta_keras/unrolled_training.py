@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.functional import PureModel, Weights
-from meta_keras.inputs import check_task_network
 from meta_keras.outputs import as_loss, default_loss, final_activation
 from meta_keras.rules.updates import Update
+from meta_keras.scaling import check_task_network
 from meta_keras.tasks.episodes import Episode, ways_of_tasks
 from meta_keras.tasks.inspection import Inputs
 from meta_keras.training import TaskModel

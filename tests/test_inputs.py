@@ -7,8 +7,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meta_keras import ClassPool, FewShot, MetaLearner, networks
-from meta_keras.inputs import as_inputs, check_inputs, check_pixels, check_scaled, check_task_network, is_pixels
+from meta_keras import ClassPool, FewShot, networks
+from meta_keras.inputs import as_inputs, check_inputs, check_pixels, is_pixels
 
 INTEGERS = [np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64]
 sides = st.integers(2, 9)
@@ -151,84 +151,3 @@ def test_what_does_not_fit_a_network_is_refused(model, x, message):
 def test_what_fits_a_network_is_accepted():
     check_inputs(networks.mlp(1, input_shape=(2,)), [[0, 1]])
     check_inputs(two_inputs(), [np.zeros((3, 1)), np.zeros((3, 1))])
-
-
-def model_of(*first, dtype="float32"):
-    return keras.Sequential([keras.Input((2, 2, 1), dtype=dtype), *first, keras.layers.Flatten()])
-
-
-PIXELS = np.array([[[[0], [51]], [[102], [255]]]], np.uint8)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
-def test_pixels_are_refused_by_plain_models_of_floats(dtype):
-    with pytest.raises(ValueError, match="images must be floats: these are pixels from 0 to 255, and 'seq.* Divide"):
-        check_scaled(model_of(keras.layers.Conv2D(1, 1)), PIXELS.astype(dtype), "images")
-    check_scaled(model_of(), PIXELS.astype("float64"))
-    check_scaled(model_of(dtype="int32"), PIXELS.astype(dtype))  # such as tokens
-
-
-def computed(function):
-    image = keras.Input((2, 2, 1))
-    return keras.Model(image, keras.layers.Conv2D(1, 1)(function(image)))
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        model_of(keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(1, 1)),
-        model_of(keras.layers.RandomFlip(), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(1, 1)),
-        model_of(keras.layers.BatchNormalization(), keras.layers.Conv2D(1, 1)),
-        model_of(model_of(keras.layers.Rescaling(1 / 255)), keras.layers.Dense(1)),
-        computed(lambda image: image / 255.0),
-        computed(keras.applications.mobilenet_v2.preprocess_input),
-        computed(lambda image: keras.layers.ZeroPadding2D()(image) - 1.0),
-        computed(keras.layers.Lambda(lambda image: image / 255.0)),
-        model_of(keras.layers.Pipeline([keras.layers.Rescaling(1 / 255)]), keras.layers.Conv2D(1, 1)),
-    ],
-    ids=[
-        "Rescaling",
-        "behind another layer",
-        "batch norm",
-        "in a model",
-        "operator",
-        "Keras",
-        "padded",
-        "Lambda",
-        "Pipeline",
-    ],
-)
-def test_pixels_are_accepted_by_models_that_scale_them(model):
-    check_scaled(model, PIXELS)
-
-
-def test_every_input_of_a_model_is_judged_by_itself():
-    image, table = keras.Input((2, 2, 1), name="image"), keras.Input((2,), name="table")
-    scaled = keras.layers.Normalization(mean=[5.0, 5.0], variance=[1.0, 1.0])(table)
-    both = keras.layers.Concatenate()([keras.layers.Flatten()(image), scaled])
-    model = keras.Model({"table": table, "image": image}, keras.layers.Dense(1)(both))
-    with pytest.raises(ValueError, match="x must be floats"):
-        check_scaled(model, {"image": PIXELS, "table": np.ones((1, 2))})
-    check_scaled(model, {"image": PIXELS / 255, "table": np.ones((1, 2), "uint8")})
-
-
-@pytest.mark.parametrize("inputs", [np.float64([[0.5]]), tf.constant([["a"]]), {"a": np.zeros((1, 2))}, [[1, 2]]])
-def test_what_is_no_pixels_is_accepted(inputs):
-    check_scaled(networks.mlp(1), inputs)
-
-
-def test_networks_for_tasks_do_not_scale_pixels_themselves():
-    learned = keras.layers.Normalization()
-    learned.adapt(255 * np.random.default_rng(0).random((9, 2, 2, 1)))
-    for layer, name in ((keras.layers.Rescaling(1 / 255), "rescaling"), (learned, "normalization")):
-        with pytest.raises(ValueError, match=f"encoder must take pixels as floats.*its layer '{name}"):
-            check_task_network(encoder=model_of(layer, keras.layers.Dense(2)))
-    for layer in (
-        keras.layers.Rescaling(2.0, -1.0),
-        keras.layers.Normalization((1, 2, 3), PIXELS[0] / 255, np.ones((2, 2, 1))),
-    ):
-        check_task_network(network=model_of(layer))
-    check_task_network(network=keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(1 / 255)]))
-    check_task_network(network=model_of(keras.layers.Rescaling(-1.0, 1.0)))  # strokes and background exchanged
-    with pytest.raises(ValueError, match="would then be scaled twice. Leave this layer out"):
-        MetaLearner(network=model_of(keras.layers.Rescaling(1 / 255), keras.layers.Dense(2)))

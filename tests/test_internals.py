@@ -62,6 +62,16 @@ def test_the_calls_of_a_functional_model_are_known():
     assert internals.call_of(before.input_tensors[0]).is_input
 
 
+def test_the_calls_of_a_model_are_listed_in_order_without_those_of_other_models():
+    inputs, dense = keras.Input((3,)), layers.Dense(3, name="shared")
+    first = keras.Model(inputs, layers.ReLU(name="relu")(dense(inputs)))
+    second = keras.Model(inputs, dense(dense(inputs)) + inputs)
+    assert [call.operation.name for call in internals.calls_of(first)][1:] == ["shared", "relu"]
+    found = internals.calls_of(second)
+    assert [call.operation.name for call in found][1:-1] == ["shared", "shared"]
+    assert {id(tensor) for tensor in found[-1].input_tensors} == {id(inputs), id(found[2].output_tensors[0])}
+
+
 def test_losses_that_layers_add_are_told_from_penalties_of_weights():
     regularizers = {
         "activity_regularizer": keras.regularizers.L2(1.0),

@@ -335,6 +335,30 @@ def test_steps_without_a_label_are_left_out_and_the_others_are_not():
     assert weighted["tag_loss"] == pytest.approx(each.sum() / 5, rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", [None, "mse", "mae", "bce"])
+def test_steps_without_a_target_are_left_out_whether_or_not_targets_have_an_axis_of_one(loss):
+    network, head = sequences(units=1)
+    y = np.array([[0, 1, np.nan, np.nan], [1, 1, 0, np.nan]])
+    answers, labeled = head(network(TOKENS)).numpy()[..., 0], ~np.isnan(y)
+    function = keras.losses.BinaryCrossentropy(from_logits=True) if loss == "bce" else keras.losses.get(loss or "mse")
+    wanted = np.mean(function(y[labeled][:, None], answers[labeled][:, None]))
+    for targets in (y, y[..., None]):
+        model = MultiTask(network, {"size": head})
+        model.compile("sgd", loss=loss and {"size": loss}, jit_compile=False)
+        found = model.evaluate(TOKENS, {"size": targets}, verbose=0, return_dict=True)
+        assert found["loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_labels_whose_number_of_axes_is_not_known_are_refused():
+    network, head = sequences(units=1)
+    spec = tf.TensorSpec((None, 4), tf.int32), {"size": tf.TensorSpec(None, tf.float32)}
+    data = tf.data.Dataset.from_generator(lambda: [(TOKENS, {"size": np.ones((2, 4))})], output_signature=spec)
+    model = MultiTask(network, {"size": head})
+    model.compile("sgd", jit_compile=False)
+    with pytest.raises(ValueError, match="labels of task 'size' have an unknown number of axes.*output_signature"):
+        model.evaluate(data, verbose=0)
+
+
 def test_a_cross_entropy_of_any_name_is_one():
     model = made("uncertainty", loss={"kind": keras.losses.SparseCategoricalCrossentropy(True, name="ce")})
     assert model.loss_for.regression(Y) == [False, True]
@@ -470,6 +494,19 @@ def test_labels_and_weights_of_other_shapes_are_refused(targets, weights, messag
     model.compile()
     with pytest.raises(ValueError, match=message):
         model.fit(np.ones((3, 2)), {"pixel": targets}, sample_weight=weights, verbose=0)
+
+
+@pytest.mark.parametrize("shape", [(None,), (None, None), None], ids=str)
+def test_weights_of_a_dataset_may_have_a_shape_that_is_not_known(shape):
+    network, weights = keras.Sequential([keras.Input((2,)), layers.Dense(3)]), np.float32([1, 2, 3])
+    model = MultiTask(network, {"pixel": layers.Dense(2)})
+    model.compile(jit_compile=False)
+    x, y = np.ones((3, 2), "float32"), {"pixel": np.array([0, 1, 0])}
+    rows = weights[:, None] if shape == (None, None) else weights
+    spec = (tf.TensorSpec((None, 2)), {"pixel": tf.TensorSpec((None,), tf.int64)}, tf.TensorSpec(shape))
+    data = tf.data.Dataset.from_generator(lambda: [(x, y, rows)], output_signature=spec)
+    found = model.evaluate(data, verbose=0, return_dict=True)["loss"]
+    assert found == pytest.approx(model.evaluate(x, y, sample_weight=weights, verbose=0, return_dict=True)["loss"])
 
 
 def test_one_output_for_two_classes_has_a_loss_that_is_named():

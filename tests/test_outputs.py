@@ -1,5 +1,7 @@
 """The final activation of a network is read from its operations, and losses fit the answers of a rule."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -40,7 +42,7 @@ def functional(function):
 
 ENDINGS = {
     "nothing": (lambda: sequential(layers.Dense(3)), None),
-    "relu": (lambda: sequential(layers.Dense(3, "relu")), None),
+    "relu": (lambda: sequential(layers.Dense(3, "relu")), "other"),
     "name": (lambda: sequential(layers.Dense(3, "softmax")), "softmax"),
     "tf function": (lambda: sequential(layers.Dense(3, activation=tf.nn.softmax)), "softmax"),
     "keras function": (lambda: sequential(layers.Dense(3, activation=keras.ops.softmax)), "softmax"),
@@ -56,7 +58,17 @@ ENDINGS = {
     "log": (lambda: functional(keras.ops.log_softmax), "log_softmax"),
     "subclassed": (subclassed, None),
     "subclassed softmax": (lambda: subclassed(tf.nn.softmax), "softmax"),
-    "embedding": (lambda: keras.Sequential([keras.Input((2,), dtype="int32"), layers.Embedding(5, 3)]), None),
+    "embedding": (lambda: keras.Sequential([keras.Input((2,), dtype="int32"), layers.Embedding(5, 3)]), "other"),
+    "hard sigmoid": (lambda: sequential(layers.Dense(3, "hard_sigmoid")), "other"),
+    "mean of probabilities": (
+        lambda: functional(lambda x: (keras.ops.softmax(x) + keras.ops.softmax(-x)) / 2),
+        "other",
+    ),
+    "scaled": (lambda: functional(lambda x: 2.0 * x / 0.5 - 1.0), None),
+    "convolution and mean": (
+        lambda: keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2D(3, 1), layers.GlobalAveragePooling2D()]),
+        None,
+    ),
 }
 
 
@@ -190,6 +202,65 @@ def test_a_number_per_row_and_a_row_of_one_number_are_the_same_to_every_loss(los
     found = as_loss(loss, "sigmoid", "float32")(*(v.reshape(shape) for v, shape in zip((y, p), shapes, strict=True)))
     wanted = keras.losses.get(loss)(tf.constant(y[:, None]), tf.constant(p[:, None]))
     np.testing.assert_allclose(found, tf.reduce_mean(wanted), rtol=1e-6)
+
+
+SHAPES = [(4,), (4, 1), (4, 3), (4, 3, 1), (4, 3, 2), (4, 3, 2, 1)]
+ALIGNED = [(y, p) for y in SHAPES for p in SHAPES if y == p or (*y, 1) == p or y == (*p, 1)]
+
+
+@pytest.mark.parametrize("shapes", ALIGNED, ids=str)
+@pytest.mark.parametrize("loss", [squared, "mse", "kl_divergence", "cosine_similarity"])
+def test_functions_are_called_with_the_same_shapes_as_by_keras(loss, shapes):
+    y, p = (np.random.default_rng(n).uniform(0.1, 0.9, shape).astype("float32") for n, shape in enumerate(shapes))
+    plain = keras.Sequential([keras.Input(p.shape[1:]), layers.Identity()])
+    plain.compile(loss=loss, run_eagerly=True)
+    wanted = plain.evaluate(p, y, batch_size=4, verbose=0)
+    assert float(as_loss(loss, None, "float32")(y, p)) == pytest.approx(wanted, rel=1e-5)
+
+
+BINARY = ["binary_crossentropy", "bce", "BinaryCrossentropy", keras.losses.binary_crossentropy]
+FOCAL = ["binary_focal_crossentropy", "BinaryFocalCrossentropy", keras.losses.binary_focal_crossentropy]
+
+
+@pytest.mark.parametrize("loss", [*BINARY, *FOCAL], ids=lambda loss: getattr(loss, "__qualname__", loss))
+@pytest.mark.parametrize(("activation", "logits"), [(None, True), ("sigmoid", False), ("softmax", False)])
+def test_a_binary_cross_entropy_without_settings_fits_the_answers(loss, activation, logits):
+    found = as_loss(loss, activation, "float32")
+    kind = keras.losses.BinaryCrossentropy if loss in BINARY else keras.losses.BinaryFocalCrossentropy
+    assert type(found) is kind and found.get_config()["from_logits"] is logits
+
+
+@pytest.mark.parametrize("loss", ["CategoricalCrossentropy", "categorical_focal_crossentropy"])
+@pytest.mark.parametrize(("activation", "logits"), [(None, True), ("softmax", False), ("sigmoid", False)])
+def test_a_cross_entropy_without_settings_fits_the_answers(loss, activation, logits):
+    assert as_loss(loss, activation, "float32").get_config()["from_logits"] is logits
+
+
+@pytest.mark.parametrize("activation", ["hard_sigmoid", "relu", "log_softmax"])
+def test_a_binary_cross_entropy_needs_to_be_told_what_unusual_answers_are(activation):
+    learner = MetaLearner(network=sequential(layers.Dense(3, activation)))
+    with pytest.raises(ValueError, match="'binary_crossentropy' compares .*may be neither.*from_logits=..."):
+        learner.compile(loss="bce")
+    learner.compile(loss=keras.losses.BinaryCrossentropy(from_logits=activation == "log_softmax"))
+
+
+@pytest.mark.parametrize(("from_logits", "activation"), [(False, None), (True, "sigmoid")])
+def test_a_binary_cross_entropy_that_contradicts_the_answers_is_refused(from_logits, activation):
+    with pytest.raises(
+        ValueError, match=f"from_logits={from_logits}, but the answers are .*Pass from_logits={not from_logits}"
+    ):
+        as_loss(keras.losses.BinaryCrossentropy(from_logits=from_logits), activation, "float32")
+
+
+def test_losses_without_a_hash_are_accepted():
+    @dataclasses.dataclass
+    class Scaled:
+        factor: float
+
+        def __call__(self, y, p):
+            return self.factor * squared(y, p)
+
+    assert float(as_loss(Scaled(2.0), None, "float32")(np.zeros((2, 1)), np.ones((2, 1)))) == 2.0
 
 
 def test_binary_cross_entropy_by_name_fits_the_answers():

@@ -43,6 +43,7 @@ LAYERS = {
     "convolutions": set(),
     "batch_norm": {"convolutions"},
     "outputs": {"internals"},
+    "scaling": {"checks", "inputs", "internals", "outputs"},
     "functional": {"checks", "internals", "batch_norm"},
     "copies": {"checks", "functional", "internals"},
     "networks": {"checks"},
@@ -59,7 +60,7 @@ LAYERS = {
     "training": {"checks", "faults", "internals", "stepping", "tasks"},
     "learned_optimizer": {"checks", "internals", "rules"},
     "training_runs": {"copies", "functional", "internals", "outputs", "parallel", "rules"},
-    "unrolled_training": {"checks", "functional", "inputs", "outputs", "rules", "tasks", "training", "training_runs"},
+    "unrolled_training": {"checks", "functional", "outputs", "rules", "scaling", "tasks", "training", "training_runs"},
     "loop": {"checks", "functional", "outputs", "rules", "tasks"},
     "learner": {
         *(
@@ -73,18 +74,34 @@ LAYERS = {
             "per_task",
             "replicas",
             "rules",
+            "scaling",
             "tasks",
         ),
         "training",
     },
     "report": {"checks", "embedded", "inputs", "learner", "tasks", "report"},
     "classical": {"checks", "inputs", "outputs", "tasks"},
-    "multitask": {"checks", "inputs", "internals", "models", "multitask", "networks", "outputs", "tasks"},
+    "multitask": {"checks", "inputs", "internals", "models", "multitask", "networks", "outputs", "scaling", "tasks"},
     "transfer": {
-        *("checks", "copies", "functional", "inputs", "internals", "models", "networks", "outputs", "rules", "tasks"),
+        *(
+            "checks",
+            "copies",
+            "functional",
+            "inputs",
+            "internals",
+            "models",
+            "networks",
+            "outputs",
+            "rules",
+            "scaling",
+            "tasks",
+        ),
         "transfer",
     },
-    "unsupervised": {"checks", "inputs", "internals", "learner", "models", "report", "rules", "tasks", "unsupervised"},
+    "unsupervised": {
+        *("checks", "inputs", "internals", "learner", "models", "report", "rules", "scaling", "tasks"),
+        "unsupervised",
+    },
 }
 
 

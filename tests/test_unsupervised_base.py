@@ -204,12 +204,14 @@ def test_an_encoder_must_give_one_row_of_features_per_image(name):
         make("conv4", *others)
 
 
-def test_a_dataset_of_float_pixels_up_to_255_is_refused_by_every_model():
-    images = 255 * np.random.default_rng(0).random((4, 8, 8, 1)).astype("float32")
-    model = Rotation(keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()]))
-    model.compile()
-    with pytest.raises(tf.errors.InvalidArgumentError, match="takes pixels from 0 to 1. Divide them by 255"):
-        model.fit(tf.data.Dataset.from_tensor_slices(images).batch(2), verbose=0)
-    model.fit(tf.data.Dataset.from_tensor_slices(images / 255).batch(2), verbose=0)
-    bright = images[:2] / 255 + 1  # of standardized images, a batch may hold the bright ones only
-    model.fit(tf.data.Dataset.from_tensor_slices(bright).batch(2), verbose=0)
+@pytest.mark.parametrize("name", MAKE)
+def test_a_dataset_of_float_pixels_up_to_255_is_refused_by_every_model(name):
+    data = tf.data.Dataset.from_tensor_slices(255 * images().astype("float32")).batch(4)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="takes pixels from 0 to 1"):
+        compiled(MAKE[name]()).fit(data, verbose=0)
+    compiled(MAKE[name]()).fit(data.map(lambda x: x / 255), verbose=0)
+
+
+def test_a_batch_may_hold_the_bright_images_of_a_standardized_data_set_only():
+    data = tf.data.Dataset.from_tensor_slices(images() + 1).batch(4)
+    compiled(MAKE["rotation"]()).fit(data, verbose=0)

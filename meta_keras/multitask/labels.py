@@ -46,7 +46,8 @@ def mean_over_labeled(values: tf.Tensor, present: tf.Tensor, weight: Any = None)
 
     weight: (rows,) the weight of each row, as Keras' sample_weight.
     """
-    if weight is not None and any(size != 1 for size in weight.shape[1:]):
+    known = weight is not None and weight.shape.rank is not None
+    if known and any(size not in (1, None) for size in weight.shape[1:]):
         raise ValueError(f"sample_weight must have one number per row, (rows,); got the shape {tuple(weight.shape)}.")
     present = tf.broadcast_to(present, tf.shape(values))
     flat = tf.stack([tf.shape(values)[0], -1])

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import check_inputs, check_scaled
+from meta_keras.inputs import check_inputs
 from meta_keras.internals import mask_of
 from meta_keras.models import ExampleModel
 from meta_keras.multitask.labels import filled, mean_over_labeled, per_answer
@@ -20,11 +20,13 @@ from meta_keras.multitask.parts import (
     features_for,
     metrics_by_task,
     of_task,
+    one_per_step,
     training_for,
     weights_by_task,
 )
 from meta_keras.multitask.surgery import flat_gradients, operated_gradients, random_orders
 from meta_keras.multitask.uncertainty import uncertainty_loss
+from meta_keras.scaling import check_scaled
 
 METHODS = ("average", "uncertainty", "surgery")
 
@@ -134,7 +136,7 @@ class MultiTask(ExampleModel):
         answers = outputs if outputs.dtype.size >= 4 else tf.cast(outputs, tf.float32)
         loss = self.loss_for(task, y.dtype)
         check_targets(task, loss, y, answers)
-        labels, present = filled(y)
+        labels, present = filled(one_per_step(loss, y, answers))
         values = loss.call(labels, answers)
         present = per_answer(present, values.shape.rank)
         if mask is not None:

@@ -10,23 +10,23 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.internals import function_of, output_structure
 from meta_keras.multitask.labels import number_classes
-from meta_keras.outputs import as_loss, default_loss, final_activation, is_cross_entropy
+from meta_keras.outputs import BINARY, as_loss, default_loss, final_activation, is_cross_entropy
 
 Heads = Mapping[str, keras.layers.Layer]
 
-# Losses that compare every number of an answer with a target, and would broadcast both.
-OF_NUMBERS = {
+# Losses that compare every number of an answer with a target and would broadcast both. The first average over numbers.
+ELEMENTWISE = (
     keras.losses.mean_squared_error,
     keras.losses.mean_absolute_error,
     keras.losses.mean_absolute_percentage_error,
     keras.losses.mean_squared_logarithmic_error,
-    keras.losses.cosine_similarity,
     keras.losses.log_cosh,
     keras.losses.huber,
     keras.losses.poisson,
     keras.losses.hinge,
     keras.losses.squared_hinge,
-}
+)
+OF_NUMBERS = (*ELEMENTWISE, keras.losses.cosine_similarity)
 
 
 class LossByTask:
@@ -50,8 +50,8 @@ class LossByTask:
         if classes and self.widths[task] == 1:
             raise ValueError(
                 f"Task {task!r} has labels of type {labels.name}, which number classes, but its head has one output. "
-                "Give the head one output per class; or pass the labels as floats (y.astype('float32')), with "
-                f"loss={{{task!r}: 'binary_crossentropy'}} if they are two classes."
+                "Give the head one output per class; or pass the labels as floats (y.astype('float32')), which are the "
+                f"targets of a regression, or with loss={{{task!r}: 'binary_crossentropy'}} two classes."
             )
         return default_loss(self.activations[task], tf.int32 if classes else tf.float32)
 
@@ -74,7 +74,12 @@ class LossByTask:
 
 def check_targets(task: str, loss: keras.losses.Loss, y: tf.Tensor, answers: tf.Tensor) -> None:
     """Raise a ValueError if these targets are integers, of which -1 would be missing, or if they would be broadcast."""
-    kind, one_hot = function_of(loss), y.shape.rank is not None and y.shape == answers.shape and y.shape[-1] != 1
+    if y.shape.rank is None:
+        raise ValueError(
+            f"The labels of task {task!r} have an unknown number of axes, or batches of different numbers of axes. Let "
+            "the dataset declare it, for example in the output_signature of tf.data.Dataset.from_generator."
+        )
+    kind, one_hot = function_of(loss), y.shape == answers.shape and y.shape[-1] != 1
     if kind is keras.losses.sparse_categorical_crossentropy and one_hot:
         raise ValueError(
             f"The labels of task {task!r} must be classes of shape {tuple(answers.shape[:-1])}; got {tuple(y.shape)}. "
@@ -87,12 +92,21 @@ def check_targets(task: str, loss: keras.losses.Loss, y: tf.Tensor, answers: tf.
             f"The loss {loss.name!r} of task {task!r} compares numbers, but its labels are of type {y.dtype.name}, "
             "which number classes. Pass them as floats (y.astype('float32')), and mark missing ones with NaN."
         )
-    known = y.shape.rank is not None
-    if known and not any(answers.shape.is_compatible_with(shape) for shape in (y.shape, [*y.shape, 1])):
+    if not any(answers.shape.is_compatible_with(shape) for shape in (y.shape, [*y.shape, 1])):
         raise ValueError(
             f"The targets of task {task!r} have shape {tuple(y.shape)}, but its answers have shape "
             f"{tuple(answers.shape)}. Give its head as many units as a target has numbers."
         )
+
+
+def one_per_step(loss: keras.losses.Loss, y: tf.Tensor, answers: tf.Tensor) -> tf.Tensor:
+    """Targets (rows, steps) as (rows, steps, 1) if the answers have this shape: then a step may have no label.
+
+    Keras removes the last axis of the answers instead, which gives the same mean but one loss for all steps of a row.
+    """
+    elementwise = function_of(loss) in (*ELEMENTWISE, *BINARY)
+    steps = answers.shape.rank == y.shape.rank + 1 and answers.shape[-1] == 1
+    return y[..., None] if elementwise and steps else y
 
 
 def _of_means(task: str, loss: keras.losses.Loss) -> keras.losses.Loss:

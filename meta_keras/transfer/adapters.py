@@ -32,9 +32,9 @@ def with_residual(source: keras.Model, adapter: keras.Model | None = None) -> ke
     True
     """
     check_graph(source, one_input=False, name="source")
-    if final_activation(source):
+    if (activation := final_activation(source)) in ("softmax", "log_softmax", "sigmoid"):
         raise ValueError(
-            f"The model {source.name!r} ends in a {final_activation(source)}, and sums of probabilities are not "
+            f"The model {source.name!r} ends in a {activation}, and sums of probabilities are not "
             "probabilities. Use a source whose last layer has no activation, and a loss with from_logits=True."
         )
     if adapter is None:

@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import check_scaled
 from meta_keras.outputs import default_loss, final_activation
+from meta_keras.scaling import check_scaled
 from meta_keras.tasks.shuffling import shuffled_rows
 from meta_keras.transfer.classifier import Classifier
 from meta_keras.transfer.distillation_losses import in_single

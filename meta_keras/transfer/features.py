@@ -8,8 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import check_inputs, check_scaled
-from meta_keras.transfer.layers import calls, check_graph, output_of
+from meta_keras.inputs import check_inputs
+from meta_keras.internals import calls_of
+from meta_keras.scaling import check_scaled
+from meta_keras.transfer.layers import check_graph, output_of
 
 
 def feature_extractor(
@@ -120,7 +122,7 @@ class Take(keras.layers.Layer):
 
 def _inputs_of_head(model: keras.Model) -> list[keras.KerasTensor]:
     """What the last layer with weights is called with."""
-    with_weights = [call.input_tensors for call in calls(model) if getattr(call.operation, "weights", None)]
+    with_weights = [call.input_tensors for call in calls_of(model) if getattr(call.operation, "weights", None)]
     if not with_weights:
         raise ValueError(f"The model {model.name!r} has no layer with weights, and therefore no head; choose a layer.")
     return with_weights[-1]

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import check_scaled
 from meta_keras.internals import exclude_as
 from meta_keras.outputs import default_loss, final_activation, number_of_outputs
+from meta_keras.scaling import check_scaled
 from meta_keras.transfer.freezing import freeze, names_to_train
 
 

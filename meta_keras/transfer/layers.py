@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import keras
 
 from meta_keras import checks
-from meta_keras.internals import Node, call_of, direct_sublayers
+from meta_keras.internals import calls_of, direct_sublayers
 
 Shape = tuple[int | None, ...]
 
@@ -111,29 +111,15 @@ def check_graph(model: keras.Model, *, one_input: bool = True, name: str = "mode
         )
 
 
-def calls(model: keras.Model) -> list[Node]:
-    """The calls of layers that lead from the model's inputs to its outputs, in an order in which they can run."""
-    found: dict[int, Node] = {}
-    waiting = [call_of(tensor) for tensor in model.outputs]
-    while waiting:
-        before = [call for call in map(call_of, waiting[-1].input_tensors) if id(call) not in found]
-        if before:
-            waiting += before
-        else:
-            call = waiting.pop()
-            found[id(call)] = call
-    return list(found.values())
-
-
 def layer_names(model: keras.Model) -> list[str]:
     """The names of the layers that a model calls, without its inputs."""
-    return [call.operation.name for call in calls(model) if not call.is_input]
+    return [call.operation.name for call in calls_of(model) if not call.is_input]
 
 
 def output_of(model: keras.Model, name: str, *, argument: str = "layer") -> keras.KerasTensor:
     """The output of the layer with this name within the model (`layer.output` may be that of another model)."""
     select(model, name, layer_names(model), argument=argument)
-    found = [call.output_tensors for call in calls(model) if call.operation.name == name]
+    found = [call.output_tensors for call in calls_of(model) if call.operation.name == name]
     if len(found) > 1 or len(found[0]) > 1:
         raise ValueError(f"The layer {name!r} has {sum(map(len, found))} outputs in this model; one is needed.")
     return found[0][0]

@@ -11,8 +11,8 @@ import keras
 
 from meta_keras import checks
 from meta_keras.copies import fresh_chain, fresh_copy
-from meta_keras.internals import all_layers
-from meta_keras.transfer.layers import calls, check_graph, fits, layer_names, listed, output_of, select
+from meta_keras.internals import all_layers, calls_of
+from meta_keras.transfer.layers import check_graph, fits, layer_names, listed, output_of, select
 
 
 def same_structure(model: keras.Model, layers: Sequence[str] | None = None) -> keras.Model:
@@ -105,7 +105,7 @@ def join_models(*parts: keras.Model | Mapping[str, keras.Model]) -> keras.Model:
 
 def _part_of_chain(model: keras.Model, layers: Sequence[str]) -> keras.Model:
     check_graph(model)
-    names, row = select(model, layers, layer_names(model)), calls(model)
+    names, row = select(model, layers, layer_names(model)), calls_of(model)
     for before, call in zip(row, row[1:], strict=False):
         if [id(tensor) for tensor in call.input_tensors] != [id(tensor) for tensor in before.output_tensors]:
             raise ValueError(
@@ -138,7 +138,7 @@ def _check_cut(model: keras.Model, name: str, cut: keras.KerasTensor) -> None:
     if cut is model.outputs[0]:
         raise ValueError(f"There are no layers after {name!r}; the model has the layers {listed(layer_names(model))}.")
     after, others = {id(cut)}, []
-    for call in calls(model):
+    for call in calls_of(model):
         known = [id(tensor) in after for tensor in call.input_tensors]
         if any(known):
             after.update(id(tensor) for tensor in call.output_tensors)

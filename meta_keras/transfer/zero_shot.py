@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import check_inputs, check_scaled
+from meta_keras.inputs import check_inputs
+from meta_keras.scaling import check_scaled
 from meta_keras.transfer.classifier import Classifier
 
 

@@ -7,16 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.inputs import (
-    DIMMEST,
-    as_inputs,
-    check_inputs,
-    check_pixels,
-    check_task_network,
-    is_image_shape,
-    is_pixels,
-)
+from meta_keras.inputs import DIMMEST, as_inputs, check_inputs, check_pixels, is_image_shape, is_pixels
 from meta_keras.models import ExampleModel
+from meta_keras.scaling import check_task_network
 
 BATCH_SIZE = 32  # that of Keras
 ROUNDING = 0.01  # how far pixels may be outside of 0 ... 1, for example after resizing

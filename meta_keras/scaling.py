@@ -1,0 +1,185 @@
+"""Whether a model scales pixels itself: what its first layers with weights receive for a black and a white image.
+
+Tasks contain pixels as floats from 0 to 1, so a network that divides them by 255 would scale them twice. What trains
+plain Keras models on arrays passes integers from 0 to 255 on, so there a model must scale them itself.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from meta_keras import checks
+from meta_keras.inputs import BRIGHTEST, CHANNELS, DIMMEST, is_pixels
+from meta_keras.internals import all_layers, calls_of, input_structure
+from meta_keras.outputs import input_specs
+
+PREPROCESSING = keras.layers.Rescaling | keras.layers.Normalization
+# Layers to which the range of their inputs does not matter.
+INDIFFERENT = (
+    keras.layers.BatchNormalization
+    | keras.layers.GroupNormalization
+    | keras.layers.LayerNormalization
+    | keras.layers.Embedding
+)
+BLACK_AND_WHITE = np.array([0.0, 1.0], "float32")
+SIDE = 32  # of these images, where a model takes images of any size
+SMALLEST_RANGE = 1 / 32  # of what a layer gets for pixels from 0 to 1, compared with its largest number
+
+
+def check_scaled(model: keras.Model, inputs: Any, name: str = "x") -> None:
+    """Raise a ValueError if pixels would reach a plain Keras model that is not made for them.
+
+    Keras passes integers on as they are, and so does everything that trains a model of the user's own, so that the
+    model takes the same inputs before, within and after this training.
+    """
+    for index, examples in enumerate(_in_order(model, inputs)):
+        if isinstance(examples, np.ndarray | tf.Tensor | tf.TensorSpec) and _are_unscaled_pixels(
+            model, index, examples
+        ):
+            raise ValueError(
+                f"{name} must be floats: these are pixels from 0 to {BRIGHTEST}, and {model.name!r} takes floats and "
+                f"does not scale them. Divide them by {BRIGHTEST}, as the tasks of this library do, or start the model "
+                f"with keras.layers.Rescaling(1 / {BRIGHTEST}). If it was trained on larger numbers, or these are not "
+                f"pixels, pass {name}.astype('float32')."
+            )
+
+
+def check_task_network(**networks: keras.Model) -> None:
+    """Raise an error unless a network is built, has one input, and takes images as floats from 0 to 1, as tasks have.
+
+    >>> scaling = keras.layers.Rescaling(1 / 255)
+    >>> check_task_network(network=keras.Sequential([keras.Input((4, 4, 1)), scaling, keras.layers.Conv2D(1, 1)]))
+    Traceback (most recent call last):
+    ...
+    ValueError: network must take pixels as floats from 0 to 1, as tasks have them, but is made for pixels from 0 to...
+    """
+    checks.built_model(**networks)
+    checks.one_input(**networks)
+    ((name, network),) = networks.items()
+    if _takes_images(network) and any(
+        _is_for_bytes(layer, *pair) for layer, pair in _first_inputs(network, 0, BLACK_AND_WHITE)
+    ):
+        raise ValueError(
+            f"{name} must take pixels as floats from 0 to 1, as tasks have them, but is made for pixels from 0 to "
+            f"{BRIGHTEST}, which would then be scaled twice. Leave out the layers that scale them, such as "
+            f"Rescaling(1 / {BRIGHTEST}), or undo the first scaling with Rescaling({BRIGHTEST}.0) before them."
+        )
+
+
+def _in_order(model: keras.Model, inputs: Any) -> list[Any]:
+    """The arrays in the order of the model's inputs, as Keras assigns them: those of a dictionary by name."""
+    structure = input_structure(model) if getattr(model, "inputs", None) else None
+    if isinstance(inputs, Mapping) and isinstance(structure, Mapping):
+        inputs = {key: inputs[key] for key in structure if key in inputs}
+    elif isinstance(inputs, Mapping) and structure is not None:
+        inputs = [inputs[one.name] for one in model.inputs if one.name in inputs]
+    return keras.tree.flatten(inputs)
+
+
+def _are_unscaled_pixels(model: keras.Model, index: int, examples: Any) -> bool:
+    """Whether these are pixels, and the model takes floats as this input, which it does not scale."""
+    if not is_pixels(tf.TensorSpec(examples.shape, examples.dtype)):
+        return False
+    inputs = getattr(model, "inputs", None)
+    if inputs and (index >= len(inputs) or not keras.backend.is_float_dtype(inputs[index].dtype)):
+        return False
+    return any(_gets_bytes(layer, *pair) for layer, pair in _first_inputs(model, index, BRIGHTEST * BLACK_AND_WHITE))
+
+
+def _gets_bytes(layer: keras.layers.Layer | None, black: np.ndarray, white: np.ndarray) -> bool:
+    """Whether a layer gets pixels from 0 to 255 unchanged, and does not normalize them."""
+    if isinstance(layer, INDIFFERENT) or any(isinstance(one, PREPROCESSING) for one in _within(layer)):
+        return False
+    return bool(np.any((black == 0) & np.isclose(white, BRIGHTEST)))
+
+
+def _is_for_bytes(layer: keras.layers.Layer | None, black: np.ndarray, white: np.ndarray) -> bool:
+    """Whether pixels from 0 to 1 hardly make a difference to what a layer gets, since it is made for 0 to 255."""
+    difference = np.max(np.abs(white - black), initial=0)
+    largest = np.max(np.abs([black, white]), initial=1)
+    return 0 < difference < SMALLEST_RANGE * largest or any(map(_scales_bytes, _within(layer)))
+
+
+def _scales_bytes(layer: keras.layers.Layer) -> bool:
+    """Whether a layer by itself brings pixels from 0 to 255 to a range of about 1."""
+    if isinstance(layer, keras.layers.Rescaling):
+        return bool(0 < np.max(layer.scale) < SMALLEST_RANGE)
+    mean = getattr(layer, "mean", None) if isinstance(layer, keras.layers.Normalization) else None
+    return mean is not None and bool(np.max(mean) > DIMMEST)
+
+
+def _within(layer: keras.layers.Layer | None) -> list[keras.layers.Layer]:
+    """A layer and the layers that it consists of, in an order which is not known."""
+    return [] if layer is None else all_layers(layer)
+
+
+def _takes_images(network: keras.Model) -> bool:
+    """Whether each example is an image, of any size, or a stack of images; as far as this is known."""
+    specs = input_specs(network)
+    shape = () if specs is None else keras.tree.flatten(specs)[0].shape
+    return len(shape) > 3 and shape[-1] in CHANNELS and all(size is None or size > 1 for size in shape[-3:-1])
+
+
+def _first_inputs(
+    model: keras.Model, index: int, pair: np.ndarray
+) -> Iterator[tuple[keras.layers.Layer | None, np.ndarray]]:
+    """The first layers with weights after an input, and what they get for a pair of inputs: a black and a white image.
+
+    None stands for an output that has no such layer before it. A model whose graph is not known, because its class is
+    the user's own, or whose preprocessing fails for these images is itself such a layer.
+
+    pair: (2,) the values of all pixels, or (2, ...) two examples.
+    """
+    try:
+        found = _preprocessed(model, index, pair) if getattr(model, "inputs", None) else [(model, 0, pair)]
+    except (TypeError, ValueError, tf.errors.OpError):  # such as a Reshape to one size, where any size is taken
+        found = [(model, 0, pair)]
+    for layer, position, value in found:
+        if layer is not model and isinstance(layer, keras.Model):
+            yield from _first_inputs(layer, position, value)
+        else:
+            yield layer, value
+
+
+def _preprocessed(
+    model: keras.Model, index: int, pair: np.ndarray
+) -> list[tuple[keras.layers.Layer | None, int, np.ndarray]]:
+    """Where an input first meets layers with weights, or becomes an output: the layer, which of its inputs, and the
+    values there for the two examples. All other inputs of the model are zero."""
+    ends = _ends_of_preprocessing(model, index)
+    if not ends:
+        return []
+    preprocessing = keras.Model(model.inputs, [tensor for *_, tensor in ends], name="preprocessing")
+    with tf.init_scope():  # also where a model is called within a function that is being traced
+        inputs = [tf.zeros((2, *(size or SIDE for size in one.shape[1:])), one.dtype) for one in model.inputs]
+        if pair.ndim == 1:
+            pair = np.broadcast_to(pair.reshape(2, *[1] * (len(inputs[index].shape) - 1)), inputs[index].shape)
+        inputs[index] = tf.cast(pair, inputs[index].dtype)
+        values = keras.tree.flatten(preprocessing(inputs, training=False))
+    return [(*end[:2], np.asarray(value, "float32")) for end, value in zip(ends, values, strict=True)]
+
+
+def _ends_of_preprocessing(
+    model: keras.Model, index: int
+) -> list[tuple[keras.layers.Layer | None, int, keras.KerasTensor]]:
+    """The layers with weights that an input meets first, each with which of its inputs this is, and its tensor."""
+    ends, reached = [], {id(model.inputs[index])}
+    for call in calls_of(model):
+        for position, tensor in enumerate(call.input_tensors):
+            if id(tensor) in reached and _has_weights(call.operation):
+                ends.append((call.operation, position, tensor))
+            elif id(tensor) in reached:
+                reached |= set(map(id, call.output_tensors))
+    return ends + [(None, 0, tensor) for tensor in model.outputs if id(tensor) in reached]
+
+
+def _has_weights(operation: keras.Operation) -> bool:
+    """Whether an operation is a layer with weights, apart from the mean and the variance of a `Normalization`."""
+    if not isinstance(operation, keras.layers.Layer):
+        return False
+    means = [one for one in all_layers(operation) if isinstance(one, keras.layers.Normalization)]
+    known = {id(variable) for one in means for variable in one.weights}
+    return any(id(variable) not in known for variable in operation.weights)

@@ -1,0 +1,245 @@
+"""Pixels reach neither a model that is not made for them nor, scaled twice, one that scales them itself."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from meta_keras import MetaLearner, networks
+from meta_keras.scaling import check_scaled, check_task_network
+
+PIXELS = np.array([[[[0], [51]], [[102], [255]]]], np.uint8)
+
+
+def model_of(*first, shape=(2, 2, 1), dtype="float32"):
+    return keras.Sequential([keras.Input(shape, dtype=dtype), *first, layers.Conv2D(1, 1)])
+
+
+def computed(function, shape=(2, 2, 1)):
+    """A model that begins with a function."""
+    image = keras.Input(shape)
+    return keras.Model(image, layers.Conv2D(1, 1)(function(image)))
+
+
+class Subclassed(keras.Model):
+    """A model whose graph is not known."""
+
+    def __init__(self, *first):
+        super().__init__()
+        self.first = [*first, layers.Conv2D(1, 1)]
+
+    def call(self, inputs):
+        for layer in self.first:
+            inputs = layer(inputs)
+        return inputs
+
+    def built_for(self, shape=(None, 2, 2, 1)):
+        self(tf.zeros([size or 1 for size in shape]))
+        return self
+
+
+def adapted(largest):
+    layer = layers.Normalization()
+    layer.adapt(largest * np.random.default_rng(0).random((9, 2, 2, 1)))
+    return layer
+
+
+def built(layer):
+    layer.build((None, 2, 2, 1))
+    return layer
+
+
+def standardized(image):
+    """Pixels minus their mean in each image."""
+    return image - keras.ops.mean(image, axis=(1, 2, 3), keepdims=True)
+
+
+SCALING = {
+    "Rescaling": lambda: model_of(layers.Rescaling(1 / 255)),
+    "behind another layer": lambda: model_of(layers.RandomFlip(), layers.Rescaling(1 / 255)),
+    "any size": lambda: model_of(layers.Rescaling(1 / 255), shape=(None, None, 1)),
+    "any size, after pooling": lambda: model_of(
+        layers.AveragePooling2D(2), layers.Rescaling(1 / 255), shape=(None, None, 1)
+    ),
+    "brighter": lambda: computed(lambda image: image / 2 + 127.5),
+    "batch norm": lambda: model_of(layers.BatchNormalization()),
+    "layer norm": lambda: model_of(layers.LayerNormalization()),
+    "group norm": lambda: model_of(layers.GroupNormalization(1)),
+    "mean and variance": lambda: model_of(adapted(255)),
+    "in a model": lambda: model_of(keras.Sequential([keras.Input((2, 2, 1)), layers.Rescaling(1 / 255)])),
+    "in a model with weights": lambda: computed(model_of(layers.Rescaling(1 / 255))),
+    "operator": lambda: computed(lambda image: image / 255.0),
+    "operators": lambda: computed(lambda image: (image[..., 0] * (1 / 255))[..., None]),
+    "Keras": lambda: computed(keras.applications.mobilenet_v2.preprocess_input),
+    "only the mean": lambda: computed(lambda image: image - 127.5),
+    "of each image": lambda: computed(standardized),
+    "Lambda": lambda: computed(layers.Lambda(lambda image: image / 255.0)),
+    "Pipeline": lambda: model_of(layers.Pipeline([layers.Rescaling(1 / 255)])),
+    "subclassed": lambda: Subclassed(layers.Rescaling(1 / 255)),
+}
+NOT_SCALING = {
+    "nothing": model_of,
+    "one more axis": lambda: computed(lambda image: image[..., 0][..., None]),
+    "transposed": lambda: computed(lambda image: keras.ops.transpose(image, (0, 2, 1, 3))),
+    "padded": lambda: computed(lambda image: keras.ops.pad(image, [[0, 0], [1, 1], [1, 1], [0, 0]])),
+    "pooled": lambda: model_of(layers.AveragePooling2D(2)),
+    "Rescaling to more": lambda: model_of(layers.Rescaling(1.0)),
+    "dropout": lambda: model_of(layers.Dropout(0.5)),
+    "Lambda": lambda: computed(layers.Lambda(lambda image: tf.image.flip_left_right(image))),
+    "one of two branches": lambda: computed(lambda image: layers.Concatenate()([image, image / 255.0])),
+    "in a model": lambda: computed(model_of()),
+    "after the first layer": lambda: model_of(layers.Conv2D(1, 1), layers.BatchNormalization()),
+    "without weights": lambda: keras.Sequential([keras.Input((2, 2, 1)), layers.Flatten()]),
+    "any size, pooled": lambda: model_of(layers.AveragePooling2D(2), shape=(None, None, 1)),
+    "of a size that is not known": lambda: model_of(layers.Reshape((5, 5, 1)), shape=(None, None, 1)),
+    "subclassed": Subclassed,
+    "subclassed, in a model": lambda: computed(Subclassed().built_for()),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_pixels_are_refused_by_plain_models_of_floats(dtype):
+    with pytest.raises(ValueError, match="images must be floats: these are pixels from 0 to 255, and 'seq.* Divide"):
+        check_scaled(model_of(), PIXELS.astype(dtype), "images")
+    check_scaled(model_of(), PIXELS.astype("float64"))
+    tokens = keras.Sequential([keras.Input((2, 2, 1), dtype="int32"), layers.Embedding(256, 2)])
+    check_scaled(tokens, PIXELS.astype(dtype))
+
+
+@pytest.mark.parametrize("name", SCALING)
+def test_pixels_are_accepted_by_models_that_scale_them(name):
+    check_scaled(SCALING[name](), PIXELS)
+
+
+@pytest.mark.parametrize("name", NOT_SCALING)
+def test_pixels_are_refused_by_models_that_pass_them_on(name):
+    with pytest.raises(ValueError, match="x must be floats"):
+        check_scaled(NOT_SCALING[name](), PIXELS)
+
+
+def test_models_are_judged_alike_while_a_function_is_traced_and_random_layers_draw_nothing():
+    flip = layers.RandomFlip(seed=0)
+    models = model_of(flip, layers.Rescaling(1 / 255)), model_of(flip)
+    before = [variable.numpy() for variable in flip.variables]
+    refused = []
+
+    @tf.function
+    def judge(x):
+        for model in models:
+            try:
+                check_scaled(model, x)
+            except ValueError:
+                refused.append(model)
+        return x
+
+    judge(tf.constant(PIXELS))
+    assert refused == [models[1]]
+    assert all(np.array_equal(value, variable) for value, variable in zip(before, flip.variables, strict=True))
+
+
+def two_inputs(form):
+    """A model that scales its second input, a table, and not the first, an image."""
+    image, table = keras.Input((2, 2, 1), name="z_image"), keras.Input((2,), name="table")
+    scaled = layers.Normalization(mean=[5.0, 5.0], variance=[1.0, 1.0])(table)
+    both = layers.Concatenate()([layers.Flatten()(image), scaled])
+    return keras.Model(form(image, table), layers.Dense(1)(both))
+
+
+def as_dictionary(image, table):
+    return {"table": table, "z_image": image}
+
+
+def as_list(image, table):
+    return [image, table]
+
+
+@pytest.mark.parametrize("form", [as_dictionary, as_list])
+@pytest.mark.parametrize("given", [as_dictionary, as_list])
+def test_every_input_of_a_model_is_judged_by_itself(form, given):
+    if (form, given) == (as_dictionary, as_list):
+        pytest.skip("Keras does not assign a list to a dictionary of inputs")
+    model, rows = two_inputs(form), np.ones((1, 2))
+    with pytest.raises(ValueError, match="x must be floats"):
+        check_scaled(model, given(PIXELS, rows))
+    check_scaled(model, given(PIXELS / 255, rows.astype("uint8")))
+
+
+def test_arrays_that_a_model_does_not_take_are_ignored():
+    model, more = two_inputs(as_dictionary), {"a": np.zeros((1, 3))}
+    with pytest.raises(ValueError, match="x must be floats"):
+        check_scaled(model, as_dictionary(PIXELS, np.ones((1, 2))) | more)
+    check_scaled(model, as_dictionary(PIXELS / 255, np.ones((1, 2), "uint8")) | more)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_every_input_of_a_nested_model_is_judged_by_itself(first):
+    nested = two_inputs(lambda image, table: [image, table] if first else [table, image])
+    table, image = keras.Input((2,)), keras.Input((2, 2, 1))
+    unscaled, scaled = (
+        keras.Model([table, image], nested([one, table] if first else [table, one])) for one in (image, image / 255.0)
+    )
+    with pytest.raises(ValueError, match="x must be floats"):
+        check_scaled(unscaled, [np.ones((1, 2)), PIXELS])
+    check_scaled(scaled, [np.ones((1, 2)), PIXELS])
+
+
+def test_more_arrays_than_a_model_takes_are_left_to_keras():
+    check_scaled(model_of(), [PIXELS / 255, PIXELS])
+
+
+def test_inputs_without_effect_are_accepted():
+    used, unused = keras.Input((2,)), keras.Input((2, 2, 1))
+    check_scaled(keras.Model([used, unused], layers.Dense(1)(used)), [np.ones((1, 2)), PIXELS])
+
+
+@pytest.mark.parametrize("inputs", [np.float64([[0.5]]), tf.constant([["a"]]), {"a": np.zeros((1, 2))}, [[1, 2]]])
+def test_what_is_not_pixels_is_accepted(inputs):
+    check_scaled(networks.mlp(1), inputs)
+
+
+FOR_BYTES = {
+    "Rescaling": lambda: model_of(layers.Rescaling(1 / 255)),
+    "Rescaling and a shift": lambda: model_of(layers.Rescaling(1 / 127.5, -1.0)),
+    "mean and variance": lambda: model_of(adapted(255)),
+    "only the mean": lambda: computed(lambda image: image - 120.0),
+    "operator": lambda: computed(lambda image: image / 255.0),
+    "any size": lambda: model_of(layers.Rescaling(1 / 255), shape=(None, None, 3)),
+    "in a model": lambda: computed(model_of(layers.Rescaling(1 / 255))),
+    "Pipeline": lambda: model_of(layers.Pipeline([layers.Rescaling(1 / 255)])),
+    "subclassed": lambda: Subclassed(layers.Rescaling(1 / 255)).built_for(),
+    "of a size that is not known": lambda: model_of(
+        layers.Reshape((5, 5, 1)), layers.Rescaling(1 / 255), shape=(None, None, 1)
+    ),
+    "subclassed, mean and variance": lambda: Subclassed(adapted(255)).built_for(),
+    "videos": lambda: keras.Sequential([keras.Input((4, 8, 8, 3)), layers.Rescaling(1 / 255), layers.Conv3D(1, 1)]),
+}
+FOR_FLOATS = {
+    "nothing": model_of,
+    "to -1 ... 1": lambda: model_of(layers.Rescaling(2.0, -1.0)),
+    "strokes and background exchanged": lambda: model_of(layers.Rescaling(-1.0, 1.0)),
+    "mean and variance": lambda: model_of(adapted(1)),
+    "of each image": lambda: computed(standardized),
+    "undone before": lambda: model_of(layers.Rescaling(255.0), layers.Rescaling(1 / 255)),
+    "undone before, only the mean": lambda: computed(lambda image: 255 * image - 120.0),
+    "a table": lambda: keras.Sequential([keras.Input((2,)), layers.Rescaling(1 / 255), layers.Dense(1)]),
+    "later": lambda: model_of(layers.Conv2D(3, 1), layers.Rescaling(1 / 255)),
+    "subclassed": lambda: Subclassed(adapted(1)).built_for(),
+    "subclassed, mean not known yet": lambda: Subclassed(built(layers.Normalization())).built_for(),
+}
+
+
+@pytest.mark.parametrize("name", FOR_BYTES)
+def test_networks_for_tasks_do_not_scale_pixels_a_second_time(name):
+    with pytest.raises(ValueError, match="encoder must take pixels as floats.*would then be scaled twice. Leave out"):
+        check_task_network(encoder=FOR_BYTES[name]())
+
+
+@pytest.mark.parametrize("name", FOR_FLOATS)
+def test_networks_for_tasks_may_compute_with_pixels_from_0_to_1(name):
+    check_task_network(network=FOR_FLOATS[name]())
+
+
+def test_learners_refuse_networks_that_would_scale_pixels_a_second_time():
+    with pytest.raises(ValueError, match="network must take pixels as floats"):
+        MetaLearner(network=keras.Sequential([keras.Input((2, 2, 1)), layers.Rescaling(1 / 255), layers.Dense(2)]))
