@@ -85,8 +85,9 @@ class DomainAdaptation(Classifier):
 
     def call(self, inputs: Any, training: bool = False) -> tf.Tensor:
         """The outputs of the network for the inputs, or for the source of a pair of domains."""
-        check_scaled(self.network, inputs)
         pair = isinstance(inputs, tuple | list) and len(inputs) == 2
+        for domain in inputs if pair else (inputs,):
+            check_scaled(self.network, domain)
         if not training:
             return self.network(inputs[0] if pair else inputs, training=False)
         if not pair:
