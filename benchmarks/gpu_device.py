@@ -50,6 +50,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "S": {"network": "mlp", "support": 10, "queries": 10, "tasks": 25, "rate": 0.01, "steps": 1},
     "O": CONV | {"network": "stride", "image": (28, 28, 1), "queries": 5, "tasks": 32, "rate": 0.4, "steps": 1},
     "C": CONV | {"network": "pool", "image": (84, 84, 3), "queries": 75, "tasks": 4, "rate": 0.01, "steps": 5},
+    "C28": CONV | {"network": "pool", "image": (28, 28, 1), "queries": 75, "tasks": 4, "rate": 0.4, "steps": 5},
 }
 EXACT = ("S vectorized", "O map", "O slices", "O products", "O grouped")  # once more without TF32
 REPEATS, SECONDS, SIZE = 15, 0.1, 8192  # how often; the shortest repeat; rows of the large matrix product
@@ -242,7 +243,9 @@ def without_tf32(module: Any, ir: Any) -> None:
     module.operation.walk(visit)
 
 
-def measure_xla(folder: Path, record: Record, names: list[str], patience: float, more: set[str]) -> None:
+def measure_xla(
+    folder: Path, record: Record, names: list[str], peers: list[str], patience: float, more: set[str]
+) -> None:
     """Compile all programs side by side, then check and time them one by one."""
     import jax
     import jax.numpy as jnp
@@ -261,8 +264,7 @@ def measure_xla(folder: Path, record: Record, names: list[str], patience: float,
     programs += [Program(folder, name, exact=True) for name in names if name in EXACT and "exact" in more]
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     compiling = {program: pool.submit(program.compile) for program in programs}
-    wanted = {program.about["workload"] for program in programs}
-    jobs = {name: pool.submit(jax_step, name, folder) for name in WORKLOADS if name in wanted and "peers" in more}
+    jobs = {name: pool.submit(jax_step, name, folder) for name in peers if "peers" in more}
     concurrent.futures.wait([*compiling.values(), *jobs.values()], timeout=patience)
 
     for program, future in compiling.items():
@@ -436,7 +438,7 @@ def torch_gradients(work: dict[str, Any], loss: Callable[..., Any], tasks: list[
     return together if way == "vmap" else one_by_one
 
 
-def measure_torch(folder: Path, record: Record, names: list[str], device: str) -> None:
+def measure_torch(folder: Path, record: Record, names: list[str], device: str, *, best: bool) -> None:
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -455,9 +457,9 @@ def measure_torch(folder: Path, record: Record, names: list[str], device: str) -
     record.note("ceiling", "torch TF32 matrix product", {"size": SIZE, "TFLOP/s": rate} | product)
     del a, b
     for name in names:
-        for way in ("vmap", "loop"):
+        for way in ("vmap",) if best else ("vmap", "loop"):
             for patches in (False, True) if WORKLOADS[name]["network"] != "mlp" else (False,):
-                for graph in (False, True) if cuda else (False,):
+                for graph in (True,) if best else (False, True) if cuda else (False,):
                     title = f"{name} torch {way}{', patches' * patches}{', graph' * graph}"
                     record.attempt(
                         "peers",
@@ -533,6 +535,8 @@ def main() -> None:
     parser.add_argument("result", type=Path)
     parser.add_argument("--only", choices=PARTS, help="one part, in this process")
     parser.add_argument("--programs", help="these programs, such as 'O map,O products'; by default all in the folder")
+    parser.add_argument("--workloads", help="the peers' workloads, such as S,O; by default those of the programs")
+    parser.add_argument("--best", action="store_true", help="PyTorch only with vmap and in CUDA graphs")
     parser.add_argument("--patience", type=float, default=200, help="seconds that compiling may take")
     parser.add_argument("--without", default="", help="exact, peers: leave out full precision, or JAX")
     parser.add_argument("--trial", action="store_true", help="a single repeat, and PyTorch on the CPU, to try it")
@@ -551,13 +555,15 @@ def main() -> None:
         return
     names = sorted(path.stem for path in options.folder.glob("*.mlir"))
     names = options.programs.split(",") if options.programs else names
+    known = {name.split()[0] for name in names}
+    workloads = options.workloads.split(",") if options.workloads else [one for one in WORKLOADS if one in known]
     if options.only == "torch":
-        workloads = [workload for workload in WORKLOADS if any(name.startswith(workload) for name in names)]
-        measure_torch(options.folder, Record(options.result), workloads, "cpu" if options.trial else "cuda")
+        device = "cpu" if options.trial else "cuda"
+        measure_torch(options.folder, Record(options.result), workloads, device, best=options.best)
     else:
         names = [name for name in names if ("unrolled" in name) == (options.only == "unrolled")]
         more = set() if options.only == "unrolled" else {"exact", "peers"} - set(options.without.split(","))
-        measure_xla(options.folder, Record(options.result), names, options.patience, more)
+        measure_xla(options.folder, Record(options.result), names, workloads, options.patience, more)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,14 @@ We time `learner.fit` as users call it. The seconds of an iteration are those of
 include the data, the metrics and the callbacks; the first one also includes the start of `fit`.
 """
 
+import contextlib
 import json
 import resource
+import statistics
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import meta_keras as mk  # before Keras and TensorFlow, so that they start without their logs
@@ -39,12 +43,28 @@ def learner_for(job: dict[str, Any]) -> mk.MetaLearner:
     elif work["network"] == "dense":
         network = mk.networks.mlp(5, input_shape=(28, 28, 1), hidden=[work["width"]] * 2)
     else:
-        network = mk.networks.conv4(5, downsample=work["network"])
+        shape = work.get("image", (28, 28, 1))
+        network = mk.networks.conv4(5, downsample=work["network"], input_shape=shape)
     rule = mk.rules.GradientDescent(work["rate"], steps=work["steps"])
     learner = mk.MetaLearner(network=network, rule=rule, parallel=job["way"])
     loss = "mse" if work["network"] == "mlp" else None
     learner.compile(keras.optimizers.Adam(ADAM), loss=loss, steps_per_execution=job["together"])
     return learner
+
+
+@contextlib.contextmanager
+def watching_gpu() -> Iterator[dict[str, Any]]:
+    """The GPU's name, and afterwards its largest memory and which share of the time it computed, as nvidia-smi says."""
+    (device,) = tf.config.list_physical_devices("GPU")
+    found = {"gpu": tf.config.experimental.get_device_details(device).get("device_name")}
+    ask = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=250"]
+    with subprocess.Popen(ask, stdout=subprocess.PIPE, text=True) as watch:
+        tf.config.experimental.reset_memory_stats("GPU:0")
+        yield found
+        watch.terminate()
+        percents = [float(line) for line in watch.stdout.read().split()]
+    peak = tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    found |= {"gpu megabytes": round(peak / 2**20), "gpu percent": statistics.median(percents) if percents else None}
 
 
 def timed(job: dict[str, Any]) -> dict[str, Any]:
@@ -54,10 +74,12 @@ def timed(job: dict[str, Any]) -> dict[str, Any]:
     learner = learner_for(job)
     tasks = tf.data.Dataset.from_tensors(mk.Episode(*map(tf.constant, episodes(job["work"])))).repeat()
     began = time.perf_counter()
-    learner.fit(tasks, steps_per_epoch=job["together"], verbose=0)
+    automatic = job["together"] == "auto"
+    learner.fit(tasks, steps_per_epoch=job["epoch"] if automatic else job["together"], verbose=0)
     first, clock = time.perf_counter() - began, Clock(job["limit"])
-    learner.fit(tasks, steps_per_epoch=job["epoch"], epochs=job["iterations"], callbacks=[clock], verbose=0)
-    return {
+    with watching_gpu() if job.get("gpu") else contextlib.nullcontext({}) as gpu:
+        learner.fit(tasks, steps_per_epoch=job["epoch"], epochs=job["iterations"], callbacks=[clock], verbose=0)
+    return gpu | {
         "seconds": [(end - start) / job["epoch"] for start, end in zip(clock.ends, clock.ends[1:], strict=False)],
         "first": first,
         "parallel": learner.parallel,

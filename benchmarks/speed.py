@@ -11,6 +11,11 @@ during which nothing else should run.
 
 Our library is timed as it is used: `learner.fit`, with data, metrics and callbacks. Only the first fit, which compiles,
 is excluded. Every contestant has its own process, and they take turns, round by round.
+
+    PYTHONPATH=. .venv/bin/python benchmarks/speed.py --gpu
+
+measures `fit` on the GPU that TensorFlow finds, with the memory of the GPU and how busy it was, and stores
+benchmarks/results/gpu_fit.json. The peers on a GPU are those of benchmarks/gpu_device.py.
 """
 
 import argparse
@@ -22,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,6 +45,10 @@ WORKLOADS = {
     "O": CONV | {"network": "stride", "queries": 5, "tasks": 32, "steps": 1},
     "C": CONV | {"network": "pool", "queries": 75, "tasks": 4, "steps": 5},
 }
+LARGE = {"image": (84, 84, 3), "rate": 0.01}
+GPU_WORKLOADS = {name: WORKLOADS[name] for name in ("S", "O", "C")} | {"C, 84x84x3": WORKLOADS["C"] | LARGE}
+GPU_SETTINGS = {"default": {}, "one step per call": {"together": 1}, "one task after another": {"way": "map"}}
+GPU_PATIENCE = 150.0  # seconds for one setting, with starting TensorFlow and compiling
 PARTS = (*WORKLOADS, "ways", "memory", "dense", "scaling S", "scaling C")
 SLOW = 2.0  # a peer that needs more seconds per iteration is not the best one and is measured in one round only
 TOGETHER = 50  # steps per call, where a step is so short that the call matters
@@ -130,6 +140,20 @@ def scaling(name: str, run: "Runner") -> dict[str, dict[str, float]]:
     return found
 
 
+def on_gpu(run: "Runner", store: Callable[[dict[str, Any]], None]) -> None:
+    """`fit` on a GPU: with its defaults, with one step per call, and with one task after another."""
+    found: dict[str, Any] = {}
+    for name, work in GPU_WORKLOADS.items():
+        for setting, changed in GPU_SETTINGS.items():
+            job = {"work": work, "together": "auto", "epoch": 1000 if name == "S" else 48, "gpu": True} | changed
+            answers = run([job], patience=GPU_PATIENCE)
+            keys = ("gpu", "gpu megabytes", "gpu percent")
+            summed = summary(answers) | {key: answers[0][key] for key in keys} if answers else "no answer in time"
+            found.setdefault(name, {})[setting] = summed
+            say(f"{name}, {setting}", summed)
+            store(found)
+
+
 class Runner:
     """Runs jobs, each list of them in one new process, with few iterations of two tasks if this is only a trial."""
 
@@ -144,7 +168,11 @@ class Runner:
         jobs = [JOB | job for job in jobs]
         if self.quick:
             short = {"iterations": 2, "limit": 1.0}
-            jobs = [job | short | {"epoch": job["together"], "work": job["work"] | {"tasks": 2}} for job in jobs]
+            steps = [2 if job["together"] == "auto" else job["together"] for job in jobs]
+            jobs = [
+                job | short | {"epoch": n, "work": job["work"] | {"tasks": 2}}
+                for job, n in zip(jobs, steps, strict=True)
+            ]
         theirs = jobs[0]["way"].startswith(("torch", "jax"))
         command = [self.peers, str(PEERS)] if theirs else [sys.executable, str(OURS)]
         threads = {}
@@ -160,6 +188,11 @@ class Runner:
                 timeout=patience,
             )
         except subprocess.TimeoutExpired:
+            return []
+        except subprocess.CalledProcessError as error:
+            if not jobs[0].get("gpu"):
+                raise
+            print(f"  failed: {error}", flush=True)  # such as too little memory; the other settings are measured
             return []
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
@@ -187,7 +220,19 @@ def main() -> None:
         "--quick", action="store_true", help="few iterations of two tasks, to try it; nothing is stored"
     )
     parser.add_argument("--fresh", action="store_true", help="repeat the selected parts if they are stored")
+    parser.add_argument("--gpu", action="store_true", help="measure fit on a GPU, and nothing else")
     options = parser.parse_args()
+    if options.gpu:
+        record = identity(Runner(None, quick=False)) | {
+            "commit": commit_now(),
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS"),
+        }
+        path = Path(tempfile.mkdtemp() if options.quick else RESULTS) / "gpu_fit.json"
+        on_gpu(
+            Runner(None, options.quick),
+            lambda found: path.write_text(json.dumps(record | {"fit": found}, indent=1) + "\n", encoding="utf-8"),
+        )
+        return
     wanted = options.only.split(",")
     if unknown := set(wanted) - set(PARTS):
         parser.error(f"--only takes parts of {','.join(PARTS)}; {','.join(sorted(unknown))} is none of them.")

@@ -1,6 +1,6 @@
 """Several training steps in one compiled program, and how many of them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -10,7 +10,7 @@ TrainFunction = Callable[[Iterator[Any]], dict[str, Any]]
 
 # More steps per call gain little: a call takes about 1 ms, and a step of a small network about 0.5 ms.
 MOST_STEPS = 50
-MOST_BYTES = 2**26  # the batches of one call are in memory together
+MOST_BYTES = 2**26  # of the batches of one call; those of the next call are in memory, too
 PER_BATCH = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 
 
@@ -19,7 +19,7 @@ def best_steps(spec: Any, callbacks: Sequence[keras.callbacks.Callback]) -> int:
 
     Keras' own callbacks know that a call may be several steps.
     """
-    if not _static(spec) or any(map(_asks_for_every_batch, callbacks)):
+    if not can_be_stacked(spec) or any(map(_asks_for_every_batch, callbacks)):
         return 1
     size = sum(part.shape.num_elements() * part.dtype.size for part in tf.nest.flatten(spec))
     return max(1, min(MOST_STEPS, MOST_BYTES // max(size, 1)))
@@ -57,49 +57,82 @@ class Steps(keras.callbacks.CallbackList):
         super().on_train_batch_end(batch if steps is None else min(batch, steps - 1), logs)
 
 
-def in_one_program(model: keras.Model, otherwise: TrainFunction, left: Callable[[int], int]) -> TrainFunction:
+class Stacks:
+    """The batches of a training run, several in one tensor, which tf.data prepares while the ones before are used."""
+
+    def __init__(self, batches: tf.data.Dataset, most: int, steps: int | None, epochs: int) -> None:
+        """most: how many rows the tensors have. They are filled up with zeros, so that XLA compiles once.
+
+        steps: how many batches an epoch has, if it is no run through all of them.
+        """
+
+        def filled_up(*batch: Any) -> tuple[tf.Tensor, Any]:
+            count = tf.shape(tf.nest.flatten(batch)[0])[0]
+
+            def fill_up(part: tf.Tensor) -> tf.Tensor:
+                rows = tf.pad(part, [[0, most - count], *[[0, 0]] * (part.shape.rank - 1)])
+                return tf.ensure_shape(rows, [most, *part.shape[1:]])
+
+            return count, tf.nest.map_structure(fill_up, batch)
+
+        if steps is not None:  # what comes later is not drawn
+            batches = batches.take(steps * epochs)
+        self.most, self._run = most, None
+        self._stacks = batches.batch(min(most, steps or most)).map(filled_up).prefetch(1)
+
+    def take(self, run: Any, wanted: int) -> Iterator[tuple[int, int, Any]]:
+        """The next `wanted` batches, or those that are left: parts of stacks, each with its first and last row.
+
+        run: stands for one run through the data; another one begins with the first batch again.
+        """
+        if run is not self._run:
+            self._run, self._iterator, self._begin, self._end = run, iter(self._stacks), 0, 0
+        first = True
+        while wanted > 0:
+            if self._begin == self._end:
+                try:
+                    count, self._stack = self._iterator.get_next()
+                except tf.errors.OutOfRangeError:
+                    if first:  # this tells Keras that the data have ended
+                        raise
+                    return
+                self._begin, self._end = 0, int(count)
+            begin, first = self._begin, False
+            self._begin = min(begin + wanted, self._end)
+            wanted -= self._begin - begin
+            yield begin, self._begin, self._stack
+
+
+def in_one_program(
+    model: keras.Model, otherwise: TrainFunction, take: Callable[[Iterator[Any]], Iterable[tuple[int, int, Any]] | None]
+) -> TrainFunction:
     """What `fit` calls: it takes `steps_per_execution` batches, or as many as are left, and XLA loops over the steps.
 
-    `otherwise` is Keras' own function, which launches every step separately: for small networks that takes longer than
-    the step. It is still called where batches differ in shape, and where they do not come from a dataset.
+    take: returns parts of stacks, see `Stacks`; or None for batches that cannot be stacked, such as those of different
+        shapes. For these, Keras' own function, `otherwise`, is called. It launches every step separately, which takes
+        longer than a step of a small network.
     """
-    most = model.steps_per_execution
-
-    @tf.function(autograph=False)
-    def gather(iterator: Iterator[Any], wanted: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        def begin(part: tf.Tensor) -> tf.TensorArray:
-            return tf.TensorArray(part.dtype, most, element_shape=part.shape).write(0, part)
-
-        def add(number: tf.Tensor, following: tf.experimental.Optional, arrays: Any) -> tuple[Any, ...]:
-            arrays = tf.nest.map_structure(lambda array, p: array.write(number, p), arrays, following.get_value())
-            return number + 1, following_of(number + 1), arrays
-
-        def following_of(number: tf.Tensor) -> tf.experimental.Optional:
-            none = tf.experimental.Optional.empty(iterator.element_spec)
-            return tf.cond(number < wanted, iterator.get_next_as_optional, lambda: none)
-
-        arrays = tf.nest.map_structure(begin, iterator.get_next())  # at the end of the data its error tells Keras so
-        start = (tf.constant(1), following_of(tf.constant(1)), arrays)
-        count, _, arrays = tf.while_loop(lambda number, following, _: following.has_value(), add, start)
-        # Filled up with zeros to one size, so that XLA compiles once.
-        return count, tf.nest.map_structure(lambda array: array.stack(), arrays)
 
     @tf.function(jit_compile=True, autograph=False)
-    def run(count: tf.Tensor, batches: Any) -> dict[str, tf.Tensor]:
+    def run(begin: tf.Tensor, end: tf.Tensor, batches: Any) -> dict[str, tf.Tensor]:
         def step(n: tf.Tensor) -> tuple[tf.Tensor]:
             model.train_step(tf.nest.map_structure(lambda part: tf.gather(part, n), batches))
             return (n + 1,)
 
-        tf.while_loop(lambda n: n < count, step, (tf.constant(0),))
+        tf.while_loop(lambda n: n < end, step, (begin,))
         return model.get_metrics_result()
 
     def train_function(iterator: Iterator[Any]) -> dict[str, Any]:
-        if not isinstance(iterator, tf.data.Iterator) or not _static(iterator.element_spec):
+        parts = take(iterator)
+        if parts is None:
             return otherwise(iterator)
-        return run(*gather(iterator, tf.constant(left(most))))
+        for begin, end, batches in parts:
+            logs = run(tf.constant(begin), tf.constant(end), batches)
+        return logs
 
     return train_function
 
 
-def _static(spec: Any) -> bool:
+def can_be_stacked(spec: Any) -> bool:
+    """Whether all batches have one shape."""
     return all(getattr(part, "shape", tf.TensorShape(None)).is_fully_defined() for part in tf.nest.flatten(spec))

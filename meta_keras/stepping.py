@@ -1,13 +1,14 @@
 """Training steps of a `MetaLearner`: how many run per call, how they are counted, and which are not applied."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.execution import Steps, best_steps, in_one_program
+from meta_keras.execution import Stacks, Steps, best_steps, can_be_stacked, in_one_program
 from meta_keras.faults import StopAtFault, check_callbacks
 from meta_keras.internals import belong_to
 from meta_keras.models import SeededModel
@@ -32,7 +33,9 @@ class StepModel(SeededModel):
             shape=(), dtype="int64", initializer="zeros", trainable=False, name="batches_seen"
         )
         self.fault = tf.Variable(-1, dtype=tf.int64, trainable=False)
-        self.auto_steps, self.metrics_made, self._steps = True, False, Steps()
+        self.auto_steps, self.metrics_made = True, False
+        self._steps = Steps()
+        self._stacks: Stacks | None = None  # only within `fit`
 
     def meta_gradients(self, inputs: Inputs, query_y: tf.Tensor, training: bool = True) -> tuple[Any, Any, Any]:
         """The answers, the states after each task, and the meta-loss with its gradients for what is trained."""
@@ -111,12 +114,14 @@ class StepModel(SeededModel):
         verbose = arguments.get("verbose", "auto")
         if self.replicas is not None:
             callbacks, verbose = self.replicas.callbacks(callbacks), verbose if self.replicas.is_chief else 0
+        spec, steps, epochs = batches.element_spec, arguments.get("steps_per_epoch"), arguments.get("epochs", 1)
         if self.auto_steps and self.compiled:
-            fast = self.jit_compile and not self.run_eagerly
-            steps = best_steps(batches.element_spec, callbacks) if fast else 1
-            if steps != self.steps_per_execution:
-                self.steps_per_execution = steps
+            best = best_steps(spec, callbacks) if self.jit_compile and not self.run_eagerly else 1
+            if best != self.steps_per_execution:
+                self.steps_per_execution = best
                 self.train_function = self.test_function = self.predict_function = None
+        most = self.steps_per_execution if self.compiled and can_be_stacked(spec) else 1
+        self._stacks = Stacks(batches, most, steps, epochs) if most > 1 else None
         known = int(batches.cardinality())
         self._steps = Steps(
             [*callbacks, StopAtFault()],
@@ -124,8 +129,8 @@ class StepModel(SeededModel):
             add_progbar=verbose != 0,
             model=self,
             verbose=verbose,
-            epochs=arguments.get("epochs", 1),
-            steps=arguments.get("steps_per_epoch") or (known if known > 0 else None),
+            epochs=epochs,
+            steps=steps or (known if known > 0 else None),
         )
         return self._steps
 
@@ -136,7 +141,13 @@ class StepModel(SeededModel):
         self._build_optimizer()
         super().make_train_function(force)
         if self.steps_per_execution > 1 and self.jit_compile and not self.run_eagerly:
-            self.train_function = in_one_program(self, self.train_function, lambda most: self._steps.left(most))
+            self.train_function = in_one_program(self, self.train_function, self._take)
+
+    def _take(self, run: Any) -> Iterator[tuple[int, int, Any]] | None:
+        """The batches of the next call; None if they cannot be stacked, or do not come from a dataset."""
+        if self._stacks is None:
+            return None
+        return self._stacks.take(run, self._steps.left(self._stacks.most))
 
     def _over_replicas(self, inputs: Inputs, query_y: tf.Tensor, training: bool = True) -> tuple[Any, Any, Any]:
         """The `meta_gradients` of all tasks, computed by all replicas."""

@@ -60,6 +60,7 @@ class TaskModel(StepModel):
         for name in ("y", "batch_size", "class_weight", "sample_weight", "validation_split"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"Episodes contain their labels, in batches of tasks; fit cannot use {name}.")
+        checks.at_least(0, epochs=kwargs.get("epochs", 1))
         self.fault.assign(-1)
         with contextlib.ExitStack() as stack:
             if kwargs.get("validation_data") is not None:
@@ -70,6 +71,7 @@ class TaskModel(StepModel):
             training = self._inspected(x, kwargs.get("steps_per_epoch"), "steps_per_epoch", "train")
             stack.enter_context(training.reporting())
             kwargs["callbacks"] = self._prepare_steps(training.batches, kwargs)
+            stack.callback(setattr, self, "_stacks", None)
             kwargs.setdefault("shuffle", False)  # episodes are drawn at random already
             return super().fit(training.batches, **kwargs)
 
