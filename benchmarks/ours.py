@@ -55,8 +55,10 @@ def learner_for(job: dict[str, Any]) -> mk.MetaLearner:
 @contextlib.contextmanager
 def watching_gpu() -> Iterator[dict[str, Any]]:
     """The GPU's name, and afterwards its largest memory and which share of the time it computed, as nvidia-smi says."""
-    (device,) = tf.config.list_physical_devices("GPU")
-    found = {"gpu": tf.config.experimental.get_device_details(device).get("device_name")}
+    devices = tf.config.list_physical_devices("GPU")
+    if not devices:
+        sys.exit("TensorFlow finds no GPU.")
+    found = {"gpu": tf.config.experimental.get_device_details(devices[0]).get("device_name")}
     ask = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=250"]
     with subprocess.Popen(ask, stdout=subprocess.PIPE, text=True) as watch:
         tf.config.experimental.reset_memory_stats("GPU:0")

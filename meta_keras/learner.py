@@ -10,7 +10,7 @@ from meta_keras import checks
 from meta_keras.functional import PureModel
 from meta_keras.inputs import as_inputs, check_inputs, is_pixels
 from meta_keras.networks import d3
-from meta_keras.outputs import as_loss, check_second_derivatives
+from meta_keras.outputs import as_loss, check_second_derivatives, checked_jit
 from meta_keras.parallel import PARALLEL, best_for, gradients_over_tasks, over_tasks
 from meta_keras.per_task import PerTask
 from meta_keras.predictors import Predictor, Predictors, rescaled
@@ -109,8 +109,8 @@ class MetaLearner(TaskModel):
             loss = as_loss(loss, self.rule.answer_activation(self.pure), self._loss_dtype)
         else:
             loss, metrics = self.rule.default_loss(self.pure, tf.int32), ["accuracy"] if metrics is None else metrics
-        if jit_compile == "auto":
-            jit_compile = self.parallel == "vectorized" and not kwargs.get("run_eagerly")
+        fast = self.parallel == "vectorized" and not kwargs.get("run_eagerly")
+        jit_compile = checked_jit(self.network, jit_compile, fast, twice=self.rule.second_order)
         kwargs |= {"jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         self.predictors, self.per_task.has_metrics = Predictors(self.per_task), bool(metrics)

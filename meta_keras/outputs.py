@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from meta_keras.internals import all_layers, function_of, input_structure, mask_of
+from meta_keras.pooling import KINDS, as_maxima
 
 ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
 
@@ -85,6 +86,23 @@ def check_second_derivatives(network: keras.Model) -> None:
             'meta-gradient would be wrong. Use UpSampling2D(interpolation="nearest") or Conv2DTranspose, or a rule of '
             "first order, such as GradientDescent(..., first_order=True)."
         )
+
+
+def checked_jit(network: keras.Model, jit_compile: Any, fast: bool = False, *, twice: bool = True) -> Any:
+    """Whether XLA compiles what is differentiated through the network; "auto" lets it where this is fast and exact.
+
+    XLA rounds second derivatives of max pooling to bfloat16, so it must not compute them, see `pooling`.
+
+    twice: whether second derivatives are taken.
+    """
+    exact = not twice or KINDS.isdisjoint(_traced(network).operations)
+    if jit_compile is True and not exact:
+        raise ValueError(
+            f"XLA would round the second derivatives of max pooling in {network.name!r} to three digits. Use "
+            "keras.layers.MaxPooling2D with channels last, on images of the size that the network's Input says, or "
+            "jit_compile=False."
+        )
+    return fast and exact if isinstance(jit_compile, str) and jit_compile == "auto" else jit_compile
 
 
 def default_loss(activation: str | None, labels: tf.DType) -> keras.losses.Loss:
@@ -193,7 +211,7 @@ def _trace(network: keras.Model) -> Traced:
 
     @tf.function(autograph=False)
     def run(inputs: Any) -> Any:
-        with keras.StatelessScope(initialize_variables=False):
+        with keras.StatelessScope(initialize_variables=False), as_maxima():
             return network(inputs, training=False)
 
     graph = run.get_concrete_function(inputs).graph

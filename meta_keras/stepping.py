@@ -12,6 +12,7 @@ from meta_keras.execution import Stacks, Steps, best_steps, can_be_stacked, in_o
 from meta_keras.faults import StopAtFault, check_callbacks
 from meta_keras.internals import belong_to
 from meta_keras.models import SeededModel
+from meta_keras.pooling import as_maxima
 from meta_keras.replicas import Replicas, replicas_of
 from meta_keras.tasks.inspection import Inputs
 
@@ -152,10 +153,12 @@ class StepModel(SeededModel):
     def _over_replicas(self, inputs: Inputs, query_y: tf.Tensor, training: bool = True) -> tuple[Any, Any, Any]:
         """The `meta_gradients` of all tasks, computed by all replicas."""
         if self.replicas is None:
-            return self.meta_gradients(inputs, query_y, training)
+            with as_maxima(self.asked_jit):
+                return self.meta_gradients(inputs, query_y, training)
 
         def share(first: Any, *tasks: tf.Tensor) -> tuple[Any, Any]:
-            answers, states, mean = self.meta_gradients(tasks[:-1], tasks[-1], training, first=first)
+            with as_maxima(self.asked_jit):
+                answers, states, mean = self.meta_gradients(tasks[:-1], tasks[-1], training, first=first)
             return (answers, states), mean
 
         tasks, jit_compile = (*inputs, query_y), self.asked_jit and not self.run_eagerly

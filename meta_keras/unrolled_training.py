@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.functional import PureModel, Weights
-from meta_keras.outputs import as_loss, default_loss, final_activation
+from meta_keras.outputs import as_loss, checked_jit, default_loss, final_activation
 from meta_keras.rules.updates import Update
 from meta_keras.scaling import check_task_network
 from meta_keras.tasks.episodes import Episode, ways_of_tasks
@@ -107,7 +107,7 @@ class UnrolledTraining(TaskModel):
                 "Leave reduction out."
             )
         self._known_curves, self.runs.has_metrics = {}, bool(kwargs.get("metrics"))
-        super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
+        super().compile(optimizer=optimizer, loss=loss, jit_compile=checked_jit(self.network, jit_compile), **kwargs)
 
     def call(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
         """There are no answers without training: see `evaluate` and `learning_curves`."""

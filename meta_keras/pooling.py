@@ -1,0 +1,61 @@
+"""Max pooling as the maximum of slices, whose second derivatives XLA computes in full precision.
+
+For the second derivative of TensorFlow's own max pooling, XLA rounds numbers to bfloat16, and it has none for half
+precision. Within `as_maxima`, max pooling layers therefore compare slices of their inputs. Values and derivatives are
+the same: of equal numbers, the first one gets the gradient.
+"""
+
+import contextlib
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+
+import keras
+import tensorflow as tf
+
+# What a trace contains where max pooling has not been replaced, because it is no layer or the size is not known.
+KINDS = frozenset({"MaxPool", "MaxPoolV2", "MaxPool3D"})
+LAYERS = (keras.layers.MaxPooling1D, keras.layers.MaxPooling2D, keras.layers.MaxPooling3D)
+
+_switch: ContextVar[bool] = ContextVar("meta_keras_pooling", default=False)
+
+
+@contextlib.contextmanager
+def as_maxima(active: bool = True) -> Iterator[None]:
+    """Within this block, and in this thread alone, max pooling layers compare slices, if `active`."""
+    token = _switch.set(active)
+    try:
+        yield
+    finally:
+        _switch.reset(token)
+
+
+def max_pooling(inputs: tf.Tensor, size: Sequence[int], strides: Sequence[int], padding: str) -> tf.Tensor:
+    """As `keras.ops.max_pool` with channels last. All axes between rows and channels must have a known size."""
+    margins, starts = [(0, 0)], [[slice(None)]]
+    for side, width, stride in zip(inputs.shape[1:-1], size, strides, strict=True):
+        count = -(-side // stride) if padding == "same" else (side - width) // stride + 1
+        missing = max((count - 1) * stride + width - side, 0) if padding == "same" else 0
+        margins.append((missing // 2, missing - missing // 2))
+        starts.append([slice(start, start + (count - 1) * stride + 1, stride) for start in range(width)])
+    if padding == "same":
+        inputs = tf.pad(inputs, [*margins, (0, 0)], constant_values=inputs.dtype.min)
+    return functools.reduce(tf.maximum, (inputs[place] for place in itertools.product(*starts)))
+
+
+def _install(layer_class: type[keras.layers.Layer]) -> None:
+    keras_call = layer_class.call
+
+    @functools.wraps(keras_call)
+    def call(layer: keras.layers.Layer, inputs: tf.Tensor) -> tf.Tensor:
+        unknown = layer.data_format != "channels_last" or None in inputs.shape[1:-1]
+        if not _switch.get() or unknown or 0 in layer.strides:
+            return keras_call(layer, inputs)
+        return max_pooling(inputs, layer.pool_size, layer.strides, layer.padding)
+
+    layer_class.call = call
+
+
+for _one in LAYERS:
+    _install(_one)
