@@ -12,9 +12,9 @@ from keras import layers
 
 from meta_keras import checks
 from meta_keras.inputs import BRIGHTEST, as_inputs, check_pixels
-from meta_keras.outputs import final_activation
 from meta_keras.tasks.datasets import load
 from meta_keras.tasks.pools import ClassPool
+from meta_keras.traces import final_activation
 
 __all__ = ["Standard", "create_model", "main", "preprocess_data", "train_model"]
 

@@ -10,7 +10,7 @@ from meta_keras import checks
 from meta_keras.functional import PureModel
 from meta_keras.inputs import as_inputs, check_inputs, is_pixels
 from meta_keras.networks import d3
-from meta_keras.outputs import as_loss, check_second_derivatives, checked_jit
+from meta_keras.outputs import as_loss
 from meta_keras.parallel import PARALLEL, best_for, gradients_over_tasks, over_tasks
 from meta_keras.per_task import PerTask
 from meta_keras.predictors import Predictor, Predictors, rescaled
@@ -20,6 +20,7 @@ from meta_keras.rules.gradient_descent import GradientDescent
 from meta_keras.scaling import check_task_network
 from meta_keras.tasks.episodes import Episode, ways_of_tasks
 from meta_keras.tasks.inspection import Inputs, as_tensor, check_labels, check_support, scaled_examples, ways_in
+from meta_keras.traces import check_derivatives, checked_jit
 from meta_keras.training import TaskModel
 
 
@@ -73,8 +74,7 @@ class MetaLearner(TaskModel):
             raise ValueError("The rule has weights that already belong to another learner. Create a new rule.")
         checks.one_of(PARALLEL, parallel=parallel)
         check_task_network(network=network)
-        if rule.second_order:
-            check_second_derivatives(network)
+        check_derivatives(network, twice=rule.second_order)
         self.network, self.rule, self.needs_every_class = network, rule, rule.needs_every_class
         self.pure = PureModel(network, rule.adaptable(network))
         rule.prepare(self.pure)

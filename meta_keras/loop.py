@@ -8,10 +8,11 @@ import tensorflow as tf
 
 from meta_keras.checks import at_least, one_input, positive
 from meta_keras.functional import PureModel, Weights
-from meta_keras.outputs import as_loss, final_activation
+from meta_keras.outputs import as_loss
 from meta_keras.rules.base import Loss, check_answers, total
 from meta_keras.tasks.episodes import Episode
 from meta_keras.tasks.inspection import check_episodes, scaled
+from meta_keras.traces import final_activation
 
 
 def maml_loop(

@@ -81,11 +81,11 @@ class Predictors:
     def _traced_for(self, context: Context, of_rule: Layers, of_network: Layers) -> tuple[Any, Any]:
         """The two functions for the settings that all layers have now."""
         settings = [
-            (name, value)
+            (name, list(value) if isinstance(value, list) else value)
             for layers, hidden in ((of_rule, "__"), (of_network, "_"))  # Keras notes calls in what begins with "_"
             for layer in layers
             for name, value in vars(layer).items()
-            if (type(value) in SETTINGS or isinstance(value, np.generic)) and not name.startswith(hidden)
+            if _is_setting(value) and not name.startswith(hidden)
         ]
         parts = [id(part) for layer in of_rule + of_network for part in (layer, getattr(layer, "activation", None))]
         key = repr((context.ways, settings, parts, [v.trainable for v in self._per_task.network.model.variables]))
@@ -95,6 +95,13 @@ class Predictors:
                 _graph(lambda adapted, x: self._per_task.predict(context, adapted, x)),
             )
         return self._traced[key]
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether this is a number, a word, or a list of these."""
+    if isinstance(value, list):
+        return all(map(_is_setting, value))
+    return type(value) in SETTINGS or isinstance(value, np.generic)
 
 
 def _graph(function: Callable[..., Any]) -> Any:

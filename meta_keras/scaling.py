@@ -14,7 +14,7 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.inputs import BRIGHTEST, CHANNELS, DIMMEST, is_pixels
 from meta_keras.internals import all_layers, calls_of, input_structure
-from meta_keras.outputs import input_specs
+from meta_keras.traces import input_specs
 
 PREPROCESSING = keras.layers.Rescaling | keras.layers.Normalization
 # Layers to which the range of their inputs does not matter.
@@ -25,18 +25,19 @@ INDIFFERENT = (
     | keras.layers.Embedding
 )
 BLACK_AND_WHITE = np.array([0.0, 1.0], "float32")
-SIDE = 32  # of these images, where a model takes images of any size
+SIDE = 256  # of these images, where a model takes images of any size
+ROUNDING = 0.02  # of a white pixel in half precision, or as a weighted mean of its channels
 SMALLEST_RANGE = 1 / 32  # of what a layer gets for pixels from 0 to 1, compared with its largest number
 
 
 def check_scaled(model: keras.Model, inputs: Any, name: str = "x") -> None:
-    """Raise a ValueError if pixels would reach a plain Keras model that is not made for them.
+    """Raise a ValueError if arrays or tensors of pixels would reach a plain Keras model that is not made for them.
 
     Keras passes integers on as they are, and so does everything that trains a model of the user's own, so that the
     model takes the same inputs before, within and after this training.
     """
     for index, examples in enumerate(_in_order(model, inputs)):
-        if isinstance(examples, np.ndarray | tf.Tensor | tf.TensorSpec) and _are_unscaled_pixels(
+        if isinstance(examples, np.ndarray | tf.Tensor | tf.Variable | tf.TensorSpec) and _are_unscaled_pixels(
             model, index, examples
         ):
             raise ValueError(
@@ -60,7 +61,7 @@ def check_task_network(**networks: keras.Model) -> None:
     checks.one_input(**networks)
     ((name, network),) = networks.items()
     if _takes_images(network) and any(
-        _is_for_bytes(layer, *pair) for layer, pair in _first_inputs(network, 0, BLACK_AND_WHITE)
+        _is_for_bytes(layer, *black_and_white) for layer, black_and_white in _first_inputs(network, 0, BLACK_AND_WHITE)
     ):
         raise ValueError(
             f"{name} must take pixels as floats from 0 to 1, as tasks have them, but is made for pixels from 0 to "
@@ -86,21 +87,29 @@ def _are_unscaled_pixels(model: keras.Model, index: int, examples: Any) -> bool:
     inputs = getattr(model, "inputs", None)
     if inputs and (index >= len(inputs) or not keras.backend.is_float_dtype(inputs[index].dtype)):
         return False
-    return any(_gets_bytes(layer, *pair) for layer, pair in _first_inputs(model, index, BRIGHTEST * BLACK_AND_WHITE))
+    return any(
+        _gets_bytes(layer, *black_and_white)
+        for layer, black_and_white in _first_inputs(model, index, BRIGHTEST * BLACK_AND_WHITE)
+    )
 
 
 def _gets_bytes(layer: keras.layers.Layer | None, black: np.ndarray, white: np.ndarray) -> bool:
     """Whether a layer gets pixels from 0 to 255 unchanged, and does not normalize them."""
     if isinstance(layer, INDIFFERENT) or any(isinstance(one, PREPROCESSING) for one in _within(layer)):
         return False
-    return bool(np.any((black == 0) & np.isclose(white, BRIGHTEST)))
+    if _is_unknown(layer) and any(isinstance(one, INDIFFERENT | keras.layers.Lambda) for one in _within(layer)):
+        return False
+    return bool(np.any((black == 0) & np.isclose(white, BRIGHTEST, rtol=ROUNDING)))
 
 
 def _is_for_bytes(layer: keras.layers.Layer | None, black: np.ndarray, white: np.ndarray) -> bool:
     """Whether pixels from 0 to 1 hardly make a difference to what a layer gets, since it is made for 0 to 255."""
-    difference = np.max(np.abs(white - black), initial=0)
-    largest = np.max(np.abs([black, white]), initial=1)
-    return 0 < difference < SMALLEST_RANGE * largest or any(map(_scales_bytes, _within(layer)))
+    difference, largest = np.abs(white - black), np.maximum(np.abs(black), np.abs(white))
+    hardly = difference < SMALLEST_RANGE * np.maximum(largest, 1)
+    changed = difference > 0
+    factors = [np.max(one.scale) for one in _within(layer) if isinstance(one, keras.layers.Rescaling)]
+    undone = any(factor > 1 / SMALLEST_RANGE for factor in factors)
+    return bool(changed.any() and hardly[changed].all()) or (any(map(_scales_bytes, _within(layer))) and not undone)
 
 
 def _scales_bytes(layer: keras.layers.Layer) -> bool:
@@ -114,6 +123,11 @@ def _scales_bytes(layer: keras.layers.Layer) -> bool:
 def _within(layer: keras.layers.Layer | None) -> list[keras.layers.Layer]:
     """A layer and the layers that it consists of, in an order which is not known."""
     return [] if layer is None else all_layers(layer)
+
+
+def _is_unknown(layer: keras.layers.Layer | None) -> bool:
+    """Whether a layer applies other layers in a way that cannot be seen: a model of the user's own, or a wrapper."""
+    return isinstance(layer, keras.Model | keras.layers.Wrapper)
 
 
 def _takes_images(network: keras.Model) -> bool:

@@ -8,11 +8,12 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.functional import PureModel, Weights
-from meta_keras.outputs import as_loss, checked_jit, default_loss, final_activation
+from meta_keras.outputs import as_loss, default_loss
 from meta_keras.rules.updates import Update
 from meta_keras.scaling import check_task_network
 from meta_keras.tasks.episodes import Episode, ways_of_tasks
 from meta_keras.tasks.inspection import Inputs
+from meta_keras.traces import checked_jit, final_activation
 from meta_keras.training import TaskModel
 from meta_keras.training_runs import Tensors, TrainingRuns, initial_weights
 
@@ -33,8 +34,7 @@ class UnrolledTraining(TaskModel):
     network: what is trained, preferably a small network of dense layers. Its own weights are not used.
     steps: updates in a training run. truncation: how many of them a gradient goes back through.
     batch_size: examples in a minibatch.
-    starts: from how many different initial weights, created here, a run draws.
-    clipnorm: the largest norm of a gradient of one segment of one run.
+    starts: how many initial weights the runs draw from. clipnorm: the largest norm of the gradient of one segment.
 
     >>> import meta_keras as mk
     >>> network, update = mk.networks.mlp(1, hidden=(4,)), mk.rules.UpdateNetwork(0.01, hidden=(2,))
@@ -99,8 +99,8 @@ class UnrolledTraining(TaskModel):
         jit_compile: True lets XLA compile the training runs, which is about twice as fast. It can do so for dense
             networks and cross-entropy, but not where layers or losses average over an axis.
         """
-        activation = final_activation(self.network)
-        loss = default_loss(activation, tf.int32) if loss is None else as_loss(loss, activation, self.runs.dtype)
+        ends_in = final_activation(self.network)
+        loss = default_loss(ends_in, tf.int32) if loss is None else as_loss(loss, ends_in, self.runs.dtype)
         if loss.reduction not in ("sum_over_batch_size", "mean"):
             raise ValueError(
                 f"A training run has the mean loss of each minibatch; {loss.name!r} has reduction={loss.reduction!r}. "

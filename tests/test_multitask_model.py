@@ -9,6 +9,7 @@ from keras import layers
 import meta_keras as mk
 from meta_keras.internals import seeds_of
 from meta_keras.multitask import MultiTask, average_loss, gradient_cosines, project_conflicts
+from meta_keras.multitask.labels import mean_over_labeled
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
 KIND = np.array([0, 1, 2, -1, 1, 0, -1, 2, 2, 1, 0, -1])
@@ -335,12 +336,21 @@ def test_steps_without_a_label_are_left_out_and_the_others_are_not():
     assert weighted["tag_loss"] == pytest.approx(each.sum() / 5, rel=1e-5)
 
 
-@pytest.mark.parametrize("loss", [None, "mse", "mae", "bce"])
+def squared(y, p):
+    return tf.reduce_mean((y - p) ** 2, axis=-1)
+
+
+class Squared(keras.losses.Loss):
+    def call(self, y, p):
+        return tf.reduce_mean((y - p) ** 2, axis=-1)
+
+
+@pytest.mark.parametrize("loss", [None, "mse", "mae", "bce", squared, Squared, keras.losses.Huber])
 def test_steps_without_a_target_are_left_out_whether_or_not_targets_have_an_axis_of_one(loss):
     network, head = sequences(units=1)
     y = np.array([[0, 1, np.nan, np.nan], [1, 1, 0, np.nan]])
     answers, labeled = head(network(TOKENS)).numpy()[..., 0], ~np.isnan(y)
-    function = keras.losses.BinaryCrossentropy(from_logits=True) if loss == "bce" else keras.losses.get(loss or "mse")
+    function = {"bce": keras.losses.BinaryCrossentropy(from_logits=True)}.get(loss) or keras.losses.get(loss or "mse")
     wanted = np.mean(function(y[labeled][:, None], answers[labeled][:, None]))
     for targets in (y, y[..., None]):
         model = MultiTask(network, {"size": head})
@@ -507,6 +517,33 @@ def test_weights_of_a_dataset_may_have_a_shape_that_is_not_known(shape):
     data = tf.data.Dataset.from_generator(lambda: [(x, y, rows)], output_signature=spec)
     found = model.evaluate(data, verbose=0, return_dict=True)["loss"]
     assert found == pytest.approx(model.evaluate(x, y, sample_weight=weights, verbose=0, return_dict=True)["loss"])
+
+
+def test_weights_of_another_number_than_rows_are_refused_also_where_their_shape_is_not_known():
+    @tf.function(input_signature=[tf.TensorSpec(None)])
+    def mean(weight):
+        return mean_over_labeled(tf.ones((1,)), tf.constant([True]), weight)[0]
+
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        mean(tf.ones((1, 4)))
+
+
+def test_losses_of_all_rows_together_are_refused():
+    model = MultiTask(*(lambda network, head: (network, {"size": head}))(*sequences(units=1)))
+    model.compile("sgd", loss={"size": lambda y, p: tf.reduce_mean((y - p) ** 2)}, jit_compile=False)
+    with pytest.raises(ValueError, match="loss of task 'size' must return one number per row"):
+        model.evaluate(TOKENS, {"size": np.ones((2, 4))}, verbose=0)
+
+
+@pytest.mark.parametrize("metric", ["mae", "mse"])
+def test_metrics_of_steps_do_not_need_an_axis_of_one(metric):
+    network, head = sequences(units=1)
+    model = MultiTask(network, {"size": head})
+    y, found = np.array([[0, 1, np.nan, np.nan], [1, 1, 0, np.nan]]), []
+    for targets in (y, y[..., None]):
+        model.compile("sgd", metrics={"size": [metric]}, jit_compile=False)
+        found.append(model.evaluate(TOKENS, {"size": targets}, verbose=0, return_dict=True)[metric])
+    assert found[0] == pytest.approx(found[1])
 
 
 def test_one_output_for_two_classes_has_a_loss_that_is_named():

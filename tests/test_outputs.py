@@ -9,8 +9,9 @@ import tensorflow as tf
 from keras import layers
 
 from meta_keras import MetaLearner, Sinusoids, networks
-from meta_keras.outputs import as_loss, default_loss, final_activation
+from meta_keras.outputs import as_loss, default_loss
 from meta_keras.rules import GradientDescent, ImplicitGradient, Prototypes, Reptile
+from meta_keras.traces import final_activation
 
 
 class Subclassed(keras.Model):
@@ -40,6 +41,14 @@ def functional(function):
     return keras.Model(inputs, function(layers.Dense(3)(inputs)))
 
 
+def mixture(activation):
+    """The mean of three experts, weighted by a gate."""
+    inputs = keras.Input((2,))
+    gate = layers.Dense(3, "softmax")(inputs)
+    experts = layers.Reshape((3, 4))(layers.Dense(12)(inputs))
+    return keras.Model(inputs, layers.Dot(1)([gate, layers.Activation(activation)(experts)]))
+
+
 ENDINGS = {
     "nothing": (lambda: sequential(layers.Dense(3)), None),
     "relu": (lambda: sequential(layers.Dense(3, "relu")), "other"),
@@ -58,11 +67,33 @@ ENDINGS = {
     "log": (lambda: functional(keras.ops.log_softmax), "log_softmax"),
     "subclassed": (subclassed, None),
     "subclassed softmax": (lambda: subclassed(tf.nn.softmax), "softmax"),
-    "embedding": (lambda: keras.Sequential([keras.Input((2,), dtype="int32"), layers.Embedding(5, 3)]), "other"),
+    "embedding": (lambda: keras.Sequential([keras.Input((2,), dtype="int32"), layers.Embedding(5, 3)]), None),
     "hard sigmoid": (lambda: sequential(layers.Dense(3, "hard_sigmoid")), "other"),
-    "mean of probabilities": (
-        lambda: functional(lambda x: (keras.ops.softmax(x) + keras.ops.softmax(-x)) / 2),
+    "mean of softmaxes": (lambda: functional(lambda x: (keras.ops.softmax(x) + keras.ops.softmax(-x)) / 2), "softmax"),
+    "softmax of steps": (
+        lambda: keras.Sequential([keras.Input((4, 2)), layers.TimeDistributed(layers.Dense(3, "softmax"))]),
+        "softmax",
+    ),
+    "last step of softmaxes": (
+        lambda: keras.Sequential([keras.Input((4, 2)), layers.Dense(3, "softmax"), layers.Lambda(lambda x: x[:, -1])]),
+        "softmax",
+    ),
+    "mixture": (lambda: mixture("softmax"), "softmax"),
+    "mixture of sigmoids": (lambda: mixture("sigmoid"), "other"),
+    "residual": (lambda: functional(lambda x: x + layers.Dense(3)(x)), None),
+    "logits and probabilities": (
+        lambda: functional(lambda x: layers.Concatenate()([x, keras.ops.sigmoid(x)])),
         "other",
+    ),
+    "clipped": (lambda: functional(lambda x: keras.ops.maximum(x, 0.1)), "other"),
+    "last step": (
+        lambda: keras.Sequential([keras.Input((4, 2)), layers.Dense(3), layers.Lambda(lambda x: x[:, -1])]),
+        None,
+    ),
+    "steps": (lambda: keras.Sequential([keras.Input((4, 2)), layers.TimeDistributed(layers.Dense(3))]), None),
+    "transposed convolution": (
+        lambda: keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2DTranspose(3, 2), layers.UpSampling2D(2)]),
+        None,
     ),
     "scaled": (lambda: functional(lambda x: 2.0 * x / 0.5 - 1.0), None),
     "convolution and mean": (
@@ -250,6 +281,21 @@ def test_a_binary_cross_entropy_that_contradicts_the_answers_is_refused(from_log
         ValueError, match=f"from_logits={from_logits}, but the answers are .*Pass from_logits={not from_logits}"
     ):
         as_loss(keras.losses.BinaryCrossentropy(from_logits=from_logits), activation, "float32")
+
+
+class Tenfold(keras.losses.SparseCategoricalCrossentropy):
+    def __init__(self):
+        super().__init__(from_logits=True)
+
+    def call(self, y, p):
+        return 10 * super().call(y, p)
+
+
+def test_a_class_of_ones_own_is_used_as_it_is():
+    y, logits = np.array([0, 1]), np.random.default_rng(0).normal(size=(2, 3)).astype("float32")
+    assert float(as_loss(Tenfold, None, "float32")(y, logits)) == pytest.approx(float(Tenfold()(y, logits)))
+    with pytest.raises(ValueError, match="from_logits=True, but the answers are probabilities"):
+        as_loss(Tenfold, "softmax", "float32")
 
 
 def test_losses_without_a_hash_are_accepted():

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from keras import layers
 
 from meta_keras import FewShot, MetaLearner, UnrolledTraining, load, networks
-from meta_keras.outputs import checked_jit
 from meta_keras.pooling import LAYERS, as_maxima, max_pooling
 from meta_keras.rules import GradientDescent, Prototypes, UpdateNetwork
+from meta_keras.traces import checked_jit
 
 
 def derivatives(layer, x, upstream):

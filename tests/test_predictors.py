@@ -191,3 +191,12 @@ def test_a_changed_setting_may_be_a_number_of_numpy(name):
         setattr(owner, name, value)
         answers.append(learner.predictor(x, x).predict(x))
     assert not any(np.allclose(answers[i], answers[j]) for i in range(3) for j in range(i))
+
+
+def test_a_changed_setting_may_be_a_list():
+    scaling = layers.Rescaling([1.0, 1.0])
+    network = keras.Sequential([keras.Input((2,)), scaling, layers.Dense(3)])
+    learner, x = MetaLearner(network=network, rule=Prototypes()), np.eye(2, dtype="float32")
+    before = learner.predictor(x, [0, 1]).predict(x)
+    scaling.scale = [2.0, 2.0]
+    assert not np.allclose(learner.predictor(x, [0, 1]).predict(x), before)

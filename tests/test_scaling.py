@@ -77,6 +77,10 @@ SCALING = {
     "Lambda": lambda: computed(layers.Lambda(lambda image: image / 255.0)),
     "Pipeline": lambda: model_of(layers.Pipeline([layers.Rescaling(1 / 255)])),
     "subclassed": lambda: Subclassed(layers.Rescaling(1 / 255)),
+    "subclassed, batch norm": lambda: Subclassed(layers.BatchNormalization()),
+    "in a wrapper": lambda: keras.Sequential(
+        [keras.Input((2, 2, 1)), layers.TimeDistributed(layers.BatchNormalization()), layers.Conv2D(1, 1)]
+    ),
 }
 NOT_SCALING = {
     "nothing": model_of,
@@ -84,6 +88,9 @@ NOT_SCALING = {
     "transposed": lambda: computed(lambda image: keras.ops.transpose(image, (0, 2, 1, 3))),
     "padded": lambda: computed(lambda image: keras.ops.pad(image, [[0, 0], [1, 1], [1, 1], [0, 0]])),
     "pooled": lambda: model_of(layers.AveragePooling2D(2)),
+    "in half precision": lambda: model_of(layers.AveragePooling2D(3, dtype="float16"), shape=(3, 3, 1)),
+    "gray": lambda: computed(keras.ops.image.rgb_to_grayscale, (2, 2, 3)),
+    "any size, in large windows": lambda: model_of(layers.AveragePooling2D(64), shape=(None, None, 1)),
     "Rescaling to more": lambda: model_of(layers.Rescaling(1.0)),
     "dropout": lambda: model_of(layers.Dropout(0.5)),
     "Lambda": lambda: computed(layers.Lambda(lambda image: tf.image.flip_left_right(image))),
@@ -115,7 +122,7 @@ def test_pixels_are_accepted_by_models_that_scale_them(name):
 @pytest.mark.parametrize("name", NOT_SCALING)
 def test_pixels_are_refused_by_models_that_pass_them_on(name):
     with pytest.raises(ValueError, match="x must be floats"):
-        check_scaled(NOT_SCALING[name](), PIXELS)
+        check_scaled(NOT_SCALING[name](), np.tile(PIXELS, (1, 1, 1, 3)))
 
 
 def test_models_are_judged_alike_while_a_function_is_traced_and_random_layers_draw_nothing():
@@ -184,6 +191,11 @@ def test_every_input_of_a_nested_model_is_judged_by_itself(first):
     check_scaled(scaled, [np.ones((1, 2)), PIXELS])
 
 
+def test_variables_are_checked():
+    with pytest.raises(ValueError, match="x must be floats"):
+        check_scaled(model_of(), tf.Variable(PIXELS))
+
+
 def test_more_arrays_than_a_model_takes_are_left_to_keras():
     check_scaled(model_of(), [PIXELS / 255, PIXELS])
 
@@ -222,6 +234,10 @@ FOR_FLOATS = {
     "of each image": lambda: computed(standardized),
     "undone before": lambda: model_of(layers.Rescaling(255.0), layers.Rescaling(1 / 255)),
     "undone before, only the mean": lambda: computed(lambda image: 255 * image - 120.0),
+    "with coordinates": lambda: computed(
+        lambda image: layers.Concatenate()([image, 0 * image + np.float32([[[[0], [63]], [[63], [0]]]])])
+    ),
+    "subclassed, undone before": lambda: Subclassed(layers.Rescaling(255.0), layers.Rescaling(1 / 255)).built_for(),
     "a table": lambda: keras.Sequential([keras.Input((2,)), layers.Rescaling(1 / 255), layers.Dense(1)]),
     "later": lambda: model_of(layers.Conv2D(3, 1), layers.Rescaling(1 / 255)),
     "subclassed": lambda: Subclassed(adapted(1)).built_for(),

@@ -53,5 +53,5 @@ def mean_over_labeled(values: tf.Tensor, present: tf.Tensor, weight: Any = None)
     flat = tf.stack([tf.shape(values)[0], -1])
     rows = tf.reduce_mean(tf.reshape(tf.where(present, values, tf.zeros_like(values)), flat), axis=1)
     count = tf.reduce_sum(tf.reduce_mean(tf.reshape(tf.cast(present, values.dtype), flat), axis=1))
-    weighted = rows if weight is None else rows * tf.reshape(tf.cast(weight, rows.dtype), (-1,))
+    weighted = rows if weight is None else rows * tf.reshape(tf.cast(weight, rows.dtype), tf.shape(rows))
     return tf.math.divide_no_nan(tf.reduce_sum(weighted), count), count

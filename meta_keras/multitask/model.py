@@ -15,6 +15,7 @@ from meta_keras.multitask.losses import average_loss
 from meta_keras.multitask.parts import (
     LossByTask,
     check_labels,
+    check_losses,
     check_parts,
     check_targets,
     features_for,
@@ -104,6 +105,8 @@ class MultiTask(ExampleModel):
             raise ValueError('method="uncertainty" learns the weights of the tasks: leave loss_weights out.')
         if kwargs.pop("weighted_metrics", None) is not None:
             raise ValueError("All metrics of a MultiTask are weighted; pass them as metrics={task: [metric, ...]}.")
+        if isinstance(loss, Mapping):  # classes become objects, as in Keras, which are saved
+            loss = {task: one() if isinstance(one, type) else one for task, one in loss.items()}
         self.loss_for = LossByTask(self.trunk, self.heads, loss)
         self.task_weights = weights_by_task(self.heads, loss_weights)
         super().compile(optimizer=optimizer, weighted_metrics=metrics_by_task(self.heads, metrics), **kwargs)
@@ -138,6 +141,7 @@ class MultiTask(ExampleModel):
         check_targets(task, loss, y, answers)
         labels, present = filled(one_per_step(loss, y, answers))
         values = loss.call(labels, answers)
+        check_losses(task, values)
         present = per_answer(present, values.shape.rank)
         if mask is not None:
             present &= per_answer(tf.cast(mask, tf.bool), values.shape.rank)
@@ -178,7 +182,9 @@ class MultiTask(ExampleModel):
         """As Keras, where answers without a label have the weight 0."""
         labels, weights = {}, {}
         for task in self.heads:
-            labels[task], present = filled(tf.convert_to_tensor(y[task]))
+            targets = tf.convert_to_tensor(y[task])
+            targets = one_per_step(self.loss_for(task, targets.dtype), targets, y_pred[task])
+            labels[task], present = filled(targets)
             axes = max(y_pred[task].shape.rank - 1, 1)
             weights[task] = tf.cast(per_answer(present, axes), tf.float32)
             if (given := of_task(sample_weight, task)) is not None:

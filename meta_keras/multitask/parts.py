@@ -10,23 +10,26 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.internals import function_of, output_structure
 from meta_keras.multitask.labels import number_classes
-from meta_keras.outputs import BINARY, as_loss, default_loss, final_activation, is_cross_entropy
+from meta_keras.outputs import as_loss, default_loss, is_cross_entropy
+from meta_keras.traces import final_activation
 
 Heads = Mapping[str, keras.layers.Layer]
 
-# Losses that compare every number of an answer with a target and would broadcast both. The first average over numbers.
-ELEMENTWISE = (
+# Losses that compare every number of an answer with a target, and would broadcast both.
+OF_NUMBERS = (
     keras.losses.mean_squared_error,
     keras.losses.mean_absolute_error,
     keras.losses.mean_absolute_percentage_error,
     keras.losses.mean_squared_logarithmic_error,
+    keras.losses.cosine_similarity,
     keras.losses.log_cosh,
     keras.losses.huber,
     keras.losses.poisson,
     keras.losses.hinge,
     keras.losses.squared_hinge,
 )
-OF_NUMBERS = (*ELEMENTWISE, keras.losses.cosine_similarity)
+# Losses that depend on all numbers of a row together.
+OF_ROWS = (keras.losses.cosine_similarity, keras.losses.kl_divergence)
 
 
 class LossByTask:
@@ -50,8 +53,8 @@ class LossByTask:
         if classes and self.widths[task] == 1:
             raise ValueError(
                 f"Task {task!r} has labels of type {labels.name}, which number classes, but its head has one output. "
-                "Give the head one output per class; or pass the labels as floats (y.astype('float32')), which are the "
-                f"targets of a regression, or with loss={{{task!r}: 'binary_crossentropy'}} two classes."
+                "Give the head one output per class; or pass the labels as floats (y.astype('float32')), for a "
+                f"regression, or with loss={{{task!r}: 'binary_crossentropy'}} if they are two classes."
             )
         return default_loss(self.activations[task], tf.int32 if classes else tf.float32)
 
@@ -102,11 +105,20 @@ def check_targets(task: str, loss: keras.losses.Loss, y: tf.Tensor, answers: tf.
 def one_per_step(loss: keras.losses.Loss, y: tf.Tensor, answers: tf.Tensor) -> tf.Tensor:
     """Targets (rows, steps) as (rows, steps, 1) if the answers have this shape: then a step may have no label.
 
-    Keras removes the last axis of the answers instead, which gives the same mean but one loss for all steps of a row.
+    Most losses of Keras would remove the last axis of the answers instead, which gives the same mean but one loss for
+    all steps of a row. A loss of the user's own would broadcast.
     """
-    elementwise = function_of(loss) in (*ELEMENTWISE, *BINARY)
     steps = answers.shape.rank == y.shape.rank + 1 and answers.shape[-1] == 1
-    return y[..., None] if elementwise and steps else y
+    return y[..., None] if steps and function_of(loss) not in OF_ROWS else y
+
+
+def check_losses(task: str, values: tf.Tensor) -> None:
+    """Raise a ValueError unless a loss returns one number per row or step."""
+    if values.shape.rank == 0:
+        raise ValueError(
+            f"The loss of task {task!r} must return one number per row, (rows,), of which the mean is taken over those "
+            "with a label; it returned a single number. Leave out its mean over rows."
+        )
 
 
 def _of_means(task: str, loss: keras.losses.Loss) -> keras.losses.Loss:

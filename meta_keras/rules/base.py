@@ -9,7 +9,8 @@ import tensorflow as tf
 from meta_keras.checks import one_of
 from meta_keras.copies import copy_with
 from meta_keras.functional import Outcome, PureModel, Weights
-from meta_keras.outputs import default_loss, final_activation
+from meta_keras.outputs import default_loss
+from meta_keras.traces import final_activation
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 STATISTICS = ("episode", "support", "moving")
@@ -124,7 +125,7 @@ class Rule(keras.layers.Layer):
         return ways
 
     def answer_activation(self, network: PureModel) -> str | None:
-        """The activation that answers end in, see `outputs.final_activation`: here that of the network."""
+        """The activation that answers end in, see `traces.final_activation`: here that of the network."""
         return final_activation(network.model)
 
     def default_loss(self, network: PureModel, labels: tf.DType) -> keras.losses.Loss:

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from meta_keras.checks import shape
 from meta_keras.functional import PureModel
-from meta_keras.outputs import final_activation
 from meta_keras.rules.base import Context
 from meta_keras.rules.gradient_descent import GradientDescent
 from meta_keras.rules.updates import Update
+from meta_keras.traces import final_activation
 
 FEATURES = 4  # of one output for one example
 OWN = "Give a LearnedLoss {}: only second derivatives lead from the loss on the queries back to the learned loss."

@@ -8,7 +8,7 @@ import keras
 from meta_keras import checks
 from meta_keras.copies import copy_of
 from meta_keras.internals import input_structure
-from meta_keras.outputs import final_activation
+from meta_keras.traces import final_activation
 from meta_keras.transfer.freezing import Frozen, freeze, freeze_beside_low_rank, freeze_layers
 from meta_keras.transfer.layers import check_graph, select_weighted, weighted_layers
 from meta_keras.transfer.structure import same_structure

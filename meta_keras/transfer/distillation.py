@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.models import ExampleModel
-from meta_keras.outputs import default_loss, final_activation
+from meta_keras.outputs import default_loss
 from meta_keras.scaling import check_scaled
+from meta_keras.traces import final_activation
 from meta_keras.transfer.distillation_losses import (
     TEMPERATURES,
     check_class_outputs,

@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.inputs import check_inputs
-from meta_keras.outputs import final_activation, number_of_outputs
+from meta_keras.outputs import number_of_outputs
 from meta_keras.scaling import check_scaled
+from meta_keras.traces import final_activation
 
 # Beyond these, logits divided by T overflow, or differences between probabilities vanish in single precision.
 TEMPERATURES = (0.01, 1000)

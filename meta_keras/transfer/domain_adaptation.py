@@ -12,9 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.outputs import default_loss, final_activation
+from meta_keras.outputs import default_loss
 from meta_keras.scaling import check_scaled
 from meta_keras.tasks.shuffling import shuffled_rows
+from meta_keras.traces import final_activation
 from meta_keras.transfer.classifier import Classifier
 from meta_keras.transfer.distillation_losses import in_single
 from meta_keras.transfer.domain_losses import GradientReversal, coral_loss

@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.internals import exclude_as
-from meta_keras.outputs import default_loss, final_activation, number_of_outputs
+from meta_keras.outputs import default_loss, number_of_outputs
 from meta_keras.scaling import check_scaled
+from meta_keras.traces import final_activation
 from meta_keras.transfer.freezing import freeze, names_to_train
 
 
@@ -47,6 +48,8 @@ def fine_tune(
     _check_fit(fit)
     x, y, (inputs, targets) = _inputs_and_targets(data)
     check_scaled(model, inputs, "inputs")
+    if isinstance(validation := fit.get("validation_data"), tuple | list) and validation:
+        check_scaled(model, validation[0], "validation_data")
     fresh = _fresh_optimizer(optimizer, learning_rate)
     if loss is None:
         targets = tf.convert_to_tensor(targets)

@@ -1,0 +1,174 @@
+"""What a network computes, read from its traced operations: what its outputs are, and whether it has derivatives."""
+
+import weakref
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from meta_keras.internals import all_layers, input_structure
+from meta_keras.pooling import KINDS, as_maxima
+
+ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
+
+# Operations that return their inputs unchanged, so the activation is the one before them.
+PASS_ON = {"Identity", "Cast", "Reshape", "Squeeze", "ExpandDims", "EnsureShape", "StopGradient", "PreventGradient"}
+
+# Operations whose results are logits: products with weights; what rearranges, adds or averages logits; products of
+# logits with other numbers; and the largest or smallest of several logits.
+WITH_WEIGHTS = {"MatMul", "BatchMatMul", "BatchMatMulV2", "Einsum", "Conv2D", "Conv3D", "DepthwiseConv2dNative"}
+WITH_WEIGHTS |= {"Conv2DBackpropInput", "Conv3DBackpropInputV2"}  # transposed convolutions
+REARRANGED = {"Transpose", "ConcatV2", "Pack", "Unpack", "Split", "SplitV", "StridedSlice", "Slice", "GatherV2", "Tile"}
+REARRANGED |= {"Pad", "PadV2", "MirrorPad", "ResizeNearestNeighbor", "ResizeBilinear", "Max", "Min", "MaxPool"}
+ADDED = {"BiasAdd", "AddV2", "AddN", "Sub", "Neg", "Mean", "Sum", "AvgPool", "AvgPool3D"}
+SCALED = {"Mul", "RealDiv"}
+CHOSEN = {"Maximum", "Minimum"}
+LOOKED_UP = {"GatherV2", "ResourceGather"}  # embeddings
+SIZES = {"Shape", "ShapeN", "Size", "Rank"}
+
+# Operations whose gradient TensorFlow declares constant, so that second derivatives vanish without an error.
+WITHOUT_SECOND_DERIVATIVE = {"ResizeBilinear": "bilinear resizing"}
+
+SIDE = 8  # of the random inputs where a network takes any size
+
+
+class Traced(NamedTuple):
+    """What a trace shows that a network computes: the activation that it ends in, and the types of its operations."""
+
+    activation: str | None  # "other" also if it is not known
+    operations: frozenset[str]
+    layers: tuple[int, ...] = ()
+
+
+_known: weakref.WeakKeyDictionary[keras.Model, Traced] = weakref.WeakKeyDictionary()
+
+
+def input_specs(network: keras.Model) -> Any:
+    """What the network takes; None if it is not known."""
+    if getattr(network, "inputs", None):
+        return keras.tree.map_structure(
+            lambda one: tf.TensorSpec([None, *one.shape[1:]], one.dtype), input_structure(network)
+        )
+    shape = (network.get_build_config() or {}).get("input_shape")
+    if not isinstance(shape, list | tuple) or not all(size is None or isinstance(size, int) for size in shape):
+        return None
+    return tf.TensorSpec([None, *shape[1:]], network.input_dtype)
+
+
+def final_activation(network: keras.Model) -> str | None:
+    """The activation that a network ends in: "softmax", "log_softmax", "sigmoid", None for logits, or "other".
+
+    It is read from the traced operations and not from the layers, since a softmax may be an argument of a layer, a
+    function of TensorFlow, or a line in the `call` of a subclassed model. Other outputs that are probabilities of
+    exclusive classes, such as a mean of several softmaxes, count as "softmax", too.
+
+    >>> dense = keras.layers.Dense(3, activation=tf.nn.softmax)
+    >>> final_activation(keras.Sequential([keras.Input((2,)), dense]))
+    'softmax'
+    """
+    return _traced(network).activation
+
+
+def check_derivatives(network: keras.Model, *, twice: bool) -> None:
+    """Raise a ValueError if the network is differentiated twice, and TensorFlow's result would be silently wrong."""
+    if not twice:
+        return
+    found = [word for kind, word in WITHOUT_SECOND_DERIVATIVE.items() if kind in _traced(network).operations]
+    if found:
+        raise ValueError(
+            f"The network {network.name!r} has {found[0]}, of which TensorFlow has no second derivatives: the "
+            'meta-gradient would be wrong. Use UpSampling2D(interpolation="nearest") or Conv2DTranspose, or a rule of '
+            "first order, such as GradientDescent(..., first_order=True)."
+        )
+
+
+def checked_jit(network: keras.Model, jit_compile: Any, fast: bool = False, *, twice: bool = True) -> Any:
+    """Whether XLA compiles what is differentiated through the network; "auto" lets it where this is fast and exact.
+
+    XLA rounds second derivatives of max pooling to bfloat16, so it must not compute them, see `pooling`.
+
+    twice: whether second derivatives are taken.
+    """
+    exact = not twice or KINDS.isdisjoint(_traced(network).operations)
+    if jit_compile is True and not exact:
+        raise ValueError(
+            f"XLA would round the second derivatives of max pooling in {network.name!r} to three digits. Use "
+            "keras.layers.MaxPooling2D with channels last, on images of the size that the network's Input says, or "
+            "jit_compile=False."
+        )
+    return fast and exact if isinstance(jit_compile, str) and jit_compile == "auto" else jit_compile
+
+
+def _traced(network: keras.Model) -> Traced:
+    """The last trace, unless layers or activations have been replaced since."""
+    layers = tuple(id(part) for layer in all_layers(network) for part in (layer, getattr(layer, "activation", None)))
+    if network not in _known or _known[network].layers != layers:
+        _known[network] = _trace(network)._replace(layers=layers)
+    return _known[network]
+
+
+def _trace(network: keras.Model) -> Traced:
+    inputs = input_specs(network)
+    if inputs is None:
+        return Traced("other", frozenset())
+
+    @tf.function(autograph=False)
+    def run(inputs: Any) -> Any:
+        with keras.StatelessScope(initialize_variables=False), as_maxima():
+            return network(inputs, training=False)
+
+    graph = run.get_concrete_function(inputs).graph
+    kinds = frozenset(operation.type for operation in graph.get_operations())
+    if len(graph.outputs) != 1:
+        return Traced("other", kinds)
+    last = graph.outputs[0].op
+    while last.type in PASS_ON:
+        last = last.inputs[0].op
+    activation = ACTIVATIONS.get(last.type, None if last in _logits(graph) else "other")
+    if activation == "other" and _are_distributions(network, inputs):
+        activation = "softmax"
+    return Traced(activation, kinds)
+
+
+def _logits(graph: tf.Graph) -> set[tf.Operation]:
+    """The operations whose results are any numbers, as those of a layer without an activation."""
+    computed, logits = set(), set()  # computed: what depends on the inputs, and not on weights alone
+    for operation in graph.get_operations():  # each after those that it depends on
+        if operation.type == "Placeholder" and operation.outputs[0].dtype != tf.resource:
+            computed.add(operation)
+            logits.add(operation)
+        before = [one.op for one in operation.inputs if one.op in computed]
+        if not before or operation.type in SIZES:
+            continue
+        computed.add(operation)
+        operands = [one for one in before if one.outputs[0].dtype.is_floating]
+        of_logits = all(one in logits for one in operands)
+        if (
+            (operation.type in WITH_WEIGHTS and len(operands) == 1)
+            or (operation.type in LOOKED_UP and not operands)
+            or (operation.type in PASS_ON | REARRANGED | ADDED and of_logits)
+            or (operation.type in SCALED and len(operands) == 1 and of_logits)
+            or (operation.type in CHOSEN and len(operands) > 1 and of_logits)
+        ):
+            logits.add(operation)
+    return logits
+
+
+def _are_distributions(network: keras.Model, inputs: Any) -> bool:
+    """Whether the outputs for random inputs are probabilities that add up to 1."""
+
+    def random(spec: tf.TensorSpec) -> tf.Tensor:
+        shape = (8, *(size or SIDE for size in spec.shape[1:]))
+        return (
+            tf.cast(3 * tf.random.stateless_normal(shape, (0, 0)), spec.dtype)
+            if spec.dtype.is_floating
+            else (tf.zeros(shape, spec.dtype))
+        )
+
+    with tf.init_scope():
+        try:
+            outputs = tf.cast(network(keras.tree.map_structure(random, inputs), training=False), tf.float32)
+        except (TypeError, ValueError, tf.errors.OpError):  # such as images of a size that the network cannot take
+            return False
+        sums = tf.reduce_sum(outputs, axis=-1)
+        return outputs.shape[-1] != 1 and bool(tf.reduce_all(outputs >= 0) & tf.reduce_all(tf.abs(sums - 1) < 0.01))
