@@ -95,6 +95,10 @@ ENDINGS = {
         lambda: keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2DTranspose(3, 2), layers.UpSampling2D(2)]),
         None,
     ),
+    "divided by a size": (
+        lambda: functional(layers.Lambda(lambda x: x / tf.cast(tf.shape(x)[0], "float32"))),
+        None,
+    ),
     "scaled": (lambda: functional(lambda x: 2.0 * x / 0.5 - 1.0), None),
     "convolution and mean": (
         lambda: keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2D(3, 1), layers.GlobalAveragePooling2D()]),

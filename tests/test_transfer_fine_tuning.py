@@ -318,3 +318,10 @@ def test_pixels_that_nothing_scales_are_refused(gradually):
         with pytest.raises(ValueError, match="inputs must be floats: these are pixels from 0 to 255"):
             (unfreeze_gradually if gradually else fine_tune)(model, data, verbose=0)
     assert all(layer.trainable for layer in model.layers)
+
+
+def test_pixels_to_validate_on_are_refused_as_those_to_train_on():
+    model, pixels, y = network(), np.full((6, 4), 255, np.uint8), np.arange(6) % 3
+    with pytest.raises(ValueError, match="validation_data must be floats: these are pixels"):
+        fine_tune(model, (pixels / 255, y), validation_data=(pixels, y), verbose=0)
+    fine_tune(model, (pixels / 255, y), validation_data=(pixels / 255, y), verbose=0)
