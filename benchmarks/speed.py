@@ -236,7 +236,8 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="measure fit on a GPU, and nothing else")
     options = parser.parse_args()
     if options.gpu:
-        record = identity(Runner(None, quick=False)) | {
+        record = {"script": "benchmarks/speed.py"} | identity(Runner(None, quick=False))
+        record |= {
             "commit": commit_now(),
             "XLA_FLAGS": os.environ.get("XLA_FLAGS"),
         }
