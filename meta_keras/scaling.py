@@ -166,14 +166,15 @@ def _preprocessed(
     ends = _ends_of_preprocessing(model, index)
     if not ends:
         return []
-    preprocessing = keras.Model(model.inputs, [tensor for *_, tensor in ends], name="preprocessing")
+    # All inputs are outputs, too, since older versions of Keras refuse models with inputs that nothing depends on.
+    preprocessing = keras.Model(model.inputs, [*(tensor for *_, tensor in ends), *model.inputs], name="preprocessing")
     with tf.init_scope():  # also where a model is called within a function that is being traced
         inputs = [tf.zeros((2, *(size or SIDE for size in one.shape[1:])), one.dtype) for one in model.inputs]
         if pair.ndim == 1:
             pair = np.broadcast_to(pair.reshape(2, *[1] * (len(inputs[index].shape) - 1)), inputs[index].shape)
         inputs[index] = tf.cast(pair, inputs[index].dtype)
         values = keras.tree.flatten(preprocessing(inputs, training=False))
-    return [(*end[:2], np.asarray(value, "float32")) for end, value in zip(ends, values, strict=True)]
+    return [(*end[:2], np.asarray(value, "float32")) for end, value in zip(ends, values, strict=False)]
 
 
 def _ends_of_preprocessing(

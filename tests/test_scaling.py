@@ -202,7 +202,11 @@ def test_more_arrays_than_a_model_takes_are_left_to_keras():
 
 def test_inputs_without_effect_are_accepted():
     used, unused = keras.Input((2,)), keras.Input((2, 2, 1))
-    check_scaled(keras.Model([used, unused], layers.Dense(1)(used)), [np.ones((1, 2)), PIXELS])
+    try:
+        model = keras.Model([used, unused], layers.Dense(1)(used))
+    except ValueError:
+        pytest.skip("this version of Keras refuses such models")
+    check_scaled(model, [np.ones((1, 2)), PIXELS])
 
 
 @pytest.mark.parametrize("inputs", [np.float64([[0.5]]), tf.constant([["a"]]), {"a": np.zeros((1, 2))}, [[1, 2]]])
