@@ -23,6 +23,7 @@ REARRANGED |= {"Pad", "PadV2", "MirrorPad", "ResizeNearestNeighbor", "ResizeBili
 ADDED = {"BiasAdd", "AddV2", "AddN", "Sub", "Neg", "Mean", "Sum", "AvgPool", "AvgPool3D"}
 SCALED = {"Mul", "RealDiv"}
 CHOSEN = {"Maximum", "Minimum"}
+KEEPING = PASS_ON | REARRANGED | ADDED
 LOOKED_UP = {"GatherV2", "ResourceGather"}  # embeddings
 SIZES = {"Shape", "ShapeN", "Size", "Rank"}
 
@@ -132,9 +133,10 @@ def _trace(network: keras.Model) -> Traced:
 
 def _logits(graph: tf.Graph) -> set[tf.Operation]:
     """The operations whose results are any numbers, as those of a layer without an activation."""
+    weights = {captured.op for captured in graph.internal_captures}
     computed, logits = set(), set()  # computed: what depends on the inputs, and not on weights alone
     for operation in graph.get_operations():  # each after those that it depends on
-        if operation.type == "Placeholder" and operation.outputs[0].dtype != tf.resource:
+        if operation.type == "Placeholder" and operation not in weights:
             computed.add(operation)
             logits.add(operation)
         before = [one.op for one in operation.inputs if one.op in computed]
@@ -146,7 +148,7 @@ def _logits(graph: tf.Graph) -> set[tf.Operation]:
         if (
             (operation.type in WITH_WEIGHTS and len(operands) == 1)
             or (operation.type in LOOKED_UP and not operands)
-            or (operation.type in PASS_ON | REARRANGED | ADDED and of_logits)
+            or (operation.type in KEEPING and of_logits)
             or (operation.type in SCALED and len(operands) == 1 and of_logits)
             or (operation.type in CHOSEN and len(operands) > 1 and of_logits)
         ):
@@ -159,11 +161,9 @@ def _are_distributions(network: keras.Model, inputs: Any) -> bool:
 
     def random(spec: tf.TensorSpec) -> tf.Tensor:
         shape = (8, *(size or SIDE for size in spec.shape[1:]))
-        return (
-            tf.cast(3 * tf.random.stateless_normal(shape, (0, 0)), spec.dtype)
-            if spec.dtype.is_floating
-            else (tf.zeros(shape, spec.dtype))
-        )
+        if not spec.dtype.is_floating:
+            return tf.zeros(shape, spec.dtype)
+        return tf.cast(3 * tf.random.stateless_normal(shape, (0, 0)), spec.dtype)
 
     with tf.init_scope():
         try:

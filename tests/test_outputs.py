@@ -41,6 +41,10 @@ def functional(function):
     return keras.Model(inputs, function(layers.Dense(3)(inputs)))
 
 
+def divided_by(temperature):
+    return functional(layers.Lambda(lambda x: x / temperature))
+
+
 def mixture(activation):
     """The mean of three experts, weighted by a gate."""
     inputs = keras.Input((2,))
@@ -93,6 +97,10 @@ ENDINGS = {
     "steps": (lambda: keras.Sequential([keras.Input((4, 2)), layers.TimeDistributed(layers.Dense(3))]), None),
     "transposed convolution": (
         lambda: keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2DTranspose(3, 2), layers.UpSampling2D(2)]),
+        None,
+    ),
+    "divided by a tensor": (
+        lambda: divided_by(tf.constant(2.0)),
         None,
     ),
     "divided by a size": (
