@@ -42,7 +42,7 @@ PROGRAMS = {
     **{f"S {way}": ("S", way, 1) for way in ("map", "unrolled", "vectorized")},
     f"S vectorized x{TOGETHER}": ("S", "vectorized", TOGETHER),
     **{f"O {way}": ("O", way, 1) for way in (*COMPARED, "unrolled")},
-    **{f"C {way}": ("C", way, 1) for way in (*COMPARED, "products maxima", "unrolled")},
+    **{f"C {way}": ("C", way, 1) for way in (*COMPARED, "unrolled")},
 }
 SMALL = {
     "O": {"image": (8, 9, 1), "tasks": 3, "steps": 2},
@@ -152,7 +152,7 @@ def check() -> dict[str, float]:
     for workload, smaller in SMALL.items():
         work, found = WORKLOADS[workload] | smaller, {}
         parts = [tf.constant(p.astype("float64") if p.dtype == "float32" else p) for p in episodes(work)]
-        for way in COMPARED if workload == "O" else ("map", "slices", "products", "products maxima"):
+        for way in COMPARED if workload == "O" else ("map", "slices", "products"):
             learner = learner_for(work, way, filters=3)
             with way_of(way):
                 function = tf.function(learner.meta_gradients, jit_compile=way == "grouped", autograph=False)

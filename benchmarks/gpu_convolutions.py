@@ -7,15 +7,12 @@ slices      `Conv2D` layers multiply image patches by their kernel, whether the 
             the library does on a GPU (meta_keras/convolutions.py)
 products    convolutions as usual where the tasks share a kernel; else patches times a batched matrix product
 grouped     convolutions as usual where the tasks share a kernel; else one convolution with the tasks among the channels
-... maxima  the same; in addition, max pooling is the maximum of slices
 """
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 from tensorflow.python.ops.parallel_for import pfor
 
@@ -91,37 +88,12 @@ def converting(convolution: Convolution) -> Iterator[None]:
         registry.update(before)
 
 
-@contextlib.contextmanager
-def maxima() -> Iterator[None]:
-    """Within this block, `MaxPooling2D` layers whose windows do not overlap compute the maximum of slices.
-
-    Of equal pixels, the first one has the gradient, as in max pooling.
-    """
-    before = keras.layers.MaxPooling2D.call
-
-    def call(layer: keras.layers.MaxPooling2D, inputs: tf.Tensor) -> tf.Tensor:
-        (down, right), (rows, columns) = (
-            layer.pool_size,
-            (n // k for n, k in zip(inputs.shape[1:3], layer.pool_size, strict=True)),
-        )
-        slices = [
-            inputs[:, i : rows * down : down, j : columns * right : right] for i in range(down) for j in range(right)
-        ]
-        return functools.reduce(tf.maximum, slices)
-
-    keras.layers.MaxPooling2D.call = call
-    try:
-        yield
-    finally:
-        keras.layers.MaxPooling2D.call = before
-
-
 COMPARED = {"products": by_products, "grouped": in_groups}
 
 
 @contextlib.contextmanager
 def way_of(name: str) -> Iterator[None]:
-    """What the words of a name such as "products maxima" say; nothing for "map", "unrolled" and "vectorized"."""
+    """What the words of a name such as "products" say; nothing for "map", "unrolled" and "vectorized"."""
     words, before = name.split(), parallel.on_gpu
     parallel.on_gpu = lambda: "slices" in words  # as the library would find on a machine with a GPU, or without
     try:
@@ -129,8 +101,6 @@ def way_of(name: str) -> Iterator[None]:
             for word in words:
                 if word in COMPARED:
                     stack.enter_context(converting(COMPARED[word]))
-                elif word == "maxima":
-                    stack.enter_context(maxima())
             yield
     finally:
         parallel.on_gpu = before

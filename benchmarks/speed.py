@@ -27,11 +27,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from gpu_device import WORKLOADS as GPU_WORKLOADS
 from speed_report import draw, goals, say, summary
 
 # Neither TensorFlow nor meta_keras is imported here: the peak memory of a child includes the size of its parent.
@@ -45,8 +45,6 @@ WORKLOADS = {
     "O": CONV | {"network": "stride", "queries": 5, "tasks": 32, "steps": 1},
     "C": CONV | {"network": "pool", "queries": 75, "tasks": 4, "steps": 5},
 }
-LARGE = {"image": (84, 84, 3), "rate": 0.01}
-GPU_WORKLOADS = {name: WORKLOADS[name] for name in ("S", "O", "C")} | {"C, 84x84x3": WORKLOADS["C"] | LARGE}
 QUICK_COMPILER = "--xla_gpu_enable_triton_gemm=false --xla_gpu_autotune_level=2"
 GPU_SETTINGS = {
     "quick compiler": {"flags": QUICK_COMPILER},
@@ -147,22 +145,25 @@ def scaling(name: str, run: "Runner") -> dict[str, dict[str, float]]:
     return found
 
 
-def on_gpu(run: "Runner", store: Callable[[dict[str, Any]], None]) -> None:
-    """`fit` on a GPU: with its defaults, with one step per call, and with one task after another."""
-    found: dict[str, Any] = {}
+def measure_on_gpu(run: "Runner", folder: Path) -> None:
+    """`fit` on a GPU with each of the settings, stored as soon as it is measured."""
+    record = {"script": "benchmarks/speed.py", "commit": commit_now(), "XLA_FLAGS": os.environ.get("XLA_FLAGS")}
+    record |= identity(run) | {"fit": {}}
+    by_map = set()  # where nothing is compiled by XLA, and tasks are taken one after another already
     for setting, changed in GPU_SETTINGS.items():
         for name, work in GPU_WORKLOADS.items():
-            if "map" in str(found.get(name)):
-                continue  # nothing is compiled by XLA, and tasks are taken one after another already
+            if name in by_map:
+                continue
             epoch = 1000 if name == "S" else 48
             job = {"work": work, "together": "auto", "epoch": epoch, "limit": 4.0, "gpu": True} | changed
             answers = run([job], patience=GPU_PATIENCE)
+            found: Any = f"no answer: it failed, or took more than {GPU_PATIENCE:.0f} s"
             if answers:
-                found.setdefault(name, {})[setting] = summary(answers) | {key: answers[0][key] for key in GPU_KEYS}
-            else:
-                found.setdefault(name, {})[setting] = f"no answer within {GPU_PATIENCE:.0f} s"
-            say(f"{name}, {setting}", found[name][setting])
-            store(found)
+                found = summary(answers) | {key: answers[0][key] for key in GPU_KEYS}
+                by_map |= {name} if found["parallel"] == "map" else set()
+            say(f"{name}, {setting}", found)
+            record["fit"].setdefault(name, {})[setting] = found
+            (folder / "gpu_fit.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 class Runner:
@@ -235,25 +236,16 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="repeat the selected parts if they are stored")
     parser.add_argument("--gpu", action="store_true", help="measure fit on a GPU, and nothing else")
     options = parser.parse_args()
-    if options.gpu:
-        record = {"script": "benchmarks/speed.py"} | identity(Runner(None, quick=False))
-        record |= {
-            "commit": commit_now(),
-            "XLA_FLAGS": os.environ.get("XLA_FLAGS"),
-        }
-        path = Path(tempfile.mkdtemp() if options.quick else RESULTS) / "gpu_fit.json"
-        on_gpu(
-            Runner(None, options.quick),
-            lambda found: path.write_text(json.dumps(record | {"fit": found}, indent=1) + "\n", encoding="utf-8"),
-        )
-        return
     wanted = options.only.split(",")
     if unknown := set(wanted) - set(PARTS):
         parser.error(f"--only takes parts of {','.join(PARTS)}; {','.join(sorted(unknown))} is none of them.")
     run = Runner(options.peers, options.quick)
     with tempfile.TemporaryDirectory() as trial:
         folder = Path(trial) if options.quick else RESULTS
-        measure(wanted, run, folder, fresh=options.fresh)
+        if options.gpu:
+            measure_on_gpu(run, folder)
+        else:
+            measure(wanted, run, folder, fresh=options.fresh)
     if options.quick:
         print("This was a trial: its numbers and goals are meaningless.")
 

@@ -10,7 +10,7 @@ within `normalizing`, which sets a context variable that no other thread sees.
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,25 +18,21 @@ import keras
 import tensorflow as tf
 
 from meta_keras.convolutions import on_gpu
+from meta_keras.switches import switched
 
 STATISTICS = (None, "batch", "fused", "moving", "keep")
 
 _switch: ContextVar[tuple[str | None] | None] = ContextVar("meta_keras_normalization", default=None)
 
 
-@contextlib.contextmanager
-def normalizing(statistics: str | None) -> Iterator[None]:
+def normalizing(statistics: str | None) -> contextlib.AbstractContextManager[None]:
     """Within this block, and in this thread alone, batch normalization uses the named statistics.
 
     "batch": those of the batch. "fused": the same, but one operation normalizes a batch of images, which is faster if
     only first derivatives are needed. "moving": the moving averages. "keep": those of the batch, which also replace the
     moving averages. None leaves the choice to `training`, as in Keras.
     """
-    token = _switch.set((statistics,))
-    try:
-        yield
-    finally:
-        _switch.reset(token)
+    return switched(_switch, (statistics,))
 
 
 def _install() -> None:

@@ -8,12 +8,15 @@ rounding. The patches need as many times the memory of the images as a kernel ha
 
 import contextlib
 import functools
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 
 import keras
 import tensorflow as tf
+
+from meta_keras.switches import switched
 
 # Up to images of this many pixels "auto" uses it. benchmarks/gpu.py measured a large gain for 28x28, and for 84x84 a
 # small one that took six times the memory; this is between the two.
@@ -27,14 +30,9 @@ def on_gpu() -> bool:
     return bool(tf.config.get_visible_devices("GPU"))
 
 
-@contextlib.contextmanager
-def as_products(active: bool = True) -> Iterator[None]:
+def as_products(active: bool = True) -> contextlib.AbstractContextManager[None]:
     """Within this block, and in this thread alone, `Conv2D` layers compute matrix products, if `active`."""
-    token = _switch.set(active)
-    try:
-        yield
-    finally:
-        _switch.reset(token)
+    return switched(_switch, active)
 
 
 def can_be_product(layer: keras.layers.Layer) -> bool:
@@ -71,18 +69,32 @@ def patches(
 
     They are slices of the images, which have cheap derivatives. (`tf.image.extract_patches` has a sparse matrix.)
     """
-    counts, margins, slices = [], [], []
-    for side, width, stride, apart in zip(images.shape[1:3], size, strides, dilation, strict=True):
+    return tf.concat(windows(images, size, strides, padding, dilation), axis=-1)
+
+
+def windows(
+    inputs: tf.Tensor,
+    size: Sequence[int],
+    strides: Sequence[int],
+    padding: str,
+    dilation: Sequence[int] | None = None,
+    margin: float = 0,
+) -> list[tf.Tensor]:
+    """For each place in a window, row by row, what is there at all positions of the window: slices of the inputs.
+
+    inputs: (rows, ..., channels), where all axes between are known. margin: what "same" padding is filled with.
+    """
+    margins, slices = [], []
+    for side, width, stride, apart in zip(inputs.shape[1:-1], size, strides, dilation or [1] * len(size), strict=True):
         reach = (width - 1) * apart + 1
         count = -(-side // stride) if padding == "same" else (side - reach) // stride + 1
         missing = max((count - 1) * stride + reach - side, 0)
-        counts.append(count)
         margins.append((missing // 2, missing - missing // 2))
         starts = range(0, reach, apart)
         slices.append([slice(start, start + (count - 1) * stride + 1, stride) for start in starts])
     if padding == "same":
-        images = tf.pad(images, [(0, 0), *margins, (0, 0)])
-    return tf.concat([images[:, rows, columns] for rows in slices[0] for columns in slices[1]], axis=-1)
+        inputs = tf.pad(inputs, [(0, 0), *margins, (0, 0)], constant_values=margin)
+    return [inputs[:, *place] for place in itertools.product(*slices)]
 
 
 def _install() -> None:

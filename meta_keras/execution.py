@@ -63,7 +63,7 @@ class Stacks:
     def __init__(self, batches: tf.data.Dataset, most: int, steps: int | None, epochs: int) -> None:
         """most: how many rows the tensors have. They are filled up with zeros, so that XLA compiles once.
 
-        steps: how many batches an epoch has, if it is no run through all of them.
+        steps: the number of batches in an epoch, if it is not a run through all of them.
         """
 
         def filled_up(*batch: Any) -> tuple[tf.Tensor, Any]:

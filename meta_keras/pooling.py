@@ -2,17 +2,19 @@
 
 For the second derivative of TensorFlow's own max pooling, XLA rounds numbers to bfloat16, and it has none for half
 precision. Within `as_maxima`, max pooling layers therefore compare slices of their inputs. Values and derivatives are
-the same: of equal numbers, the first one gets the gradient.
+the same: of equal numbers, the first one gets the gradient. (Only TensorFlow's pooling of volumes does otherwise.)
 """
 
 import contextlib
 import functools
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 
 import keras
 import tensorflow as tf
+
+from meta_keras.convolutions import windows
+from meta_keras.switches import switched
 
 # What a trace contains where max pooling has not been replaced, because it is no layer or the size is not known.
 KINDS = frozenset({"MaxPool", "MaxPoolV2", "MaxPool3D"})
@@ -21,27 +23,14 @@ LAYERS = (keras.layers.MaxPooling1D, keras.layers.MaxPooling2D, keras.layers.Max
 _switch: ContextVar[bool] = ContextVar("meta_keras_pooling", default=False)
 
 
-@contextlib.contextmanager
-def as_maxima(active: bool = True) -> Iterator[None]:
+def as_maxima(active: bool = True) -> contextlib.AbstractContextManager[None]:
     """Within this block, and in this thread alone, max pooling layers compare slices, if `active`."""
-    token = _switch.set(active)
-    try:
-        yield
-    finally:
-        _switch.reset(token)
+    return switched(_switch, active)
 
 
 def max_pooling(inputs: tf.Tensor, size: Sequence[int], strides: Sequence[int], padding: str) -> tf.Tensor:
     """As `keras.ops.max_pool` with channels last. All axes between rows and channels must have a known size."""
-    margins, starts = [(0, 0)], [[slice(None)]]
-    for side, width, stride in zip(inputs.shape[1:-1], size, strides, strict=True):
-        count = -(-side // stride) if padding == "same" else (side - width) // stride + 1
-        missing = max((count - 1) * stride + width - side, 0) if padding == "same" else 0
-        margins.append((missing // 2, missing - missing // 2))
-        starts.append([slice(start, start + (count - 1) * stride + 1, stride) for start in range(width)])
-    if padding == "same":
-        inputs = tf.pad(inputs, [*margins, (0, 0)], constant_values=inputs.dtype.min)
-    return functools.reduce(tf.maximum, (inputs[place] for place in itertools.product(*starts)))
+    return functools.reduce(tf.maximum, windows(inputs, size, strides, padding, margin=inputs.dtype.min))
 
 
 def _install(layer_class: type[keras.layers.Layer]) -> None:

@@ -63,10 +63,11 @@ def check_task_network(**networks: keras.Model) -> None:
     if _takes_images(network) and any(
         _is_for_bytes(layer, *black_and_white) for layer, black_and_white in _first_inputs(network, 0, BLACK_AND_WHITE)
     ):
+        found = ", ".join(repr(layer.name) for layer in all_layers(network) if _scales_bytes(layer))
         raise ValueError(
             f"{name} must take pixels as floats from 0 to 1, as tasks have them, but is made for pixels from 0 to "
-            f"{BRIGHTEST}, which would then be scaled twice. Leave out the layers that scale them, such as "
-            f"Rescaling(1 / {BRIGHTEST}), or undo the first scaling with Rescaling({BRIGHTEST}.0) before them."
+            f"{BRIGHTEST}, which would then be scaled twice. Leave out {found or 'what scales them'}, or undo the "
+            f"first scaling with Rescaling({BRIGHTEST}.0) before it."
         )
 
 
@@ -113,7 +114,7 @@ def _is_for_bytes(layer: keras.layers.Layer | None, black: np.ndarray, white: np
 
 
 def _scales_bytes(layer: keras.layers.Layer) -> bool:
-    """Whether a layer by itself brings pixels from 0 to 255 to a range of about 1."""
+    """Whether a layer brings pixels from 0 to 255 to a range of about 1."""
     if isinstance(layer, keras.layers.Rescaling):
         return bool(0 < np.max(layer.scale) < SMALLEST_RANGE)
     mean = getattr(layer, "mean", None) if isinstance(layer, keras.layers.Normalization) else None

@@ -117,11 +117,11 @@ class StepModel(SeededModel):
             callbacks, verbose = self.replicas.callbacks(callbacks), verbose if self.replicas.is_chief else 0
         spec, steps, epochs = batches.element_spec, arguments.get("steps_per_epoch"), arguments.get("epochs", 1)
         if self.auto_steps and self.compiled:
-            best = best_steps(spec, callbacks) if self.jit_compile and not self.run_eagerly else 1
+            best = best_steps(spec, callbacks) if self._is_compiled_by_xla() else 1
             if best != self.steps_per_execution:
                 self.steps_per_execution = best
                 self.train_function = self.test_function = self.predict_function = None
-        most = self.steps_per_execution if self.compiled and can_be_stacked(spec) else 1
+        most = self.steps_per_execution if self._is_compiled_by_xla() and can_be_stacked(spec) else 1
         self._stacks = Stacks(batches, most, steps, epochs) if most > 1 else None
         known = int(batches.cardinality())
         self._steps = Steps(
@@ -141,8 +141,12 @@ class StepModel(SeededModel):
             return
         self._build_optimizer()
         super().make_train_function(force)
-        if self.steps_per_execution > 1 and self.jit_compile and not self.run_eagerly:
+        if self.steps_per_execution > 1 and self._is_compiled_by_xla():
             self.train_function = in_one_program(self, self.train_function, self._take)
+
+    def _is_compiled_by_xla(self) -> bool:
+        """Whether several steps can be one program."""
+        return self.compiled and self.jit_compile and not self.run_eagerly
 
     def _take(self, run: Any) -> Iterator[tuple[int, int, Any]] | None:
         """The batches of the next call; None if they cannot be stacked, or do not come from a dataset."""
@@ -152,13 +156,12 @@ class StepModel(SeededModel):
 
     def _over_replicas(self, inputs: Inputs, query_y: tf.Tensor, training: bool = True) -> tuple[Any, Any, Any]:
         """The `meta_gradients` of all tasks, computed by all replicas."""
+        meta_gradients = as_maxima(self.asked_jit)(self.meta_gradients)  # also in the threads of replicas
         if self.replicas is None:
-            with as_maxima(self.asked_jit):
-                return self.meta_gradients(inputs, query_y, training)
+            return meta_gradients(inputs, query_y, training)
 
         def share(first: Any, *tasks: tf.Tensor) -> tuple[Any, Any]:
-            with as_maxima(self.asked_jit):
-                answers, states, mean = self.meta_gradients(tasks[:-1], tasks[-1], training, first=first)
+            answers, states, mean = meta_gradients(tasks[:-1], tasks[-1], training, first=first)
             return (answers, states), mean
 
         tasks, jit_compile = (*inputs, query_y), self.asked_jit and not self.run_eagerly

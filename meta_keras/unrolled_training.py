@@ -99,8 +99,8 @@ class UnrolledTraining(TaskModel):
         jit_compile: True lets XLA compile the training runs, which is about twice as fast. It can do so for dense
             networks and cross-entropy, but not where layers or losses average over an axis.
         """
-        ends_in = final_activation(self.network)
-        loss = default_loss(ends_in, tf.int32) if loss is None else as_loss(loss, ends_in, self.runs.dtype)
+        activation = final_activation(self.network)
+        loss = default_loss(activation, tf.int32) if loss is None else as_loss(loss, activation, self.runs.dtype)
         if loss.reduction not in ("sum_over_batch_size", "mean"):
             raise ValueError(
                 f"A training run has the mean loss of each minibatch; {loss.name!r} has reduction={loss.reduction!r}. "

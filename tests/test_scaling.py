@@ -255,6 +255,12 @@ def test_networks_for_tasks_do_not_scale_pixels_a_second_time(name):
         check_task_network(encoder=FOR_BYTES[name]())
 
 
+@pytest.mark.parametrize(("layer", "name"), [(layers.Rescaling(1 / 255), "rescaling"), (adapted(255), "normalization")])
+def test_the_layer_that_scales_pixels_a_second_time_is_named(layer, name):
+    with pytest.raises(ValueError, match=f"encoder must take pixels as floats.*Leave out '{name}"):
+        check_task_network(encoder=model_of(layer))
+
+
 @pytest.mark.parametrize("name", FOR_FLOATS)
 def test_networks_for_tasks_may_compute_with_pixels_from_0_to_1(name):
     check_task_network(network=FOR_FLOATS[name]())

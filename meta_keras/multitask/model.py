@@ -105,13 +105,11 @@ class MultiTask(ExampleModel):
             raise ValueError('method="uncertainty" learns the weights of the tasks: leave loss_weights out.')
         if kwargs.pop("weighted_metrics", None) is not None:
             raise ValueError("All metrics of a MultiTask are weighted; pass them as metrics={task: [metric, ...]}.")
-        if isinstance(loss, Mapping):  # classes become objects, as in Keras, which are saved
-            loss = {task: one() if isinstance(one, type) else one for task, one in loss.items()}
         self.loss_for = LossByTask(self.trunk, self.heads, loss)
         self.task_weights = weights_by_task(self.heads, loss_weights)
         super().compile(optimizer=optimizer, weighted_metrics=metrics_by_task(self.heads, metrics), **kwargs)
         self.compiled_with = keras.saving.serialize_keras_object(
-            {"loss": loss, "metrics": metrics, "loss_weights": loss_weights}
+            {"loss": self.loss_for.given or None, "metrics": metrics, "loss_weights": loss_weights}
         )
 
     def get_compile_config(self) -> dict[str, Any]:
