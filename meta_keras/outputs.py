@@ -33,8 +33,8 @@ def default_loss(activation: str | None, labels: tf.DType) -> keras.losses.Loss:
         return keras.losses.MeanSquaredError(dtype=labels.name)
     if activation == "sigmoid":
         raise ValueError(
-            "The network ends in a sigmoid, which does not give one distribution over the classes. End it in a "
-            "softmax or without an activation, or pass the loss that you want to compile()."
+            "The network ends in sigmoids, or other numbers from 0 to 1 that are not one distribution over the "
+            "classes. End it in a softmax or without an activation, or pass the loss that you want to compile()."
         )
     return keras.losses.SparseCategoricalCrossentropy(from_logits=activation != "softmax")
 
@@ -51,8 +51,10 @@ def as_loss(loss: Any, activation: str | None, dtype: str) -> keras.losses.Loss:
         An object, or a class of the user's own, that contradicts it is an error. "other" is taken for logits, except by
         binary cross-entropies. dtype: that of the loss, where it is not an object.
     """
+    if isinstance(loss, dict) and "class_name" in loss:  # the configuration of a loss
+        loss = keras.losses.get(loss)
     if isinstance(loss, list | tuple | dict):
-        raise ValueError("A MetaLearner has one output, the answers to the queries, so it takes one loss.")
+        raise ValueError(f"There is one output here, so it takes one loss; got a {type(loss).__name__} of them.")
     found = keras.losses.get(loss)
     function = function_of(found) if isinstance(found, keras.losses.Loss) else found
     is_class_loss = function in list(CROSS_ENTROPIES)  # a list, since not every callable has a hash

@@ -4,7 +4,7 @@ Tasks contain pixels as floats from 0 to 1, so a network that divides them by 25
 plain Keras models on arrays passes integers from 0 to 255 on, so there a model must scale them itself.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +14,7 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.inputs import BRIGHTEST, CHANNELS, DIMMEST, is_pixels
 from meta_keras.internals import all_layers, calls_of, input_structure
-from meta_keras.traces import input_specs
+from meta_keras.traces import at_weights, input_specs
 
 PREPROCESSING = keras.layers.Rescaling | keras.layers.Normalization
 # Layers to which the range of their inputs does not matter.
@@ -26,6 +26,7 @@ INDIFFERENT = (
 )
 BLACK_AND_WHITE = np.array([0.0, 1.0], "float32")
 SIDE = 256  # of these images, where a model takes images of any size
+FAILURES = (AttributeError, TypeError, ValueError, tf.errors.OpError)  # of a layer that is called on such images
 ROUNDING = 0.02  # of a white pixel in half precision, or as a weighted mean of its channels
 SMALLEST_RANGE = 1 / 32  # of what a layer gets for pixels from 0 to 1, compared with its largest number
 
@@ -59,10 +60,20 @@ def check_task_network(**networks: keras.Model) -> None:
     """
     checks.built_model(**networks)
     checks.one_input(**networks)
+    ((_, network),) = networks.items()
+    if _takes_images(network):
+        _check_not_for_bytes(**networks)
+
+
+def check_scaled_once(examples: tf.Tensor, **networks: keras.Model) -> None:
+    """Raise a ValueError if a network scales examples from 0 to 1 once more, which are pixels of whatever shape."""
+    if examples.dtype.is_floating and tf.reduce_min(examples) >= 0 and 0.5 < tf.reduce_max(examples) <= 1:
+        _check_not_for_bytes(**networks)
+
+
+def _check_not_for_bytes(**networks: keras.Model) -> None:
     ((name, network),) = networks.items()
-    if _takes_images(network) and any(
-        _is_for_bytes(layer, *black_and_white) for layer, black_and_white in _first_inputs(network, 0, BLACK_AND_WHITE)
-    ):
+    if any(_is_for_bytes(layer, *values) for layer, values in _first_inputs(network, 0, BLACK_AND_WHITE)):
         found = ", ".join(repr(layer.name) for layer in all_layers(network) if _scales_bytes(layer))
         raise ValueError(
             f"{name} must take pixels as floats from 0 to 1, as tasks have them, but is made for pixels from 0 to "
@@ -131,6 +142,11 @@ def _is_unknown(layer: keras.layers.Layer | None) -> bool:
     return isinstance(layer, keras.Model | keras.layers.Wrapper)
 
 
+def _is_composite(layer: keras.layers.Layer | None) -> bool:
+    """Whether what a layer computes before its first weights is not known from its class."""
+    return layer is not None and (len(all_layers(layer)) > 1 or not type(layer).__module__.startswith("keras."))
+
+
 def _takes_images(network: keras.Model) -> bool:
     """Whether each example is an image, of any size, or a stack of images; as far as this is known."""
     specs = input_specs(network)
@@ -140,42 +156,62 @@ def _takes_images(network: keras.Model) -> bool:
 
 def _first_inputs(
     model: keras.Model, index: int, pair: np.ndarray
-) -> Iterator[tuple[keras.layers.Layer | None, np.ndarray]]:
-    """The first layers with weights after an input, and what they get for a pair of inputs: a black and a white image.
+) -> Iterator[tuple[keras.layers.Layer | None, Sequence[np.ndarray]]]:
+    """The first layers with weights after an input, and what they get for a black and a white image.
 
-    None stands for an output that has no such layer before it. A model whose graph is not known, because its class is
-    the user's own, or whose preprocessing fails for these images is itself such a layer.
+    Layers that consist of others, and those of the user's own, get it where their first operation with weights is. None
+    stands for an output that has no such layer before it. A model whose preprocessing fails for these images, or whose
+    inputs are not known, is itself such a layer.
 
     pair: (2,) the values of all pixels, or (2, ...) two examples.
     """
     try:
-        found = _preprocessed(model, index, pair) if getattr(model, "inputs", None) else [(model, 0, pair)]
-    except (TypeError, ValueError, tf.errors.OpError):  # such as a Reshape to one size, where any size is taken
-        found = [(model, 0, pair)]
+        found = _preprocessed(model, index, pair) if getattr(model, "inputs", None) else [(model, index, pair)]
+    except FAILURES:  # such as a Reshape to one size, where any size is taken
+        found = [(model, index, pair)]
     for layer, position, value in found:
         if layer is not model and isinstance(layer, keras.Model):
             yield from _first_inputs(layer, position, value)
+        elif position == 0 and _is_composite(layer):
+            yield from ((layer, values) for values in _first_within(layer, value))
         else:
             yield layer, value
+
+
+def _first_within(layer: keras.layers.Layer, pair: np.ndarray) -> list[Sequence[np.ndarray]]:
+    """What the first operations with weights get within a layer of one input; as given, if it cannot be called."""
+    try:
+        shape = _known_sizes(input_specs(layer)) if pair.ndim == 1 else pair.shape[1:]
+        black, white = (at_weights(layer, np.broadcast_to(value, (2, *shape))) for value in pair)
+    except FAILURES:
+        return [pair]
+    return list(zip(black, white, strict=True))
 
 
 def _preprocessed(
     model: keras.Model, index: int, pair: np.ndarray
 ) -> list[tuple[keras.layers.Layer | None, int, np.ndarray]]:
     """Where an input first meets layers with weights, or becomes an output: the layer, which of its inputs, and the
-    values there for the two examples. All other inputs of the model are zero."""
+    values there for the two examples. All other inputs of the model are zero, and then one."""
     ends = _ends_of_preprocessing(model, index)
     if not ends:
         return []
     # All inputs are outputs, too, since older versions of Keras refuse models with inputs that nothing depends on.
     preprocessing = keras.Model(model.inputs, [*(tensor for *_, tensor in ends), *model.inputs], name="preprocessing")
+    found = []
     with tf.init_scope():  # also where a model is called within a function that is being traced
-        inputs = [tf.zeros((2, *(size or SIDE for size in one.shape[1:])), one.dtype) for one in model.inputs]
-        if pair.ndim == 1:
-            pair = np.broadcast_to(pair.reshape(2, *[1] * (len(inputs[index].shape) - 1)), inputs[index].shape)
-        inputs[index] = tf.cast(pair, inputs[index].dtype)
-        values = keras.tree.flatten(preprocessing(inputs, training=False))
-    return [(*end[:2], np.asarray(value, "float32")) for end, value in zip(ends, values, strict=False)]
+        for other in (0, 1) if len(model.inputs) > 1 else (0,):
+            inputs = [tf.cast(tf.fill((2, *_known_sizes(one)), other), one.dtype) for one in model.inputs]
+            images = np.stack([np.broadcast_to(value, _known_sizes(model.inputs[index])) for value in pair])
+            inputs[index] = tf.cast(images, inputs[index].dtype)
+            values = keras.tree.flatten(preprocessing(inputs, training=False))
+            found += [(*end[:2], np.asarray(value, "float32")) for end, value in zip(ends, values, strict=False)]
+    return found
+
+
+def _known_sizes(spec: tf.TensorSpec | keras.KerasTensor) -> tuple[int, ...]:
+    """The shape of an example, where sizes that are not known are SIDE."""
+    return tuple(size or SIDE for size in spec.shape[1:])
 
 
 def _ends_of_preprocessing(

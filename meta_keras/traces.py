@@ -4,6 +4,7 @@ import weakref
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from meta_keras.internals import all_layers, input_structure
@@ -60,8 +61,8 @@ def final_activation(network: keras.Model) -> str | None:
     """The activation that a network ends in: "softmax", "log_softmax", "sigmoid", None for logits, or "other".
 
     It is read from the traced operations and not from the layers, since a softmax may be an argument of a layer, a
-    function of TensorFlow, or a line in the `call` of a subclassed model. Other outputs that are probabilities of
-    exclusive classes, such as a mean of several softmaxes, count as "softmax", too.
+    function of TensorFlow, or a line in the `call` of a subclassed model. Other outputs that are probabilities count as
+    "softmax" if they add up to 1, such as a mean of several softmaxes, and as "sigmoid" if they do not.
 
     >>> dense = keras.layers.Dense(3, activation=tf.nn.softmax)
     >>> final_activation(keras.Sequential([keras.Input((2,)), dense]))
@@ -126,8 +127,8 @@ def _trace(network: keras.Model) -> Traced:
     while last.type in PASS_ON:
         last = last.inputs[0].op
     activation = ACTIVATIONS.get(last.type, None if last in _logits(graph) else "other")
-    if activation == "other" and _are_distributions(network, inputs):
-        activation = "softmax"
+    if activation == "other":
+        activation = _kind_of_probabilities(network, inputs) or "other"
     return Traced(activation, kinds)
 
 
@@ -156,8 +157,8 @@ def _logits(graph: tf.Graph) -> set[tf.Operation]:
     return logits
 
 
-def _are_distributions(network: keras.Model, inputs: Any) -> bool:
-    """Whether the outputs for random inputs are probabilities that add up to 1."""
+def _kind_of_probabilities(network: keras.Model, inputs: Any) -> str | None:
+    """What the outputs for random inputs look like: "softmax", "sigmoid", or None if they are no probabilities."""
 
     def random(spec: tf.TensorSpec) -> tf.Tensor:
         shape = (8, *(size or SIDE for size in spec.shape[1:]))
@@ -167,8 +168,42 @@ def _are_distributions(network: keras.Model, inputs: Any) -> bool:
 
     with tf.init_scope():
         try:
-            outputs = tf.cast(network(keras.tree.map_structure(random, inputs), training=False), tf.float32)
+            outputs = network(keras.tree.map_structure(random, inputs), training=False)
         except (TypeError, ValueError, tf.errors.OpError):  # such as images of a size that the network cannot take
-            return False
-        sums = tf.reduce_sum(outputs, axis=-1)
-        return outputs.shape[-1] != 1 and bool(tf.reduce_all(outputs >= 0) & tf.reduce_all(tf.abs(sums - 1) < 0.01))
+            return None
+        outputs = tf.cast(outputs, tf.float32).numpy()
+    if outputs.min() < 0 or outputs.max() > 1 or outputs.min() == outputs.max():
+        return None
+    exclusive = outputs.shape[-1] != 1 and np.allclose(outputs.sum(axis=-1), 1, rtol=0, atol=0.01)
+    return "softmax" if exclusive else "sigmoid"
+
+
+def at_weights(layer: keras.layers.Layer, examples: np.ndarray) -> list[np.ndarray]:
+    """What the operations within a layer get that are the first with weights.
+
+    It is found in the traced operations, so it is also known where a user has written the `call`.
+    """
+
+    @tf.function(autograph=False)
+    def reached(inputs: tf.Tensor) -> list[tf.Tensor]:
+        with keras.StatelessScope(initialize_variables=False):
+            layer(inputs, training=False)
+        return _first_at_weights(inputs)
+
+    with tf.init_scope():  # also where a layer is called within a function that is being traced
+        return [value.numpy() for value in reached(tf.constant(examples))]
+
+
+def _first_at_weights(inputs: tf.Tensor) -> list[tf.Tensor]:
+    """The floats that depend on the inputs and on no weights, and meet weights in an operation of this graph."""
+    handles = {captured.ref() for captured in inputs.graph.internal_captures if captured.dtype == tf.resource}
+    computed, weights, found = {inputs.ref()}, handles, {}
+    for operation in inputs.graph.get_operations():
+        before = {one.ref() for one in operation.inputs}
+        if before & weights:
+            found |= {one: None for one in before & computed if one.deref().dtype.is_floating}
+        if before & weights and not before & computed:
+            weights |= {one.ref() for one in operation.outputs}
+        elif before & computed and not before & weights and operation.type not in SIZES:
+            computed |= {one.ref() for one in operation.outputs}
+    return [one.deref() for one in found]

@@ -10,6 +10,7 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.faults import check_finite, raise_fault
 from meta_keras.internals import local_loss_tracker
+from meta_keras.scaling import check_scaled_once
 from meta_keras.stepping import StepModel
 from meta_keras.tasks.episodes import Episode, continued, is_endless
 from meta_keras.tasks.inspection import (
@@ -22,18 +23,21 @@ from meta_keras.tasks.inspection import (
     check_images,
     check_shapes,
     first_of,
+    scaled_examples,
 )
 
 
 class TaskModel(StepModel):
-    """A Keras model whose inputs are tasks. A subclass defines `ways_of` and `answer_width`."""
+    """A Keras model whose inputs are tasks. A subclass has a `network` and defines `ways_of` and `answer_width`."""
 
+    network: keras.Model
     needs_every_class = False  # whether queries may only ask for labels of the support set
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._validation: tf.data.Dataset | None = None
         self._specs: dict[str, Any] = {}
+        self._range_checked = False
 
     def ways_of(self, episode: Episode, tasks: Any = None) -> int | None:
         """How many classes the tasks have, from the dataset or its first batch; None for a regression."""
@@ -121,8 +125,7 @@ class TaskModel(StepModel):
         checks.outside_of_scopes()
         check_episodes(tasks)
         first = first_of(tasks)
-        ways = self.ways_of(first, tasks)
-        check_batch(first, ways, self.needs_every_class)
+        ways = self._checked_ways(first, tasks)
         self._make_metrics(as_batch(first, ways))
         return Inspected(tasks, ways, every_class=self.needs_every_class, source=source)
 
@@ -159,11 +162,19 @@ class TaskModel(StepModel):
         episode = Episode(support_x, support_y, query_x, as_tensor("y", labels))
         check_shapes(episode)
         check_images(episode)
-        ways = self.ways_of(episode)
-        check_batch(episode, ways, self.needs_every_class)
+        ways = self._checked_ways(episode)
         inputs, query_y = as_batch(episode, ways)
         self._make_metrics((inputs, query_y))
         return inputs, None if y is None else query_y
+
+    def _checked_ways(self, episode: Episode, tasks: Any = None) -> int | None:
+        """How many classes the tasks have, once the values of this batch are checked."""
+        ways = self.ways_of(episode, tasks)
+        check_batch(episode, ways, self.needs_every_class)
+        if not self._range_checked:
+            check_scaled_once(scaled_examples(episode.support_x), network=self.network)
+            self._range_checked = True
+        return ways
 
     def _make_metrics(self, batch: tuple[Inputs, tf.Tensor]) -> None:
         """Let the metrics create their variables: if the first step did this, it would be traced twice."""

@@ -94,7 +94,9 @@ def test_a_learner_says_what_it_cannot_be_made_of(made, error, message):
 
 @pytest.mark.parametrize("losses", [["mse", "mae"], ("mse",), {"out": "mse"}])
 def test_a_learner_has_one_loss(losses):
-    with pytest.raises(ValueError, match="one output, the answers to the queries, so it takes one loss"):
+    with pytest.raises(
+        ValueError, match=f"one output here, so it takes one loss; got a {type(losses).__name__} of them"
+    ):
         line_learner(loss=losses)
 
 

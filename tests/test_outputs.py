@@ -73,7 +73,7 @@ ENDINGS = {
     "subclassed": (subclassed, None),
     "subclassed softmax": (lambda: subclassed(tf.nn.softmax), "softmax"),
     "embedding": (lambda: keras.Sequential([keras.Input((2,), dtype="int32"), layers.Embedding(5, 3)]), None),
-    "hard sigmoid": (lambda: sequential(layers.Dense(3, "hard_sigmoid")), "other"),
+    "hard sigmoid": (lambda: sequential(layers.Dense(3, "hard_sigmoid")), "sigmoid"),
     "mean of softmaxes": (lambda: functional(lambda x: (keras.ops.softmax(x) + keras.ops.softmax(-x)) / 2), "softmax"),
     "softmax of steps": (
         lambda: keras.Sequential([keras.Input((4, 2)), layers.TimeDistributed(layers.Dense(3, "softmax"))]),
@@ -84,7 +84,9 @@ ENDINGS = {
         "softmax",
     ),
     "mixture": (lambda: mixture("softmax"), "softmax"),
-    "mixture of sigmoids": (lambda: mixture("sigmoid"), "other"),
+    "mixture of sigmoids": (lambda: mixture("sigmoid"), "sigmoid"),
+    "tanh": (lambda: sequential(layers.Dense(3, "tanh")), "other"),
+    "zero": (lambda: sequential(layers.Dense(3, "relu", kernel_initializer="zeros")), "other"),
     "residual": (lambda: functional(lambda x: x + layers.Dense(3)(x)), None),
     "logits and probabilities": (
         lambda: functional(lambda x: layers.Concatenate()([x, keras.ops.sigmoid(x)])),
@@ -133,7 +135,7 @@ def test_the_default_loss_fits_the_activation(activation, logits):
 
 
 def test_a_sigmoid_needs_a_loss_of_ones_own():
-    with pytest.raises(ValueError, match="ends in a sigmoid.*softmax or without an activation, or pass the loss"):
+    with pytest.raises(ValueError, match="ends in sigmoids, .*softmax or without an activation, or pass the loss"):
         MetaLearner(network=sequential(layers.Dense(3, "sigmoid"))).compile()
 
 
@@ -146,6 +148,14 @@ def test_a_loss_that_contradicts_the_answers_is_refused(logits, name, kind):
     with pytest.raises(ValueError, match=f"from_logits={logits}, but the answers are .*Pass from_logits={not logits}"):
         MetaLearner(network=model).compile(loss=loss)
     MetaLearner(network=sequential(layers.Dense(3, None if logits else "softmax"))).compile(loss=loss)
+
+
+def test_the_configuration_of_a_loss_stands_for_the_loss():
+    config = keras.losses.serialize(keras.losses.Huber(delta=0.5))
+    assert as_loss(config, None, "float32").get_config() == keras.losses.Huber(delta=0.5).get_config()
+    contradicted = keras.losses.serialize(keras.losses.CategoricalCrossentropy())
+    with pytest.raises(ValueError, match="from_logits=False, but the answers are logits"):
+        as_loss(contradicted, None, "float32")
 
 
 def test_prototypes_answer_with_logits_whatever_the_network_ends_in():
@@ -280,7 +290,7 @@ def test_a_cross_entropy_without_settings_fits_the_answers(loss, activation, log
     assert as_loss(loss, activation, "float32").get_config()["from_logits"] is logits
 
 
-@pytest.mark.parametrize("activation", ["hard_sigmoid", "relu", "log_softmax"])
+@pytest.mark.parametrize("activation", ["tanh", "relu", "log_softmax"])
 def test_a_binary_cross_entropy_needs_to_be_told_what_unusual_answers_are(activation):
     learner = MetaLearner(network=sequential(layers.Dense(3, activation)))
     with pytest.raises(ValueError, match="'binary_crossentropy' compares .*may be neither.*from_logits=..."):

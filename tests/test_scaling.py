@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from meta_keras import MetaLearner, networks
+from meta_keras import ClassPool, FewShot, MetaLearner, networks
 from meta_keras.scaling import check_scaled, check_task_network
+from meta_keras.unsupervised import Contrastive
 
 PIXELS = np.array([[[[0], [51]], [[102], [255]]]], np.uint8)
 
@@ -37,6 +38,44 @@ class Subclassed(keras.Model):
     def built_for(self, shape=(None, 2, 2, 1)):
         self(tf.zeros([size or 1 for size in shape]))
         return self
+
+
+class Divided(layers.Layer):
+    """A layer of the user's own that scales images in its `call`."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = layers.Conv2D(1, 1)
+
+    def call(self, image):
+        return self.inner(image / 255.0)
+
+
+class DividedModel(keras.Model):
+    """The same as a model."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = layers.Conv2D(1, 1)
+
+    def call(self, image):
+        return self.inner(image / 255.0)
+
+    def built_for(self):
+        self(tf.zeros((1, 2, 2, 1)))
+        return self
+
+
+def each_of_three(*first):
+    """A model of three images, each of which goes through the same layers."""
+    model = keras.Sequential([keras.Input((2, 2, 1)), *first, layers.Conv2D(1, 1)])
+    return keras.Sequential([keras.Input((3, 2, 2, 1)), layers.TimeDistributed(model)])
+
+
+def with_mask(function):
+    """A model of an image and another input of the same shape."""
+    image, mask = keras.Input((2, 2, 1)), keras.Input((2, 2, 1))
+    return keras.Model([image, mask], layers.Conv2D(1, 1)(function(image, mask)))
 
 
 def adapted(largest):
@@ -77,6 +116,9 @@ SCALING = {
     "Lambda": lambda: computed(layers.Lambda(lambda image: image / 255.0)),
     "Pipeline": lambda: model_of(layers.Pipeline([layers.Rescaling(1 / 255)])),
     "subclassed": lambda: Subclassed(layers.Rescaling(1 / 255)),
+    "divided in a layer": lambda: model_of(Divided()),
+    "divided in a model": lambda: DividedModel().built_for(),
+    "each image divided": lambda: each_of_three(layers.Rescaling(1 / 255)),
     "subclassed, batch norm": lambda: Subclassed(layers.BatchNormalization()),
     "in a wrapper": lambda: keras.Sequential(
         [keras.Input((2, 2, 1)), layers.TimeDistributed(layers.BatchNormalization()), layers.Conv2D(1, 1)]
@@ -101,6 +143,7 @@ NOT_SCALING = {
     "any size, pooled": lambda: model_of(layers.AveragePooling2D(2), shape=(None, None, 1)),
     "of a size that is not known": lambda: model_of(layers.Reshape((5, 5, 1)), shape=(None, None, 1)),
     "subclassed": Subclassed,
+    "each image": each_of_three,
     "subclassed, in a model": lambda: computed(Subclassed().built_for()),
 }
 
@@ -191,6 +234,13 @@ def test_every_input_of_a_nested_model_is_judged_by_itself(first):
     check_scaled(scaled, [np.ones((1, 2)), PIXELS])
 
 
+@pytest.mark.parametrize("function", [lambda x, y: x * y, lambda x, y: x + y, lambda x, y: x - y])
+def test_pixels_that_are_combined_with_other_inputs_are_seen(function):
+    with pytest.raises(ValueError, match="x must be floats"):
+        check_scaled(with_mask(function), [PIXELS, np.ones(PIXELS.shape)])
+    check_scaled(with_mask(lambda x, y: function(x / 255.0, y)), [PIXELS, np.ones(PIXELS.shape)])
+
+
 def test_variables_are_checked():
     with pytest.raises(ValueError, match="x must be floats"):
         check_scaled(model_of(), tf.Variable(PIXELS))
@@ -227,11 +277,15 @@ FOR_BYTES = {
     "of a size that is not known": lambda: model_of(
         layers.Reshape((5, 5, 1)), layers.Rescaling(1 / 255), shape=(None, None, 1)
     ),
+    "divided in a layer": lambda: model_of(Divided()),
+    "divided in a model": lambda: DividedModel().built_for(),
+    "each image divided": lambda: each_of_three(layers.Rescaling(1 / 255)),
     "subclassed, mean and variance": lambda: Subclassed(adapted(255)).built_for(),
     "videos": lambda: keras.Sequential([keras.Input((4, 8, 8, 3)), layers.Rescaling(1 / 255), layers.Conv3D(1, 1)]),
 }
 FOR_FLOATS = {
     "nothing": model_of,
+    "each image": each_of_three,
     "to -1 ... 1": lambda: model_of(layers.Rescaling(2.0, -1.0)),
     "strokes and background exchanged": lambda: model_of(layers.Rescaling(-1.0, 1.0)),
     "mean and variance": lambda: model_of(adapted(1)),
@@ -269,3 +323,43 @@ def test_networks_for_tasks_may_compute_with_pixels_from_0_to_1(name):
 def test_learners_refuse_networks_that_would_scale_pixels_a_second_time():
     with pytest.raises(ValueError, match="network must take pixels as floats"):
         MetaLearner(network=keras.Sequential([keras.Input((2, 2, 1)), layers.Rescaling(1 / 255), layers.Dense(2)]))
+
+
+NO_IMAGES = {"no axis for channels": ((8, 8), np.uint8), "rows of bytes": ((64,), np.uint8), "floats": ((8, 8), float)}
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("kind", NO_IMAGES)
+def test_tasks_show_that_a_network_scales_pixels_a_second_time(kind, at_once):
+    shape, dtype = NO_IMAGES[kind]
+    values = np.random.default_rng(0).integers(0, 256, (10, *shape))
+    pool = ClassPool(values.astype(dtype) if dtype is np.uint8 else values / 255, np.arange(10) // 2)
+    tasks = FewShot(pool, 2, 1, queries=1, meta_batch=2, seed=0)
+
+    def train(*first):
+        network = keras.Sequential([keras.Input(shape), *first, layers.Flatten(), layers.Dense(2)])
+        learner = MetaLearner(network=network)
+        learner.compile()
+        *inputs, answers = next(iter(tasks))
+        return learner.train_on_batch(inputs, answers) if at_once else learner.fit(tasks, steps_per_epoch=1, verbose=0)
+
+    train()
+    with pytest.raises(ValueError, match="would then be scaled twice. Leave out 'rescaling"):
+        train(layers.Rescaling(1 / 255))
+
+
+def test_tables_may_be_scaled_by_a_network():
+    rows = np.random.default_rng(0).normal(100, 50, (10, 3))
+    network = keras.Sequential([keras.Input((3,)), layers.Rescaling(1 / 255), layers.Dense(2)])
+    learner = MetaLearner(network=network)
+    learner.compile()
+    learner.fit(FewShot(ClassPool(rows, np.arange(10) // 2), 2, 1, queries=1, seed=0), steps_per_epoch=1, verbose=0)
+
+
+def test_models_without_labels_do_not_scale_pixels_a_second_time():
+    rows = np.random.default_rng(0).integers(0, 256, (10, 64)).astype("uint8")
+    encoder = keras.Sequential([keras.Input((64,)), layers.Rescaling(1 / 255), layers.Dense(2)])
+    model = Contrastive(encoder, augment=layers.Dropout(0.1))
+    model.compile()
+    with pytest.raises(ValueError, match="encoder must take pixels as floats"):
+        model.fit(rows, verbose=0)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.inputs import DIMMEST, as_inputs, check_inputs, check_pixels, is_image_shape, is_pixels
 from meta_keras.models import ExampleModel
-from meta_keras.scaling import check_task_network
+from meta_keras.scaling import check_scaled_once, check_task_network
 
 BATCH_SIZE = 32  # that of Keras
 ROUNDING = 0.01  # how far pixels may be outside of 0 ... 1, for example after resizing
@@ -111,6 +111,7 @@ class Unlabeled(ExampleModel):
         check_inputs(self.encoder, x, what)
         checks.finite_numbers(**{what: x})
         check_pixels(x, what, whole=True)
+        check_scaled_once(as_inputs(tf.convert_to_tensor(x[:batch_size])), encoder=self.encoder)
         if self.bounded and not is_pixels(tf.convert_to_tensor(x[:1])):
             low, high = float(np.min(x)), float(np.max(x))
             if low < -ROUNDING or high > 1 + ROUNDING:
