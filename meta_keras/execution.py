@@ -11,21 +11,38 @@ TrainFunction = Callable[[Iterator[Any]], dict[str, Any]]
 # More steps per call gain little: a call takes about 1 ms, and a step of a small network about 0.5 ms.
 MOST_STEPS = 50
 MOST_BYTES = 2**26  # of the batches of one call; those of the next call are in memory, too
+FREQUENCIES = ("save_freq", "update_freq")  # of Keras' callbacks, which may be numbers of batches
 PER_BATCH = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 
 
-def best_steps(spec: Any, callbacks: Sequence[keras.callbacks.Callback]) -> int:
+def best_steps(spec: Any, callbacks: Sequence[keras.callbacks.Callback], multiple_of: int | None = None) -> int:
     """How many steps to run per call: as many as are useful, if batches have one shape and no callback needs every one.
 
-    Keras' own callbacks know that a call may be several steps.
+    Keras' own callbacks know that a call may be several steps, unless they count batches.
+
+    multiple_of: a number of steps that has to be a multiple of those in a call, see `counts_exactly`.
     """
     if not can_be_stacked(spec) or any(map(_asks_for_every_batch, callbacks)):
         return 1
     size = sum(part.shape.num_elements() * part.dtype.size for part in tf.nest.flatten(spec))
-    return max(1, min(MOST_STEPS, MOST_BYTES // max(size, 1)))
+    most = max(1, min(MOST_STEPS, MOST_BYTES // max(size, 1)))
+    return most if multiple_of is None else max(n for n in range(1, most + 1) if multiple_of % n == 0)
+
+
+def counts_exactly(most: int, steps: int | None, epochs: int, known: int) -> bool:
+    """Whether Keras, which counts `most` batches for every call, begins finite data again only when all were used.
+
+    steps: in an epoch, if they were given. known: how many batches there are; negative if that is not known.
+    """
+    if steps is None or known < 0 or steps % most == 0 or steps >= known:
+        return True
+    calls = -(-steps // most) * epochs
+    return (calls - 1) * most < known
 
 
 def _asks_for_every_batch(callback: keras.callbacks.Callback) -> bool:
+    if any(isinstance(getattr(callback, name, None), int) for name in FREQUENCIES):
+        return True
     if type(callback).__module__.startswith(("keras.", "meta_keras.")) and not isinstance(
         callback, keras.callbacks.LambdaCallback
     ):

@@ -20,7 +20,7 @@ from meta_keras.rules.gradient_descent import GradientDescent
 from meta_keras.scaling import check_task_network
 from meta_keras.tasks.episodes import Episode, ways_of_tasks
 from meta_keras.tasks.inspection import Inputs, as_tensor, check_labels, check_support, scaled_examples, ways_in
-from meta_keras.traces import check_derivatives, checked_jit
+from meta_keras.traces import checked_jit
 from meta_keras.training import TaskModel
 
 
@@ -73,8 +73,7 @@ class MetaLearner(TaskModel):
         if rule.built and rule.trainable_variables and not rule.reusable:
             raise ValueError("The rule has weights that already belong to another learner. Create a new rule.")
         checks.one_of(PARALLEL, parallel=parallel)
-        check_task_network(network=network)
-        check_derivatives(network, twice=rule.second_order)
+        check_task_network(network=network, twice=rule.second_order)
         self.network, self.rule, self.needs_every_class = network, rule, rule.needs_every_class
         self.pure = PureModel(network, rule.adaptable(network))
         rule.prepare(self.pure)

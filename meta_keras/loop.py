@@ -6,10 +6,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from meta_keras.checks import at_least, one_input, positive
+from meta_keras.checks import at_least, positive
 from meta_keras.functional import PureModel, Weights
 from meta_keras.outputs import as_loss
 from meta_keras.rules.base import Loss, check_answers, total
+from meta_keras.scaling import check_task_network
 from meta_keras.tasks.episodes import Episode
 from meta_keras.tasks.inspection import check_episodes, scaled
 from meta_keras.traces import final_activation
@@ -29,7 +30,7 @@ def maml_loop(
     check_episodes(tasks)
     at_least(1, steps=steps, iterations=iterations)
     positive(learning_rate=learning_rate)
-    one_input(network=network)
+    check_task_network(network=network, twice=True)
     pure, loss, optimizer = PureModel(network), loss_between(loss, network), keras.optimizers.get(optimizer)
     optimizer.build(network.trainable_variables)
 

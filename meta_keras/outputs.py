@@ -21,6 +21,20 @@ BINARY = {
 }
 CROSS_ENTROPIES = CATEGORICAL | BINARY
 
+# Losses that compare every number of an answer with a target, and would broadcast both.
+OF_NUMBERS = (
+    keras.losses.mean_squared_error,
+    keras.losses.mean_absolute_error,
+    keras.losses.mean_absolute_percentage_error,
+    keras.losses.mean_squared_logarithmic_error,
+    keras.losses.cosine_similarity,
+    keras.losses.log_cosh,
+    keras.losses.huber,
+    keras.losses.poisson,
+    keras.losses.hinge,
+    keras.losses.squared_hinge,
+)
+
 
 def number_of_outputs(model: keras.Model) -> int:
     """How many outputs a model has; 1 if it does not say."""

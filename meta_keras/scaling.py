@@ -14,7 +14,7 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.inputs import BRIGHTEST, CHANNELS, DIMMEST, is_pixels
 from meta_keras.internals import all_layers, calls_of, input_structure
-from meta_keras.traces import at_weights, input_specs
+from meta_keras.traces import at_weights, check_derivatives, input_specs
 
 PREPROCESSING = keras.layers.Rescaling | keras.layers.Normalization
 # Layers to which the range of their inputs does not matter.
@@ -49,8 +49,10 @@ def check_scaled(model: keras.Model, inputs: Any, name: str = "x") -> None:
             )
 
 
-def check_task_network(**networks: keras.Model) -> None:
+def check_task_network(*, twice: bool = False, **networks: keras.Model) -> None:
     """Raise an error unless a network is built, has one input, and takes images as floats from 0 to 1, as tasks have.
+
+    twice: whether it is differentiated twice, of which it must then be capable.
 
     >>> scaling = keras.layers.Rescaling(1 / 255)
     >>> check_task_network(network=keras.Sequential([keras.Input((4, 4, 1)), scaling, keras.layers.Conv2D(1, 1)]))
@@ -63,6 +65,7 @@ def check_task_network(**networks: keras.Model) -> None:
     ((_, network),) = networks.items()
     if _takes_images(network):
         _check_not_for_bytes(**networks)
+    check_derivatives(network, twice=twice)
 
 
 def check_scaled_once(examples: tf.Tensor, **networks: keras.Model) -> None:

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.execution import Stacks, Steps, best_steps, can_be_stacked, in_one_program
+from meta_keras.execution import Stacks, Steps, best_steps, can_be_stacked, counts_exactly, in_one_program
 from meta_keras.faults import StopAtFault, check_callbacks
 from meta_keras.internals import belong_to
 from meta_keras.models import SeededModel
@@ -116,14 +116,19 @@ class StepModel(SeededModel):
         if self.replicas is not None:
             callbacks, verbose = self.replicas.callbacks(callbacks), verbose if self.replicas.is_chief else 0
         spec, steps, epochs = batches.element_spec, arguments.get("steps_per_epoch"), arguments.get("epochs", 1)
+        known = int(batches.cardinality())
         if self.auto_steps and self.compiled:
-            best = best_steps(spec, callbacks) if self._is_compiled_by_xla() else 1
+            best = best_steps(spec, callbacks, steps if known > 0 else None) if self._can_be_joined() else 1
             if best != self.steps_per_execution:
                 self.steps_per_execution = best
                 self.train_function = self.test_function = self.predict_function = None
-        most = self.steps_per_execution if self._is_compiled_by_xla() and can_be_stacked(spec) else 1
+        most = self.steps_per_execution if self._can_be_joined() and can_be_stacked(spec) else 1
+        if not counts_exactly(most, steps, epochs, known):
+            raise ValueError(
+                f"There are {known} batches, which end within a later epoch. Then steps_per_epoch={steps} must be a "
+                f"multiple of steps_per_execution={most}; or leave one of them out, or repeat() the tasks."
+            )
         self._stacks = Stacks(batches, most, steps, epochs) if most > 1 else None
-        known = int(batches.cardinality())
         self._steps = Steps(
             [*callbacks, StopAtFault()],
             add_history=True,
@@ -141,16 +146,17 @@ class StepModel(SeededModel):
             return
         self._build_optimizer()
         super().make_train_function(force)
-        if self.steps_per_execution > 1 and self._is_compiled_by_xla():
+        if self.steps_per_execution > 1 and self._can_be_joined():
             self.train_function = in_one_program(self, self.train_function, self._take)
 
-    def _is_compiled_by_xla(self) -> bool:
-        """Whether several steps can be one program."""
-        return self.compiled and self.jit_compile and not self.run_eagerly
+    def _can_be_joined(self) -> bool:
+        """Whether several steps can be one program: if XLA compiles them, and their results are the metrics."""
+        own = type(self).train_step is StepModel.train_step
+        return own and self.compiled and self.jit_compile and not self.run_eagerly
 
     def _take(self, run: Any) -> Iterator[tuple[int, int, Any]] | None:
         """The batches of the next call; None if they cannot be stacked, or do not come from a dataset."""
-        if self._stacks is None:
+        if self._stacks is None or not isinstance(run, tf.data.Iterator):  # as of train_on_batch in a callback
             return None
         return self._stacks.take(run, self._steps.left(self._stacks.most))
 

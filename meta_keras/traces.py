@@ -121,6 +121,8 @@ def _trace(network: keras.Model) -> Traced:
 
     graph = run.get_concrete_function(inputs).graph
     kinds = frozenset(operation.type for operation in graph.get_operations())
+    # Also within functions of TensorFlow that the network calls.
+    kinds |= {node.op for function in graph.as_graph_def().library.function for node in function.node_def}
     if len(graph.outputs) != 1:
         return Traced("other", kinds)
     last = graph.outputs[0].op
@@ -164,18 +166,26 @@ def _kind_of_probabilities(network: keras.Model, inputs: Any) -> str | None:
         shape = (8, *(size or SIDE for size in spec.shape[1:]))
         if not spec.dtype.is_floating:
             return tf.zeros(shape, spec.dtype)
-        return tf.cast(3 * tf.random.stateless_normal(shape, (0, 0)), spec.dtype)
+        sizes = np.repeat([3.0, 1000.0], 4).reshape(8, *[1] * (len(shape) - 1))
+        return tf.cast(sizes * tf.random.stateless_normal(shape, (0, 0), dtype=tf.float64), spec.dtype)
 
     with tf.init_scope():
         try:
             outputs = network(keras.tree.map_structure(random, inputs), training=False)
         except (TypeError, ValueError, tf.errors.OpError):  # such as images of a size that the network cannot take
             return None
-        outputs = tf.cast(outputs, tf.float32).numpy()
-    if outputs.min() < 0 or outputs.max() > 1 or outputs.min() == outputs.max():
+        near, far = np.split(tf.cast(outputs, tf.float32).numpy(), 2)
+    if not _within_0_and_1(near):
         return None
-    exclusive = outputs.shape[-1] != 1 and np.allclose(outputs.sum(axis=-1), 1, rtol=0, atol=0.01)
-    return "softmax" if exclusive else "sigmoid"
+    if near.shape[-1] != 1 and np.allclose(near.sum(axis=-1), 1, rtol=0, atol=0.01):
+        return "softmax"
+    # Other outputs leave this range for large inputs; tokens have none that are large.
+    has_numbers = all(spec.dtype.is_floating for spec in keras.tree.flatten(inputs))
+    return "sigmoid" if has_numbers and _within_0_and_1(far) and near.min() < near.max() else None
+
+
+def _within_0_and_1(values: np.ndarray) -> bool:
+    return bool(values.min() >= 0 and values.max() <= 1)  # False for NaN, too
 
 
 def at_weights(layer: keras.layers.Layer, examples: np.ndarray) -> list[np.ndarray]:

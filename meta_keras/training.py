@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.faults import check_finite, raise_fault
-from meta_keras.internals import local_loss_tracker
+from meta_keras.internals import function_of, local_loss_tracker
+from meta_keras.outputs import OF_NUMBERS
 from meta_keras.scaling import check_scaled_once
 from meta_keras.stepping import StepModel
 from meta_keras.tasks.episodes import Episode, continued, is_endless
@@ -49,6 +50,15 @@ class TaskModel(StepModel):
             raise ValueError(
                 f"These tasks have {targets.dtype.name} targets, as of a regression; the loss is "
                 'cross-entropy, for integer labels. Use compile(loss="mse").'
+            )
+
+    def check_labels(self, width: int) -> None:
+        """Raise a ValueError if labels, each with `width` answers, meet a loss that compares numbers one by one."""
+        loss = getattr(self, "loss", None)
+        if width > 1 and function_of(loss) in (*OF_NUMBERS, keras.losses.kl_divergence):
+            raise ValueError(
+                f"The loss {loss.name!r} compares numbers, but these tasks have labels of classes, each with {width} "
+                'answers. Leave the loss out, or pass one for labels, such as "sparse_categorical_crossentropy".'
             )
 
     def answer_width(self, ways: int) -> int:
@@ -170,6 +180,8 @@ class TaskModel(StepModel):
     def _checked_ways(self, episode: Episode, tasks: Any = None) -> int | None:
         """How many classes the tasks have, once the values of this batch are checked."""
         ways = self.ways_of(episode, tasks)
+        if ways is not None:
+            self.check_labels(self.answer_width(ways))
         check_batch(episode, ways, self.needs_every_class)
         if not self._range_checked:
             check_scaled_once(scaled_examples(episode.support_x), network=self.network)

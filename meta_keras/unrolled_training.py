@@ -59,7 +59,7 @@ class UnrolledTraining(TaskModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_task_network(network=network)
+        check_task_network(network=network, twice=True)
         checks.at_least(1, steps=steps, truncation=truncation, batch_size=batch_size, starts=starts)
         checks.between(0, LARGEST_SEED, seed=seed)
         checks.integer(seed=seed)

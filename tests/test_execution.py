@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from meta_keras import MetaLearner, Sinusoids, networks
-from meta_keras.execution import Stacks
+from meta_keras.execution import MOST_STEPS, Stacks, best_steps, counts_exactly
 from meta_keras.rules import GradientDescent
 
 
@@ -53,6 +53,97 @@ def test_no_batch_is_lost_where_the_data_end_in_mid_execution():
     together, alone = learner_of(3), learner_of(1)
     for batches in (6, 7, 8, 2):
         assert_the_same(trained(together, curves(batches)), trained(alone, curves(batches)))
+
+
+@pytest.mark.parametrize(("batches", "steps", "together"), [(8, 4, 2), (10, 4, 3), (6, 4, 4), (6, 6, 4), (9, 3, 3)])
+def test_finite_data_begin_again_when_all_of_them_were_used(batches, steps, together):
+    several, one = (trained(learner_of(n), curves(batches), steps_per_epoch=steps) for n in (together, 1))
+    assert_the_same(several, one)
+
+
+def test_by_default_all_of_finite_data_are_used_however_many_steps_an_epoch_has():
+    def trained_by_default(together):
+        learner = MetaLearner(network=networks.mlp(1, hidden=()), rule=GradientDescent(0.01))
+        learner.compile(keras.optimizers.SGD(0.0), "mse", steps_per_execution=together, jit_compile=True)
+        return learner.fit(curves(12), steps_per_epoch=4, epochs=3, verbose=0).history["loss"]
+
+    keras.utils.set_random_seed(0)
+    wanted = trained_by_default(1)
+    keras.utils.set_random_seed(0)
+    np.testing.assert_allclose(trained_by_default("auto"), wanted, rtol=1e-5)
+    assert len(set(wanted)) == 3
+
+
+def test_steps_per_call_that_would_lose_batches_are_refused():
+    with pytest.raises(ValueError, match="There are 8 batches.*steps_per_epoch=4 must be a multiple of .*execution=3"):
+        learner_of(3).fit(curves(8), steps_per_epoch=4, epochs=3, verbose=0)
+
+
+@pytest.mark.parametrize("most", range(1, 6))
+def test_counts_are_exact_where_a_simulation_of_keras_uses_every_batch(most):
+    def used(per_call, steps, epochs, known):
+        """The batches that are used in each epoch, by the arithmetic of Keras; `per_call` batches count for a call."""
+        found, seen, place = [], 0, 0
+        for _ in range(epochs):
+            begin = place
+            for step in range(0, steps, per_call):
+                if seen >= known:
+                    break
+                taken = min(per_call, steps - step, known - place)
+                place, seen = place + taken, seen + per_call
+            found.append((begin, place))
+            if seen >= known:
+                place = seen = 0
+        return found
+
+    exact = [
+        (steps, epochs, known)
+        for steps in range(1, 8)
+        for epochs in range(1, 5)
+        for known in range(1, 20)
+        if counts_exactly(most, steps, epochs, known)
+    ]
+    assert len(exact) > 80
+    assert all(used(most, *case) == used(1, *case) for case in exact)
+
+
+class Logged(MetaLearner):
+    """A learner with a log of its own."""
+
+    def train_step(self, data):
+        return super().train_step(data) | {"norm": tf.norm(self.trainable_variables[0])}
+
+
+def test_logs_of_a_training_step_of_ones_own_are_kept():
+    learner = Logged(network=networks.mlp(1, hidden=()), rule=GradientDescent(0.01))
+    learner.compile("sgd", "mse", jit_compile=True)
+    history = learner.fit(curves(), steps_per_epoch=2, verbose=0).history
+    assert set(history) == {"loss", "norm"} and learner.steps_per_execution == 1
+
+
+def test_a_callback_may_train_on_a_batch_of_its_own():
+    *inputs, answers = next(iter(Sinusoids(shots=4, queries=3, meta_batch=2, seed=9)))
+
+    class Replay(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.train_on_batch(inputs, answers)
+
+    found = []
+    for together in ("auto", 1):
+        keras.utils.set_random_seed(0)
+        learner = MetaLearner(network=networks.mlp(1, hidden=()), rule=GradientDescent(0.01))
+        learner.compile("sgd", "mse", steps_per_execution=together, jit_compile=True)
+        losses = learner.fit(curves(), steps_per_epoch=4, epochs=2, verbose=0, callbacks=[Replay()]).history["loss"]
+        found.append([*losses, int(learner.batches_seen), *learner.network.get_weights()[0].ravel()])
+    np.testing.assert_allclose(*found, rtol=1e-4)
+    assert found[0][2] == 10
+
+
+@pytest.mark.parametrize(("frequency", "steps"), [("epoch", MOST_STEPS), (2, 1)])
+def test_callbacks_that_save_every_few_batches_count_batches(frequency, steps, tmp_path):
+    path = str(tmp_path / "{batch}.weights.h5")
+    save = keras.callbacks.ModelCheckpoint(path, save_freq=frequency, save_weights_only=True)
+    assert best_steps(curves().element_spec, [save]) == steps
 
 
 def test_batches_of_varying_shapes_are_taken_one_by_one():

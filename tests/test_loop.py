@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from meta_keras import ClassPool, FewShot, MetaLearner, Sinusoids, maml_loop, networks
+from meta_keras import ClassPool, FewShot, MetaLearner, Sinusoids, load, maml_loop, networks
 from meta_keras.rules import GradientDescent
 
 
@@ -87,3 +87,9 @@ def test_the_loop_scales_images_as_fit_does():
         model = networks.mlp(2, input_shape=(4, 4, 1), hidden=())
         losses += maml_loop(model, given, loss="sparse_categorical_crossentropy", iterations=1)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_the_loop_does_not_scale_pixels_a_second_time():
+    network = keras.Sequential([keras.Input((28, 28, 1)), layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(2)])
+    with pytest.raises(ValueError, match="network must take pixels as floats"):
+        maml_loop(network, FewShot(load("glyphs"), 2, 1), loss="sparse_categorical_crossentropy")

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from meta_keras import MetaLearner, Sinusoids, networks
+from meta_keras import ClassPool, FewShot, MetaLearner, Sinusoids, UnrolledTraining, load, maml_loop, networks
 from meta_keras.outputs import as_loss, default_loss
-from meta_keras.rules import GradientDescent, ImplicitGradient, Prototypes, Reptile
+from meta_keras.rules import GradientDescent, ImplicitGradient, Prototypes, Reptile, Rule, UpdateNetwork
 from meta_keras.traces import final_activation
 
 
@@ -85,6 +85,16 @@ ENDINGS = {
     ),
     "mixture": (lambda: mixture("softmax"), "softmax"),
     "mixture of sigmoids": (lambda: mixture("sigmoid"), "sigmoid"),
+    "relu of small weights": (
+        lambda: sequential(layers.Dense(3, "relu", kernel_initializer=keras.initializers.RandomNormal(stddev=0.01))),
+        "other",
+    ),
+    "relu of tokens": (
+        lambda: keras.Sequential(
+            [keras.Input((2,), dtype="int32"), layers.Embedding(5, 3), layers.Flatten(), layers.Dense(3, "relu")]
+        ),
+        "other",
+    ),
     "tanh": (lambda: sequential(layers.Dense(3, "tanh")), "other"),
     "zero": (lambda: sequential(layers.Dense(3, "relu", kernel_initializer="zeros")), "other"),
     "residual": (lambda: functional(lambda x: x + layers.Dense(3)(x)), None),
@@ -221,6 +231,35 @@ def resizing(interpolation):
     return keras.Model(inputs, layers.Dense(1)(layers.Flatten()(large)))
 
 
+def resized_by(function):
+    inputs = keras.Input((4, 4, 1))
+    larger = layers.Lambda(function, output_shape=(8, 8, 1))(inputs)
+    return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(larger)))
+
+
+@tf.function
+def resized(images):
+    return tf.image.resize(images, (8, 8))
+
+
+class OwnRule(Rule):
+    """A rule of which it is not known what it differentiates."""
+
+
+@pytest.mark.parametrize("network", [lambda: resizing("bilinear"), lambda: resized_by(resized)])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda network: MetaLearner(network=network, rule=OwnRule()),
+        lambda network: UnrolledTraining(network, UpdateNetwork()),
+        lambda network: maml_loop(network, FewShot(load("glyphs"), 3, 1), loss="mse"),
+    ],
+)
+def test_bilinear_resizing_is_refused_wherever_gradients_are_differentiated(use, network):
+    with pytest.raises(ValueError, match="bilinear resizing, of which TensorFlow has no second derivatives"):
+        use(network())
+
+
 def test_bilinear_resizing_has_no_second_derivatives_so_second_order_rules_refuse_it():
     for rule in (GradientDescent(0.1), ImplicitGradient(0.1)):
         with pytest.raises(ValueError, match="bilinear resizing, of which TensorFlow has no second derivatives"):
@@ -338,3 +377,13 @@ def test_binary_cross_entropy_by_name_fits_the_answers():
     for activation, answers in ((None, logits), ("sigmoid", tf.sigmoid(logits))):
         loss = as_loss("binary_crossentropy", activation, "float32")(y, answers)
         np.testing.assert_allclose(loss, tf.reduce_mean(wanted), rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["mse", keras.losses.MeanAbsoluteError(), "kl_divergence", keras.losses.huber])
+def test_labels_are_not_compared_with_answers_as_numbers(loss):
+    """With as many queries as classes, they would be broadcast."""
+    pool = ClassPool(np.random.default_rng(0).normal(size=(10, 3)).astype("float32"), np.arange(10) // 2)
+    learner = MetaLearner(network=networks.mlp(5, input_shape=(3,)), rule=GradientDescent(0.1))
+    learner.compile("sgd", loss)
+    with pytest.raises(ValueError, match="compares numbers, but these tasks have labels of classes, each with 5"):
+        learner.fit(FewShot(pool, 5, 1, queries=1, meta_batch=2), steps_per_epoch=1, verbose=0)

@@ -10,24 +10,11 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.internals import function_of, output_structure
 from meta_keras.multitask.labels import number_classes
-from meta_keras.outputs import as_loss, default_loss, is_cross_entropy
+from meta_keras.outputs import OF_NUMBERS, as_loss, default_loss, is_cross_entropy
 from meta_keras.traces import final_activation
 
 Heads = Mapping[str, keras.layers.Layer]
 
-# Losses that compare every number of an answer with a target, and would broadcast both.
-OF_NUMBERS = (
-    keras.losses.mean_squared_error,
-    keras.losses.mean_absolute_error,
-    keras.losses.mean_absolute_percentage_error,
-    keras.losses.mean_squared_logarithmic_error,
-    keras.losses.cosine_similarity,
-    keras.losses.log_cosh,
-    keras.losses.huber,
-    keras.losses.poisson,
-    keras.losses.hinge,
-    keras.losses.squared_hinge,
-)
 # Losses that depend on all numbers of a row together.
 OF_ROWS = (keras.losses.cosine_similarity, keras.losses.kl_divergence)
 

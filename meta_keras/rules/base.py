@@ -102,8 +102,8 @@ class Rule(keras.layers.Layer):
 
     @property
     def second_order(self) -> bool:
-        """Whether the meta-gradient has second derivatives of the network."""
-        return False
+        """Whether the meta-gradient may have second derivatives of the network."""
+        return True
 
     def prepare(self, network: PureModel) -> None:
         """Create what the rule learns (omega) for this network. Most rules learn nothing."""

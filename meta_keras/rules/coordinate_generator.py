@@ -89,6 +89,10 @@ class CoordinateGenerator(NetworkRule):
         generated = {id(network.parameters[number]) for number in places_of(network)}
         return [variable for variable in network.model.trainable_variables if id(variable) not in generated]
 
+    @property
+    def second_order(self) -> bool:
+        return False
+
     def adapt(self, network: PureModel, weights: Weights, x: tf.Tensor, y: tf.Tensor, context: Context) -> Adaptation:
         pairs = self.describe(x, y, network.model.output_shape[-1], context)
         made = list(weights.parameters)

@@ -35,6 +35,10 @@ class Prototypes(Rule):
         """None: negative distances are logits, whatever the network ends in."""
         return None
 
+    @property
+    def second_order(self) -> bool:
+        return False
+
     def adapt(self, network: PureModel, weights: Weights, x: tf.Tensor, y: tf.Tensor, context: Context) -> Adaptation:
         outcome = self.run(network, weights, x, context)
         embedded = in_full_precision(outcome.outputs, y)

@@ -49,6 +49,10 @@ class Reptile(Descent):
             at_least(1, batch_size=batch_size)
         self.batch_size = None if batch_size is None else int(batch_size)
 
+    @property
+    def second_order(self) -> bool:
+        return False
+
     def adapt(self, network: PureModel, weights: Weights, x: tf.Tensor, y: tf.Tensor, context: Context) -> Adaptation:
         def gradients_at(number: int | tf.Tensor, weights: Weights) -> Gradients:
             return support_gradients(self, network, weights, *self._batch(number, x, y), context)

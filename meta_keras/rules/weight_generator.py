@@ -110,6 +110,10 @@ class WeightGenerator(NetworkRule):
         self.meta_output.build((None, self.hidden[-1]))
         self.built = True
 
+    @property
+    def second_order(self) -> bool:
+        return False
+
     def adapt(self, network: PureModel, weights: Weights, x: tf.Tensor, y: tf.Tensor, context: Context) -> Adaptation:
         variables = self.generated(network)
         seen = self._features(network, weights, x, context)
