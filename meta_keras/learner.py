@@ -109,9 +109,10 @@ class MetaLearner(TaskModel):
         else:
             loss, metrics = self.rule.default_loss(self.pure, tf.int32), ["accuracy"] if metrics is None else metrics
         fast = self.parallel == "vectorized" and not kwargs.get("run_eagerly")
-        jit_compile = checked_jit(self.network, jit_compile, fast, twice=self.rule.second_order)
-        kwargs |= {"jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
+        by_xla = checked_jit(self.network, jit_compile, fast, twice=self.rule.second_order)
+        kwargs |= {"jit_compile": by_xla, "steps_per_execution": steps_per_execution}
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        self.jit_setting = jit_compile  # "auto" may mean something else on the machine that loads a file
         self.predictors, self.per_task.has_metrics = Predictors(self.per_task), bool(metrics)
 
     def call(self, inputs: Inputs | tf.Tensor, task_indices: Any = None, training: bool = False) -> tf.Tensor:

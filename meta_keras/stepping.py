@@ -60,7 +60,8 @@ class StepModel(SeededModel):
         checks.at_least(1, steps_per_execution=steps)
         if self.replicas is not None:
             self.replicas.check_settings(steps, kwargs.get("metrics"))
-        self.asked_jit = jit_compile  # with replicas, XLA compiles what each of them computes, and not the step
+        # With replicas, XLA compiles what each of them computes, and not the step.
+        self.asked_jit = self.jit_setting = jit_compile
         jit_compile = jit_compile and self.replicas is None
         super().compile(jit_compile=jit_compile, steps_per_execution=steps, **kwargs)
         self.metrics_made = False
@@ -73,7 +74,7 @@ class StepModel(SeededModel):
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
         steps = {"steps_per_execution": "auto"} if self.auto_steps else {}
-        return config | {"jit_compile": self.asked_jit} | steps if config else config
+        return config | {"jit_compile": self.jit_setting} | steps if config else config
 
     def train_step(self, data: tuple[Any, ...]) -> dict[str, tf.Tensor]:
         """One step of meta-training. A non-finite step is not applied, and `fit` ends with an error."""

@@ -69,7 +69,8 @@ class TaskModel(StepModel):
         """As `keras.Model.fit`, on an endless dataset of episodes: say how many with `steps_per_epoch`.
 
         Step n of the training sees batch n of the tasks, so training that is resumed, or continued by a second
-        `fit`, goes on where it stopped. A finite dataset starts again in every epoch.
+        `fit`, goes on where it stopped. A finite dataset starts again in every epoch, and with `steps_per_epoch` only
+        in the epoch after all of it was used.
         """
         for name in ("y", "batch_size", "class_weight", "sample_weight", "validation_split"):
             if kwargs.get(name) is not None:

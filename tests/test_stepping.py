@@ -231,6 +231,20 @@ def test_auto_is_remembered_in_a_file(tmp_path):
     assert loaded.steps_per_execution == MOST_STEPS
 
 
+def test_what_auto_means_is_decided_where_a_file_is_loaded(tmp_path, monkeypatch):
+    def saved(jit_compile):
+        learner = MetaLearner(network=networks.conv4(2, input_shape=(8, 8, 1), filters=2, downsample="stride"))
+        learner.compile(jit_compile=jit_compile)
+        learner.save(tmp_path / f"{jit_compile}.keras")
+        return learner
+
+    monkeypatch.setattr("meta_keras.parallel.on_gpu", lambda: True)
+    assert all(saved(setting).jit_compile for setting in ("auto", True))
+    monkeypatch.undo()
+    loaded = {setting: keras.models.load_model(tmp_path / f"{setting}.keras") for setting in ("auto", True)}
+    assert (loaded["auto"].jit_compile, loaded[True].jit_compile) == (False, True)
+
+
 def test_a_learner_is_not_exported():
     with pytest.raises(ValueError, match=r"Export the model for a task: learner.adapt\(support_x, support_y\).export"):
         learner_of().export("somewhere")
