@@ -43,6 +43,11 @@ def number_of_outputs(model: keras.Model) -> int:
 
 def default_loss(activation: str | None, labels: tf.DType) -> keras.losses.Loss:
     """The loss that fits outputs with this activation: cross-entropy for integer labels, else mean squared error."""
+    if not labels.is_integer and activation == "softmax":
+        raise ValueError(
+            "The network ends in a softmax, and the targets are floats. If these are one-hot, number the classes "
+            "(y.argmax(axis=-1)), or pass the loss that you want, such as 'categorical_crossentropy' or 'mse'."
+        )
     if not labels.is_integer:
         return keras.losses.MeanSquaredError(dtype=labels.name)
     if activation == "sigmoid":

@@ -12,6 +12,7 @@ from meta_keras import ClassPool, FewShot, MetaLearner, Sinusoids, UnrolledTrain
 from meta_keras.outputs import as_loss, default_loss
 from meta_keras.rules import GradientDescent, ImplicitGradient, Prototypes, Reptile, Rule, UpdateNetwork
 from meta_keras.traces import final_activation
+from meta_keras.transfer import fine_tune
 
 
 class Subclassed(keras.Model):
@@ -141,7 +142,14 @@ def test_the_final_activation_is_seen_however_it_is_written(ending):
 def test_the_default_loss_fits_the_activation(activation, logits):
     assert default_loss(activation, tf.int32).get_config()["from_logits"] is logits
     assert as_loss("sparse_categorical_crossentropy", activation, "float32").get_config()["from_logits"] is logits
-    assert isinstance(default_loss(activation, tf.float64), keras.losses.MeanSquaredError)
+    if activation != "softmax":
+        assert isinstance(default_loss(activation, tf.float64), keras.losses.MeanSquaredError)
+
+
+def test_probabilities_of_classes_and_float_targets_need_a_loss_of_ones_own():
+    y = np.eye(3, dtype="float32")
+    with pytest.raises(ValueError, match="ends in a softmax, and the targets are floats. If these are one-hot, number"):
+        fine_tune(sequential(layers.Dense(3, "softmax")), (np.zeros((3, 2), "float32"), y), epochs=1, verbose=0)
 
 
 def test_a_sigmoid_needs_a_loss_of_ones_own():
