@@ -52,7 +52,7 @@ class TaskModel(StepModel):
                 'cross-entropy, for integer labels. Use compile(loss="mse").'
             )
 
-    def check_labels(self, width: int) -> None:
+    def _check_labels(self, width: int) -> None:
         """Raise a ValueError if labels, each with `width` answers, meet a loss that compares numbers one by one."""
         loss = getattr(self, "loss", None)
         if width > 1 and function_of(loss) in (*OF_NUMBERS, keras.losses.kl_divergence):
@@ -182,7 +182,7 @@ class TaskModel(StepModel):
         """How many classes the tasks have, once the values of this batch are checked."""
         ways = self.ways_of(episode, tasks)
         if ways is not None:
-            self.check_labels(self.answer_width(ways))
+            self._check_labels(self.answer_width(ways))
         check_batch(episode, ways, self.needs_every_class)
         if not self._range_checked:
             check_scaled_once(scaled_examples(episode.support_x), network=self.network)

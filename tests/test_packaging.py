@@ -60,7 +60,7 @@ LAYERS = {
     "faults": set(),
     "replicas": {"internals"},
     "stepping": {"checks", "execution", "faults", "internals", "models", "pooling", "replicas", "tasks"},
-    "training": {"checks", "faults", "internals", "stepping", "tasks"},
+    "training": {"checks", "faults", "internals", "outputs", "scaling", "stepping", "tasks"},
     "learned_optimizer": {"checks", "internals", "rules"},
     "training_runs": {"copies", "functional", "internals", "outputs", "traces", "parallel", "rules"},
     "unrolled_training": {
@@ -74,7 +74,7 @@ LAYERS = {
         "training",
         "training_runs",
     },
-    "loop": {"checks", "functional", "outputs", "traces", "rules", "tasks"},
+    "loop": {"checks", "functional", "outputs", "traces", "rules", "scaling", "tasks"},
     "learner": {
         *(
             "predictors",
