@@ -62,15 +62,14 @@ def test_finite_data_begin_again_when_all_of_them_were_used(batches, steps, toge
 
 
 def test_by_default_all_of_finite_data_are_used_however_many_steps_an_epoch_has():
-    def trained_by_default(together):
+    def losses_with(together):
+        keras.utils.set_random_seed(0)
         learner = MetaLearner(network=networks.mlp(1, hidden=()), rule=GradientDescent(0.01))
         learner.compile(keras.optimizers.SGD(0.0), "mse", steps_per_execution=together, jit_compile=True)
         return learner.fit(curves(12), steps_per_epoch=4, epochs=3, verbose=0).history["loss"]
 
-    keras.utils.set_random_seed(0)
-    wanted = trained_by_default(1)
-    keras.utils.set_random_seed(0)
-    np.testing.assert_allclose(trained_by_default("auto"), wanted, rtol=1e-5)
+    wanted = losses_with(1)
+    np.testing.assert_allclose(losses_with("auto"), wanted, rtol=1e-5)
     assert len(set(wanted)) == 3
 
 
