@@ -48,7 +48,8 @@ def learner_for(job: dict[str, Any]) -> mk.MetaLearner:
     rule = mk.rules.GradientDescent(work["rate"], steps=work["steps"])
     learner = mk.MetaLearner(network=network, rule=rule, parallel=job["way"])
     loss = "mse" if work["network"] == "mlp" else None
-    learner.compile(keras.optimizers.Adam(ADAM), loss=loss, steps_per_execution=job["together"])
+    together, by_xla = job["together"], job["jit"]
+    learner.compile(keras.optimizers.Adam(ADAM), loss=loss, jit_compile=by_xla, steps_per_execution=together)
     return learner
 
 

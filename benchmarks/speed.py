@@ -45,19 +45,29 @@ WORKLOADS = {
     "O": CONV | {"network": "stride", "queries": 5, "tasks": 32, "steps": 1},
     "C": CONV | {"network": "pool", "queries": 75, "tasks": 4, "steps": 5},
 }
-QUICK_COMPILER = "--xla_gpu_enable_triton_gemm=false --xla_gpu_autotune_level=2"
-GPU_SETTINGS = {
-    "quick compiler": {"flags": QUICK_COMPILER},
-    "default": {},
-    "one step per call": {"together": 1, "flags": QUICK_COMPILER},
-    "one task after another": {"way": "map"},
-}
+QUICK = {"flags": "--xla_gpu_enable_triton_gemm=false --xla_gpu_autotune_level=2"}  # how XLA compiles quickly
+MAP = {"way": "map"}  # one task after another
+GPU_RUNS = (  # of fit on a GPU, the most informative ones first, since time on such machines is limited
+    ("C", "map, compiled by XLA", MAP | {"jit": True} | QUICK),
+    ("C28", "map, compiled by XLA", MAP | {"jit": True} | QUICK),
+    ("C", "map", MAP | QUICK),
+    ("C28", "map", MAP | QUICK),
+    ("S", "auto", QUICK),
+    ("O", "auto", QUICK),
+    ("S", "one step per call", {"together": 1} | QUICK),
+    ("O", "one step per call", {"together": 1} | QUICK),
+    ("O", "map, compiled by XLA", MAP | {"jit": True} | QUICK),
+    ("S", "XLA's default flags", {}),
+    ("O", "XLA's default flags", {}),
+    ("C", "map, compiled by XLA, default flags", MAP | {"jit": True}),
+    ("C28", "vectorized", {"way": "vectorized"} | QUICK),
+)
 GPU_KEYS = ("gpu", "gpu megabytes", "gpu percent")
-GPU_PATIENCE = 100.0  # seconds for one setting, with starting TensorFlow and compiling
+GPU_PATIENCE = 100.0  # seconds for one run, with starting TensorFlow and compiling
 PARTS = (*WORKLOADS, "ways", "memory", "dense", "scaling S", "scaling C")
 SLOW = 2.0  # a peer that needs more seconds per iteration is not the best one and is measured in one round only
 TOGETHER = 50  # steps per call, where a step is so short that the call matters
-JOB = {"way": "auto", "threads": None, "together": 1, "iterations": 10, "limit": 6.0, "epoch": 1}
+JOB = {"way": "auto", "jit": "auto", "threads": None, "together": 1, "iterations": 10, "limit": 6.0, "epoch": 1}
 META_BATCHES, INNER_STEPS = (1, 2, 4, 8, 16, 32), (1, 2, 3, 5, 8)
 WIDTHS, DENSE_TASKS, WAYS, PATIENCE = (64, 128, 256, 512, 1024), 16, ("vectorized", "map", "unrolled"), 45.0
 
@@ -149,21 +159,16 @@ def measure_on_gpu(run: "Runner", folder: Path) -> None:
     """`fit` on a GPU with each of the settings, stored as soon as it is measured."""
     record = {"script": "benchmarks/speed.py", "commit": commit_now(), "XLA_FLAGS": os.environ.get("XLA_FLAGS")}
     record |= identity(run) | {"fit": {}}
-    by_map = set()  # where nothing is compiled by XLA, and tasks are taken one after another already
-    for setting, changed in GPU_SETTINGS.items():
-        for name, work in GPU_WORKLOADS.items():
-            if name in by_map:
-                continue
-            epoch = 1000 if name == "S" else 48
-            job = {"work": work, "together": "auto", "epoch": epoch, "limit": 4.0, "gpu": True} | changed
-            answers = run([job], patience=GPU_PATIENCE)
-            found: Any = f"no answer: it failed, or took more than {GPU_PATIENCE:.0f} s"
-            if answers:
-                found = summary(answers) | {key: answers[0][key] for key in GPU_KEYS}
-                by_map |= {name} if found["parallel"] == "map" else set()
-            say(f"{name}, {setting}", found)
-            record["fit"].setdefault(name, {})[setting] = found
-            (folder / "gpu_fit.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    for name, setting, changed in GPU_RUNS:
+        epoch = 1000 if name == "S" else 48
+        job = {"work": GPU_WORKLOADS[name], "together": "auto", "epoch": epoch, "limit": 4.0, "gpu": True} | changed
+        answers = run([job], patience=GPU_PATIENCE)
+        found: Any = f"no answer: it failed, or took more than {GPU_PATIENCE:.0f} s"
+        if answers:
+            found = summary(answers) | {key: answers[0][key] for key in GPU_KEYS}
+        say(f"{name}, {setting}", found)
+        record["fit"].setdefault(name, {})[setting] = found
+        (folder / "gpu_fit.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 class Runner:

@@ -35,6 +35,14 @@ OF_NUMBERS = (
     keras.losses.squared_hinge,
 )
 
+# Losses that compare probabilities, and silently take any other numbers, too.
+OF_PROBABILITIES = (
+    keras.losses.kl_divergence,
+    keras.losses.categorical_generalized_cross_entropy,
+    keras.losses.dice,
+    keras.losses.tversky,
+)
+
 
 def number_of_outputs(model: keras.Model) -> int:
     """How many outputs a model has; 1 if it does not say."""
@@ -67,8 +75,9 @@ def as_loss(loss: Any, activation: str | None, dtype: str) -> keras.losses.Loss:
     """A loss given as a Keras object, a name, a function or a class, as an object that respects masks.
 
     activation: what the outputs end in, which says whether a cross-entropy that is not given as an object takes logits.
-        An object, or a class of the user's own, that contradicts it is an error. "other" is taken for logits, except by
-        binary cross-entropies. dtype: that of the loss, where it is not an object.
+        An object, or a class of the user's own, that contradicts it is an error, and so is a loss of probabilities for
+        logits. "other" is taken for logits, except by binary cross-entropies.
+    dtype: that of the loss, where it is not an object.
     """
     if isinstance(loss, dict) and "class_name" in loss:  # the configuration of a loss
         loss = keras.losses.get(loss)
@@ -77,6 +86,11 @@ def as_loss(loss: Any, activation: str | None, dtype: str) -> keras.losses.Loss:
     found = keras.losses.get(loss)
     function = function_of(found) if isinstance(found, keras.losses.Loss) else found
     is_class_loss = function in list(CROSS_ENTROPIES)  # a list, since not every callable has a hash
+    if function in OF_PROBABILITIES and activation in (None, "log_softmax"):
+        raise ValueError(
+            f"The loss {function.__name__!r} compares probabilities, but the answers are logits. End the network in a "
+            "softmax or in sigmoids, or use a cross-entropy."
+        )
     is_own = isinstance(found, keras.losses.Loss) and (found is loss or type(found) not in CROSS_ENTROPIES.values())
     if is_class_loss and not is_own:
         return CROSS_ENTROPIES[function](from_logits=_takes_logits(function, activation), dtype=dtype)

@@ -70,19 +70,31 @@ def check_task_network(*, twice: bool = False, **networks: keras.Model) -> None:
 
 def check_scaled_once(examples: tf.Tensor, **networks: keras.Model) -> None:
     """Raise a ValueError if a network scales examples from 0 to 1 once more, which are pixels of whatever shape."""
-    if examples.dtype.is_floating and tf.reduce_min(examples) >= 0 and 0.5 < tf.reduce_max(examples) <= 1:
+    if examples.dtype.is_floating and seem_scaled(examples):
         _check_not_for_bytes(**networks)
 
 
-def _check_not_for_bytes(**networks: keras.Model) -> None:
+def seem_scaled(examples: tf.Tensor) -> tf.Tensor:
+    """Whether floats are probably pixels from 0 to 1."""
+    return (tf.reduce_min(examples) >= 0) & (tf.reduce_max(examples) > 0.5) & (tf.reduce_max(examples) <= 1)
+
+
+def scaling_error(**networks: keras.Model) -> str | None:
+    """What to say if a network, given by name, scales pixels from 0 to 1 once more; None if it does not."""
     ((name, network),) = networks.items()
-    if any(_is_for_bytes(layer, *values) for layer, values in _first_inputs(network, 0, BLACK_AND_WHITE)):
-        found = ", ".join(repr(layer.name) for layer in all_layers(network) if _scales_bytes(layer))
-        raise ValueError(
-            f"{name} must take pixels as floats from 0 to 1, as tasks have them, but is made for pixels from 0 to "
-            f"{BRIGHTEST}, which would then be scaled twice. Leave out {found or 'what scales them'}, or undo the "
-            f"first scaling with Rescaling({BRIGHTEST}.0) before it."
-        )
+    if not any(_is_for_bytes(layer, *values) for layer, values in _first_inputs(network, 0, BLACK_AND_WHITE)):
+        return None
+    found = ", ".join(repr(layer.name) for layer in all_layers(network) if _scales_bytes(layer))
+    return (
+        f"{name} must take pixels as floats from 0 to 1, as tasks have them, but is made for pixels from 0 to "
+        f"{BRIGHTEST}, which would then be scaled twice. Leave out {found or 'what scales them'}, or undo the "
+        f"first scaling with Rescaling({BRIGHTEST}.0) before it."
+    )
+
+
+def _check_not_for_bytes(**networks: keras.Model) -> None:
+    if error := scaling_error(**networks):
+        raise ValueError(error)
 
 
 def _in_order(model: keras.Model, inputs: Any) -> list[Any]:

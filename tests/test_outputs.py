@@ -316,7 +316,7 @@ def test_functions_are_called_with_the_same_shapes_as_by_keras(loss, shapes):
     plain = keras.Sequential([keras.Input(p.shape[1:]), layers.Identity()])
     plain.compile(loss=loss, run_eagerly=True)
     wanted = plain.evaluate(p, y, batch_size=4, verbose=0)
-    assert float(as_loss(loss, None, "float32")(y, p)) == pytest.approx(wanted, rel=1e-5)
+    assert float(as_loss(loss, "sigmoid", "float32")(y, p)) == pytest.approx(wanted, rel=1e-5)
 
 
 BINARY = ["binary_crossentropy", "bce", "BinaryCrossentropy", keras.losses.binary_crossentropy]
@@ -387,7 +387,7 @@ def test_binary_cross_entropy_by_name_fits_the_answers():
         np.testing.assert_allclose(loss, tf.reduce_mean(wanted), rtol=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["mse", keras.losses.MeanAbsoluteError(), "kl_divergence", keras.losses.huber])
+@pytest.mark.parametrize("loss", ["mse", keras.losses.MeanAbsoluteError(), "poisson", keras.losses.huber])
 def test_labels_are_not_compared_with_answers_as_numbers(loss):
     """With as many queries as classes, they would be broadcast."""
     pool = ClassPool(np.random.default_rng(0).normal(size=(10, 3)).astype("float32"), np.arange(10) // 2)
@@ -395,3 +395,21 @@ def test_labels_are_not_compared_with_answers_as_numbers(loss):
     learner.compile("sgd", loss)
     with pytest.raises(ValueError, match="compares numbers, but these tasks have labels of classes, each with 5"):
         learner.fit(FewShot(pool, 5, 1, queries=1, meta_batch=2), steps_per_epoch=1, verbose=0)
+
+
+OF_PROBABILITIES = [
+    "kl_divergence",
+    keras.losses.KLDivergence(),
+    keras.losses.dice,
+    "tversky",
+    keras.losses.CategoricalGeneralizedCrossEntropy(),
+]
+
+
+@pytest.mark.parametrize("loss", OF_PROBABILITIES, ids=range(5))
+def test_losses_of_probabilities_refuse_logits(loss):
+    for activation in (None, "log_softmax"):
+        with pytest.raises(ValueError, match="compares probabilities, but the answers are logits. End the network in"):
+            as_loss(loss, activation, "float32")
+    for activation in ("softmax", "sigmoid", "other"):
+        assert np.isfinite(as_loss(loss, activation, "float32")(np.eye(2), np.full((2, 2), 0.5)))

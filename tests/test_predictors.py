@@ -1,5 +1,8 @@
 """A predictor answers as its learner does and creates no model; integer images are scaled the same way everywhere."""
 
+import sys
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 from meta_keras import FewShot, MetaLearner, Sinusoids, load, networks
+from meta_keras.predictors import Predictors
 from meta_keras.rules import GradientDescent, Prototypes
 
 RULES = {
@@ -105,6 +109,50 @@ def test_a_predictor_keeps_its_weights_when_the_learner_trains_on():
     learner.fit(Sinusoids(shots=3), steps_per_epoch=2, verbose=0)
     np.testing.assert_array_equal(predictor(x), before)
     assert not np.allclose(learner.predictor(x, x)(x), before)
+
+
+def interrupted(function, code, place, between):
+    """Calls the function, and `between` before its code executes the line of this place, in the order of execution.
+
+    Returns whether there was such a line. Events are counted, since a loop executes a line more than once.
+    """
+    passed = []
+
+    def on_line(frame, event, _):
+        if event == "line":
+            passed.append(frame.f_lineno)
+            if len(passed) == place + 1:
+                other = threading.Thread(target=between)
+                other.start()
+                other.join()
+        return on_line
+
+    sys.settrace(lambda frame, event, _: on_line if frame.f_code is code else None)
+    try:
+        function()
+    finally:
+        sys.settrace(None)
+    return len(passed) > place
+
+
+@pytest.mark.parametrize("last", [2, 3])
+def test_another_thread_may_make_a_predictor_at_any_moment(last):
+    """Between any two lines of a call, another thread makes a predictor of other settings."""
+    learner = MetaLearner(network=networks.mlp(4, input_shape=(3,), hidden=(4,)), rule=Prototypes())
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
+    answers = {}
+
+    def answer(ways):
+        answers[ways] = learner.predictor(x, np.arange(6) % ways)(x).shape
+
+    answer(3), answer(2), answer(last)
+    place = 0
+    while interrupted(lambda: answer(2), Predictors.__call__.__code__, place, lambda: answer(3)):
+        for ways in (2, 3, 3, last):  # the last one is that of the call which is interrupted next, or not
+            assert answers.pop(ways, (6, ways)) == (6, ways)
+            answer(ways)
+        place += 1
+    assert place > 5
 
 
 def test_a_changed_setting_of_the_rule_is_seen():

@@ -347,10 +347,18 @@ def test_tables_may_be_scaled_by_a_network():
     learner.fit(FewShot(ClassPool(rows, np.arange(10) // 2), 2, 1, queries=1, seed=0), steps_per_epoch=1, verbose=0)
 
 
-def test_models_without_labels_do_not_scale_pixels_a_second_time():
-    rows = np.random.default_rng(0).integers(0, 256, (10, 64)).astype("uint8")
-    encoder = keras.Sequential([keras.Input((64,)), layers.Rescaling(1 / 255), layers.Dense(2)])
-    model = Contrastive(encoder, augment=layers.Dropout(0.1))
-    model.compile()
-    with pytest.raises(ValueError, match="encoder must take pixels as floats"):
-        model.fit(rows, verbose=0)
+@pytest.mark.parametrize("as_dataset", [True, False])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_models_without_labels_do_not_scale_pixels_a_second_time(dtype, as_dataset):
+    rows = np.random.default_rng(0).integers(0, 256, (10, 64)).astype(dtype)
+    rows = rows if dtype is np.uint8 else rows / 255
+
+    def train(*first):
+        encoder = keras.Sequential([keras.Input((64,)), *first, layers.Dense(2)])
+        model = Contrastive(encoder, augment=layers.Dropout(0.1))
+        model.compile()
+        model.fit(tf.data.Dataset.from_tensor_slices(rows).batch(5) if as_dataset else rows, verbose=0)
+
+    train()
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="encoder must take pixels as floats"):
+        train(layers.Rescaling(1 / 255))

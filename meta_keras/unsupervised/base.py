@@ -1,5 +1,6 @@
 """What models that learn without labels have in common: an encoder, and a task that is made from the inputs."""
 
+import functools
 from typing import Any
 
 import keras
@@ -9,7 +10,7 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.inputs import DIMMEST, as_inputs, check_inputs, check_pixels, is_image_shape, is_pixels
 from meta_keras.models import ExampleModel
-from meta_keras.scaling import check_scaled_once, check_task_network
+from meta_keras.scaling import check_scaled_once, check_task_network, scaling_error, seem_scaled
 
 BATCH_SIZE = 32  # that of Keras
 ROUNDING = 0.01  # how far pixels may be outside of 0 ... 1, for example after resizing
@@ -107,7 +108,7 @@ class Unlabeled(ExampleModel):
                     f"{name} learns without labels; the dataset has tuples of {len(x.element_spec)}. Keep only the "
                     "inputs with dataset.map(lambda x, y: x)."
                 )
-            return x.map(self._checked_batch)
+            return x.map(functools.partial(self._checked_batch, scaling_error(encoder=self.encoder)))
         check_inputs(self.encoder, x, what)
         checks.finite_numbers(**{what: x})
         check_pixels(x, what, whole=True)
@@ -128,9 +129,14 @@ class Unlabeled(ExampleModel):
             )
         return x
 
-    def _checked_batch(self, x: tf.Tensor) -> tf.Tensor:
-        """A batch of a dataset, which is checked in the threads of tf.data, since XLA would leave the checks out."""
+    def _checked_batch(self, error: str | None, x: tf.Tensor) -> tf.Tensor:
+        """A batch of a dataset, which is checked in the threads of tf.data, since XLA would leave the checks out.
+
+        error: what to say of pixels if the encoder scales them itself.
+        """
         name, scaled = type(self).__name__, as_inputs(x)
+        if error and scaled.dtype.is_floating:
+            tf.debugging.assert_equal(seem_scaled(scaled), False, error)
         if self.bounded:
             message = f"{name} takes pixels from 0 to 1. Rescale them, for example by (x - low) / (high - low)."
             tf.debugging.assert_greater_equal(tf.reduce_min(scaled), -ROUNDING, message)
