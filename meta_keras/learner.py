@@ -11,7 +11,7 @@ from meta_keras.functional import PureModel
 from meta_keras.inputs import as_inputs, check_inputs, is_pixels
 from meta_keras.networks import d3
 from meta_keras.outputs import as_loss
-from meta_keras.parallel import PARALLEL, best_for, gradients_over_tasks, over_tasks
+from meta_keras.parallel import PARALLEL, best_for, gains_from_xla, gradients_over_tasks, over_tasks
 from meta_keras.per_task import PerTask
 from meta_keras.predictors import Predictor, Predictors, rescaled
 from meta_keras.replicas import check_scope
@@ -108,7 +108,7 @@ class MetaLearner(TaskModel):
             loss = as_loss(loss, self.rule.answer_activation(self.pure), self._loss_dtype)
         else:
             loss, metrics = self.rule.default_loss(self.pure, tf.int32), ["accuracy"] if metrics is None else metrics
-        fast = self.parallel == "vectorized" and not kwargs.get("run_eagerly")
+        fast = gains_from_xla(self.parallel, self.network, self.rule) and not kwargs.get("run_eagerly")
         by_xla = checked_jit(self.network, jit_compile, fast, twice=self.rule.second_order)
         kwargs |= {"jit_compile": by_xla, "steps_per_execution": steps_per_execution}
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)

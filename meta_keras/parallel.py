@@ -116,6 +116,15 @@ def best_for(network: keras.Model, rule: keras.layers.Layer) -> str:
     return "vectorized" if fits and not by_chance else "map"
 
 
+def gains_from_xla(parallel: str, *models: keras.layers.Layer) -> bool:
+    """Whether XLA makes training faster: where tasks are computed side by side, and in any case on a GPU.
+
+    There a loop over tasks is thousands of small operations, of which XLA makes few large ones (benchmarks/speed.py).
+    """
+    can_be_compiled = all(layer.supports_jit for model in models for layer in all_layers(model))
+    return can_be_compiled and (parallel == "vectorized" or (parallel == "map" and on_gpu()))
+
+
 def _vectorized(function: Callable[..., Any], tasks: tuple[tf.Tensor, ...]) -> tuple[Any, Any]:
     numbers = tf.range(tf.shape(tasks[0])[0])
     with _unmarked(), as_products(on_gpu()):

@@ -8,8 +8,8 @@ from keras import layers
 from proofs import classification, in_float64, learner_of, regression
 
 import meta_keras.parallel
-from meta_keras import networks
-from meta_keras.parallel import SMALL, best_for, over_tasks
+from meta_keras import ClassPool, FewShot, networks
+from meta_keras.parallel import SMALL, best_for, gains_from_xla, over_tasks
 from meta_keras.rules import GradientDescent, ImplicitGradient, LearnedRates, Reptile
 
 WAYS = ["map", "vectorized", "unrolled"]
@@ -94,6 +94,35 @@ def test_xla_comes_to_the_same_as_an_eager_step():
 
     for one, other in zip(trained(), trained(run_eagerly=True), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["one step", *(pytest.param(r, marks=pytest.mark.slow) for r in list(RULES)[1:])])
+def test_on_a_gpu_xla_compiles_loops_over_tasks_and_comes_to_the_same(rule, monkeypatch):
+    monkeypatch.setattr(meta_keras.parallel, "on_gpu", lambda: True)
+    images = np.random.default_rng(0).normal(size=(12, 4, 4, 1)).astype("float32")
+    tasks = FewShot(ClassPool(images, np.arange(12) // 3), ways=3, shots=2, queries=1, meta_batch=2, seed=0)
+
+    def trained(**compiled):
+        keras.utils.set_random_seed(0)
+        inner = [layers.Conv2D(2, 3, padding="same"), layers.BatchNormalization(), layers.MaxPooling2D()]
+        network = keras.Sequential([keras.Input((4, 4, 1)), *inner, layers.Flatten(), layers.Dense(3)])
+        learner = learner_of(network, RULES[rule](), None, "map", optimizer="sgd", **compiled)
+        learner.fit(tasks, steps_per_epoch=3, verbose=0)
+        return learner
+
+    by_default, plain = trained(), trained(jit_compile=False)
+    assert (by_default.jit_compile, plain.jit_compile) == (True, False)
+    for one, other in zip(by_default.variables, plain.variables, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_what_xla_compiles_by_default(monkeypatch):
+    convolution, lookup = layers.Conv2D(2, 3), layers.IntegerLookup(vocabulary=[1, 2])
+    assert gains_from_xla("vectorized", convolution) and not gains_from_xla("map", convolution)
+    assert not gains_from_xla("vectorized", convolution, lookup)
+    monkeypatch.setattr(meta_keras.parallel, "on_gpu", lambda: True)
+    assert gains_from_xla("map", convolution) and not gains_from_xla("unrolled", convolution)
+    assert not gains_from_xla("map", keras.Sequential([lookup]))
 
 
 @tf.custom_gradient
