@@ -94,16 +94,17 @@ class Stacks:
 
         if steps is not None:  # what comes later is not drawn
             batches = batches.take(steps * epochs)
-        self.most, self._run = most, None
+        self.most, self._run, self._ended = most, None, False
         self._stacks = batches.batch(min(most, steps or most)).map(filled_up).prefetch(1)
 
-    def take(self, run: Any, wanted: int) -> Iterator[tuple[int, int, Any]]:
+    def take(self, run: Any, wanted: int, *, begins_epoch: bool = False) -> Iterator[tuple[int, int, Any]]:
         """The next `wanted` batches, or those that are left: parts of stacks, each with its first and last row.
 
-        run: stands for one run through the data; another one begins with the first batch again.
+        run: stands for one run through the data; another one begins with the first batch again. So does an epoch after
+            one that ended with the data, of which Keras learns only if it asks for more.
         """
-        if run is not self._run:
-            self._run, self._iterator, self._begin, self._end = run, iter(self._stacks), 0, 0
+        if run is not self._run or (begins_epoch and self._ended):
+            self._run, self._iterator, self._begin, self._end, self._ended = run, iter(self._stacks), 0, 0, False
         first = True
         while wanted > 0:
             if self._begin == self._end:
@@ -112,6 +113,7 @@ class Stacks:
                 except tf.errors.OutOfRangeError:
                     if first:  # this tells Keras that the data have ended
                         raise
+                    self._ended = True
                     return
                 self._begin, self._end = 0, int(count)
             begin, first = self._begin, False

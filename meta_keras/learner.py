@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.functional import PureModel
-from meta_keras.inputs import as_inputs, check_inputs, is_pixels
+from meta_keras.inputs import as_inputs, is_pixels
 from meta_keras.networks import d3
-from meta_keras.outputs import as_loss
+from meta_keras.outputs import as_loss, as_metrics
 from meta_keras.parallel import PARALLEL, best_for, gains_from_xla, gradients_over_tasks, over_tasks
 from meta_keras.per_task import PerTask
 from meta_keras.predictors import Predictor, Predictors, rescaled
@@ -30,8 +30,7 @@ class MetaLearner(TaskModel):
 
     network: any built Keras model with one input and one output, the meta-knowledge theta.
     rule: the meta-policy that adapts it to a task, by default one step of gradient descent.
-    num_classes: creates D3's model instead of passing a network. Only this model also answers plain inputs, without
-        adapting.
+    num_classes: creates D3's model instead of passing a network; only this one also answers inputs without adapting.
     ways: the number of classes of a task. By default it is taken from the tasks, or from the labels of the first batch.
     parallel: how the tasks of a batch are processed: "vectorized", "map" or "unrolled" (see `parallel.over_tasks`).
         "auto" chooses depending on the network, and `learner.parallel` is the choice.
@@ -104,14 +103,15 @@ class MetaLearner(TaskModel):
         steps_per_execution: "auto" runs up to 50 steps per call where XLA compiles them and no callback asks for every
             batch. Logs, the number of steps and the batches that are seen stay the same.
         """
+        answers = self.rule.answer_activation(self.pure)
         if loss is not None:
-            loss = as_loss(loss, self.rule.answer_activation(self.pure), self._loss_dtype)
+            loss = as_loss(loss, answers, self._loss_dtype)
         else:
             loss, metrics = self.rule.default_loss(self.pure, tf.int32), ["accuracy"] if metrics is None else metrics
         fast = gains_from_xla(self.parallel, self.network, self.rule) and not kwargs.get("run_eagerly")
         by_xla = checked_jit(self.network, jit_compile, fast, twice=self.rule.second_order)
         kwargs |= {"jit_compile": by_xla, "steps_per_execution": steps_per_execution}
-        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        super().compile(optimizer=optimizer, loss=loss, metrics=as_metrics(metrics, answers), **kwargs)
         self.jit_setting = jit_compile  # "auto" may mean something else on the machine that loads a file
         self.predictors, self.per_task.has_metrics = Predictors(self.per_task), bool(metrics)
 
@@ -234,7 +234,7 @@ class MetaLearner(TaskModel):
 
     def _support(self, support_x: Any, support_y: Any) -> tuple[tf.Tensor, tf.Tensor, int | None]:
         x, y = check_support(support_x, support_y)
-        check_inputs(self.network, x, "support_x")
+        self.check_examples(x, "support_x")
         ways = self.ways_of(Episode(x, y, x, y))
         if ways is not None:
             check_labels("support_y", y.numpy(), ways)

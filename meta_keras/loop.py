@@ -10,9 +10,9 @@ from meta_keras.checks import at_least, positive
 from meta_keras.functional import PureModel, Weights
 from meta_keras.outputs import as_loss
 from meta_keras.rules.base import Loss, check_answers, total
-from meta_keras.scaling import check_task_network
+from meta_keras.scaling import check_scaled_once, check_task_network
 from meta_keras.tasks.episodes import Episode
-from meta_keras.tasks.inspection import check_episodes, scaled
+from meta_keras.tasks.inspection import check_episodes, first_of, scaled
 from meta_keras.traces import final_activation
 
 
@@ -27,10 +27,9 @@ def maml_loop(
     >>> len(losses)
     3
     """
-    check_episodes(tasks)
+    check_network(network, tasks)
     at_least(1, steps=steps, iterations=iterations)
     positive(learning_rate=learning_rate)
-    check_task_network(network=network, twice=True)
     pure, loss, optimizer = PureModel(network), loss_between(loss, network), keras.optimizers.get(optimizer)
     optimizer.build(network.trainable_variables)
 
@@ -62,6 +61,13 @@ def maml_loop(
         return meta_loss
 
     return [finite(float(meta_step(episode)), step) for step, episode in enumerate(tasks.map(scaled).take(iterations))]
+
+
+def check_network(network: keras.Model, tasks: tf.data.Dataset) -> None:
+    """Raise an error unless the loop can train this network on these tasks."""
+    check_episodes(tasks)
+    check_task_network(network=network, twice=True)
+    check_scaled_once(scaled(first_of(tasks)).support_x, network=network)
 
 
 def loss_between(loss: Any, network: keras.Model) -> Loss:

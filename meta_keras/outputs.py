@@ -1,5 +1,6 @@
 """Losses that fit the outputs of a network: by default, and given by the user as objects, names or functions."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,13 @@ BINARY = {
     keras.losses.binary_focal_crossentropy: keras.losses.BinaryFocalCrossentropy,
 }
 CROSS_ENTROPIES = CATEGORICAL | BINARY
+METRICS = {
+    keras.metrics.SparseCategoricalCrossentropy: keras.losses.sparse_categorical_crossentropy,
+    keras.metrics.CategoricalCrossentropy: keras.losses.categorical_crossentropy,
+    keras.metrics.BinaryCrossentropy: keras.losses.binary_crossentropy,
+}
+
+LOGITS = (None, "log_softmax")  # activations after which answers are logits, or the logarithms of probabilities
 
 # Losses that compare every number of an answer with a target, and would broadcast both.
 OF_NUMBERS = (
@@ -83,10 +91,13 @@ def as_loss(loss: Any, activation: str | None, dtype: str) -> keras.losses.Loss:
         loss = keras.losses.get(loss)
     if isinstance(loss, list | tuple | dict):
         raise ValueError(f"There is one output here, so it takes one loss; got a {type(loss).__name__} of them.")
+    if isinstance(loss, functools.partial) and loss.func in list(CROSS_ENTROPIES):
+        settings = {"from_logits": _takes_logits(loss.func, activation)} | loss.keywords
+        loss = CROSS_ENTROPIES[loss.func](**settings, dtype=dtype)
     found = keras.losses.get(loss)
     function = function_of(found) if isinstance(found, keras.losses.Loss) else found
     is_class_loss = function in list(CROSS_ENTROPIES)  # a list, since not every callable has a hash
-    if function in OF_PROBABILITIES and activation in (None, "log_softmax"):
+    if function in OF_PROBABILITIES and activation in LOGITS:
         raise ValueError(
             f"The loss {function.__name__!r} compares probabilities, but the answers are logits. End the network in a "
             "softmax or in sigmoids, or use a cross-entropy."
@@ -96,15 +107,43 @@ def as_loss(loss: Any, activation: str | None, dtype: str) -> keras.losses.Loss:
         return CROSS_ENTROPIES[function](from_logits=_takes_logits(function, activation), dtype=dtype)
     if not isinstance(found, keras.losses.Loss):
         return FunctionLoss(found, dtype=dtype)
-    from_logits = found.get_config().get("from_logits")
-    contradicted = {True: ("softmax", "sigmoid"), False: (None, "log_softmax")}.get(from_logits, ())
-    if is_class_loss and activation in contradicted:
-        raise ValueError(
-            f"The loss {found.name!r} has from_logits={from_logits}, but the answers are "
-            f"{'probabilities' if from_logits else 'logits'}. Pass from_logits={not from_logits}, or leave the loss "
-            "out: compile() then uses the one that fits."
-        )
+    if is_class_loss:
+        _check_logits(found, activation, "leave the loss out: compile() then uses the one that fits")
     return found
+
+
+def as_metrics(metrics: Any, activation: str | None) -> Any:
+    """Metrics as `compile` takes them; cross-entropies, however they are given, are those of answers that end so."""
+    return keras.tree.map_structure(lambda metric: _as_metric(metric, activation), metrics)
+
+
+def _as_metric(metric: Any, activation: str | None) -> Any:
+    if metric in ("crossentropy", "ce") and activation not in ("softmax", "sigmoid"):
+        raise ValueError(f"Say which one is meant, such as 'sparse_categorical_crossentropy'; got {metric!r}.")
+    try:
+        found = keras.metrics.get(metric)
+    except ValueError:  # a word that Keras understands in compile
+        return metric
+    functions = METRICS | {function: function for function in METRICS.values()}
+    function = functions.get(type(found)) or next((f for f in functions if f is found), None)
+    if function is None:
+        return metric
+    if found is not metric or not isinstance(found, keras.metrics.Metric):
+        of_function = {value: key for key, value in METRICS.items()}[function]
+        return of_function(from_logits=_takes_logits(function, activation))
+    _check_logits(found, activation, "pass its name")
+    return metric
+
+
+def _check_logits(compared: keras.losses.Loss | keras.metrics.Metric, activation: str | None, otherwise: str) -> None:
+    """Raise a ValueError if a cross-entropy that is given as an object does not fit the answers."""
+    from_logits = compared.get_config().get("from_logits", False)
+    if activation in (("softmax", "sigmoid") if from_logits else LOGITS):
+        kind = "loss" if isinstance(compared, keras.losses.Loss) else "metric"
+        raise ValueError(
+            f"The {kind} {compared.name!r} has from_logits={from_logits}, but the answers are "
+            f"{'probabilities' if from_logits else 'logits'}. Pass from_logits={not from_logits}, or {otherwise}."
+        )
 
 
 def _takes_logits(function: Callable[..., tf.Tensor], activation: str | None) -> bool:

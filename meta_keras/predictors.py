@@ -58,7 +58,10 @@ SETTINGS = frozenset((bool, int, float, str, tuple, type(None)))
 
 
 class Predictors:
-    """Makes predictors of one learner. Adapting and predicting are traced once, and again if a layer has changed."""
+    """Makes predictors of one learner. Adapting and predicting are traced once, and again if a layer has changed.
+
+    Changed settings of layers are seen if they are numbers, words or lists of these, under public names.
+    """
 
     def __init__(self, per_task: PerTask) -> None:
         self._per_task = per_task

@@ -70,19 +70,21 @@ def check_task_network(*, twice: bool = False, **networks: keras.Model) -> None:
 
 def check_scaled_once(examples: tf.Tensor, **networks: keras.Model) -> None:
     """Raise a ValueError if a network scales examples from 0 to 1 once more, which are pixels of whatever shape."""
-    if examples.dtype.is_floating and seem_scaled(examples):
+    if seem_scaled(examples):
         _check_not_for_bytes(**networks)
 
 
-def seem_scaled(examples: tf.Tensor) -> tf.Tensor:
-    """Whether floats are probably pixels from 0 to 1."""
+def seem_scaled(examples: tf.Tensor) -> bool | tf.Tensor:
+    """Whether these are probably pixels from 0 to 1."""
+    if not examples.dtype.is_floating:
+        return False
     return (tf.reduce_min(examples) >= 0) & (tf.reduce_max(examples) > 0.5) & (tf.reduce_max(examples) <= 1)
 
 
 def scaling_error(**networks: keras.Model) -> str | None:
     """What to say if a network, given by name, scales pixels from 0 to 1 once more; None if it does not."""
     ((name, network),) = networks.items()
-    if not any(_is_for_bytes(layer, *values) for layer, values in _first_inputs(network, 0, BLACK_AND_WHITE)):
+    if not any(_is_for_bytes(*first) for first in _first_inputs(network, 0, BLACK_AND_WHITE)):
         return None
     found = ", ".join(repr(layer.name) for layer in all_layers(network) if _scales_bytes(layer))
     return (
@@ -114,14 +116,12 @@ def _are_unscaled_pixels(model: keras.Model, index: int, examples: Any) -> bool:
     inputs = getattr(model, "inputs", None)
     if inputs and (index >= len(inputs) or not keras.backend.is_float_dtype(inputs[index].dtype)):
         return False
-    return any(
-        _gets_bytes(layer, *black_and_white)
-        for layer, black_and_white in _first_inputs(model, index, BRIGHTEST * BLACK_AND_WHITE)
-    )
+    return any(_gets_bytes(layer, pair) for layer, pair, _ in _first_inputs(model, index, BRIGHTEST * BLACK_AND_WHITE))
 
 
-def _gets_bytes(layer: keras.layers.Layer | None, black: np.ndarray, white: np.ndarray) -> bool:
+def _gets_bytes(layer: keras.layers.Layer | None, pair: Sequence[np.ndarray]) -> bool:
     """Whether a layer gets pixels from 0 to 255 unchanged, and does not normalize them."""
+    black, white = pair
     if isinstance(layer, INDIFFERENT) or any(isinstance(one, PREPROCESSING) for one in _within(layer)):
         return False
     if _is_unknown(layer) and any(isinstance(one, INDIFFERENT | keras.layers.Lambda) for one in _within(layer)):
@@ -129,14 +129,20 @@ def _gets_bytes(layer: keras.layers.Layer | None, black: np.ndarray, white: np.n
     return bool(np.any((black == 0) & np.isclose(white, BRIGHTEST, rtol=ROUNDING)))
 
 
-def _is_for_bytes(layer: keras.layers.Layer | None, black: np.ndarray, white: np.ndarray) -> bool:
+def _is_for_bytes(layer: keras.layers.Layer | None, pair: Sequence[np.ndarray], is_within: bool) -> bool:
     """Whether pixels from 0 to 1 hardly make a difference to what a layer gets, since it is made for 0 to 255."""
+    black, white = pair
     difference, largest = np.abs(white - black), np.maximum(np.abs(black), np.abs(white))
     hardly = difference < SMALLEST_RANGE * np.maximum(largest, 1)
     changed = difference > 0
-    factors = [np.max(one.scale) for one in _within(layer) if isinstance(one, keras.layers.Rescaling)]
-    undone = any(factor > 1 / SMALLEST_RANGE for factor in factors)
-    return bool(changed.any() and hardly[changed].all()) or (any(map(_scales_bytes, _within(layer))) and not undone)
+    if changed.any() and hardly[changed].all():
+        return True
+    # What is in the layer. Its `Rescaling` has been applied already to values from within it.
+    scaling = [one for one in _within(layer) if isinstance(one, PREPROCESSING)]
+    scaling = [one for one in scaling if not (is_within and isinstance(one, keras.layers.Rescaling))]
+    factors = [np.max(one.scale) for one in scaling if isinstance(one, keras.layers.Rescaling)]
+    undone = max([np.max(largest, initial=0), *factors]) > 1 / SMALLEST_RANGE
+    return any(map(_scales_bytes, scaling)) and not undone
 
 
 def _scales_bytes(layer: keras.layers.Layer) -> bool:
@@ -171,12 +177,12 @@ def _takes_images(network: keras.Model) -> bool:
 
 def _first_inputs(
     model: keras.Model, index: int, pair: np.ndarray
-) -> Iterator[tuple[keras.layers.Layer | None, Sequence[np.ndarray]]]:
+) -> Iterator[tuple[keras.layers.Layer | None, Sequence[np.ndarray], bool]]:
     """The first layers with weights after an input, and what they get for a black and a white image.
 
-    Layers that consist of others, and those of the user's own, get it where their first operation with weights is. None
-    stands for an output that has no such layer before it. A model whose preprocessing fails for these images, or whose
-    inputs are not known, is itself such a layer.
+    Layers that consist of others, and those of the user's own, get it where their first operation with weights is; the
+    last part says if this is so. None stands for an output that has no such layer before it. A model whose
+    preprocessing fails for these images, or whose inputs are not known, is itself such a layer.
 
     pair: (2,) the values of all pixels, or (2, ...) two examples.
     """
@@ -188,19 +194,19 @@ def _first_inputs(
         if layer is not model and isinstance(layer, keras.Model):
             yield from _first_inputs(layer, position, value)
         elif position == 0 and _is_composite(layer):
-            yield from ((layer, values) for values in _first_within(layer, value))
+            yield from ((layer, *first) for first in _first_within(layer, value))
         else:
-            yield layer, value
+            yield layer, value, False
 
 
-def _first_within(layer: keras.layers.Layer, pair: np.ndarray) -> list[Sequence[np.ndarray]]:
-    """What the first operations with weights get within a layer of one input; as given, if it cannot be called."""
+def _first_within(layer: keras.layers.Layer, pair: np.ndarray) -> list[tuple[Sequence[np.ndarray], bool]]:
+    """What the first operations with weights get within a layer of one input, or the layer, if it cannot be called."""
     try:
         shape = _known_sizes(input_specs(layer)) if pair.ndim == 1 else pair.shape[1:]
         black, white = (at_weights(layer, np.broadcast_to(value, (2, *shape))) for value in pair)
     except FAILURES:
-        return [pair]
-    return list(zip(black, white, strict=True))
+        return [(pair, False)]
+    return [(values, True) for values in zip(black, white, strict=True)]
 
 
 def _preprocessed(

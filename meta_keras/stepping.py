@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.execution import Stacks, Steps, best_steps, can_be_stacked, counts_exactly, in_one_program
-from meta_keras.faults import StopAtFault, check_callbacks
+from meta_keras.faults import StopAtFault, check_backup, check_callbacks
 from meta_keras.internals import belong_to
 from meta_keras.models import SeededModel
 from meta_keras.pooling import as_maxima
@@ -51,10 +51,11 @@ class StepModel(SeededModel):
         if not self.distributes:
             checks.one_device(self)
         checks.flag(jit_compile=jit_compile)
-        if kwargs.get("loss_weights") is not None:
-            raise ValueError(
-                f"{type(self).__name__} has one loss, so loss_weights would not be used. Scale the loss itself."
-            )
+        for name, instead in (("loss_weights", "Scale the loss itself"), ("weighted_metrics", "Pass metrics")):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"{type(self).__name__} has one loss, without weights, so leave {name} out. {instead}."
+                )
         self.auto_steps = isinstance(steps_per_execution, str) and steps_per_execution == "auto"
         steps = 1 if self.auto_steps else steps_per_execution
         checks.at_least(1, steps_per_execution=steps)
@@ -116,14 +117,21 @@ class StepModel(SeededModel):
         verbose = arguments.get("verbose", "auto")
         if self.replicas is not None:
             callbacks, verbose = self.replicas.callbacks(callbacks), verbose if self.replicas.is_chief else 0
-        spec, steps, epochs = batches.element_spec, arguments.get("steps_per_epoch"), arguments.get("epochs", 1)
-        known = int(batches.cardinality())
+        spec, steps, known = batches.element_spec, arguments.get("steps_per_epoch"), int(batches.cardinality())
+        epochs = max(0, arguments.get("epochs", 1) - arguments.get("initial_epoch", 0))
+        check_backup(callbacks, known, steps)
         if self.auto_steps and self.compiled:
             best = best_steps(spec, callbacks, steps if known > 0 else None) if self._can_be_joined() else 1
             if best != self.steps_per_execution:
                 self.steps_per_execution = best
                 self.train_function = self.test_function = self.predict_function = None
-        most = self.steps_per_execution if self._can_be_joined() and can_be_stacked(spec) else 1
+        joined = self._can_be_joined() and can_be_stacked(spec)
+        most = self.steps_per_execution if joined else 1
+        if not joined and steps and steps % self.steps_per_execution:
+            raise ValueError(
+                f"Keras would take more steps than steps_per_epoch={steps}, which is no multiple of "
+                f"steps_per_execution={self.steps_per_execution}. Choose a multiple, or leave steps_per_execution out."
+            )
         if not counts_exactly(most, steps, epochs, known):
             raise ValueError(
                 f"There are {known} batches, which end within a later epoch. Then steps_per_epoch={steps} must be a "
@@ -136,7 +144,7 @@ class StepModel(SeededModel):
             add_progbar=verbose != 0,
             model=self,
             verbose=verbose,
-            epochs=epochs,
+            epochs=arguments.get("epochs", 1),
             steps=steps or (known if known > 0 else None),
         )
         return self._steps
@@ -152,14 +160,16 @@ class StepModel(SeededModel):
 
     def _can_be_joined(self) -> bool:
         """Whether several steps can be one program: if XLA compiles them, and their results are the metrics."""
-        own = type(self).train_step is StepModel.train_step
+        names = ("train_step", "compute_metrics", "get_metrics_result")
+        own = all(getattr(type(self), name) is getattr(StepModel, name) for name in names)
         return own and self.compiled and self.jit_compile and not self.run_eagerly
 
     def _take(self, run: Any) -> Iterator[tuple[int, int, Any]] | None:
         """The batches of the next call; None if they cannot be stacked, or do not come from a dataset."""
         if self._stacks is None or not isinstance(run, tf.data.Iterator):  # as of train_on_batch in a callback
             return None
-        return self._stacks.take(run, self._steps.left(self._stacks.most))
+        wanted, begins = self._steps.left(self._stacks.most), self._steps.begin == 0
+        return self._stacks.take(run, wanted, begins_epoch=begins)
 
     def _over_replicas(self, inputs: Inputs, query_y: tf.Tensor, training: bool = True) -> tuple[Any, Any, Any]:
         """The `meta_gradients` of all tasks, computed by all replicas."""

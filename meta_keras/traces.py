@@ -1,5 +1,6 @@
 """What a network computes, read from its traced operations: what its outputs are, and whether it has derivatives."""
 
+import operator
 import weakref
 from typing import Any, NamedTuple
 
@@ -35,11 +36,16 @@ SIDE = 8  # of the random inputs where a network takes any size
 
 
 class Traced(NamedTuple):
-    """What a trace shows that a network computes: the activation that it ends in, and the types of its operations."""
+    """What a trace shows that a network computes.
 
-    activation: str | None  # "other" also if it is not known
+    activations: what it ends in: two if it ends in another one in training; "other" also if it is not known.
+    operations: the types of those that depend on weights.
+    parts: the layers, as weak references, and their activations.
+    """
+
+    activations: tuple[str | None, ...]
     operations: frozenset[str]
-    layers: tuple[int, ...] = ()
+    parts: tuple[Any, ...] = ()
 
 
 _known: weakref.WeakKeyDictionary[keras.Model, Traced] = weakref.WeakKeyDictionary()
@@ -68,7 +74,14 @@ def final_activation(network: keras.Model) -> str | None:
     >>> final_activation(keras.Sequential([keras.Input((2,)), dense]))
     'softmax'
     """
-    return _traced(network).activation
+    activations = _traced(network).activations
+    if len(activations) > 1:
+        shown = " and ".join(one or "logits" for one in activations)
+        raise ValueError(
+            f"The network {network.name!r} answers with different kinds of numbers in inference and in training: "
+            f"{shown}. Let both end alike, for example in logits."
+        )
+    return activations[0]
 
 
 def check_derivatives(network: keras.Model, *, twice: bool) -> None:
@@ -103,35 +116,55 @@ def checked_jit(network: keras.Model, jit_compile: Any, fast: bool = False, *, t
 
 def _traced(network: keras.Model) -> Traced:
     """The last trace, unless layers or activations have been replaced since."""
-    layers = tuple(id(part) for layer in all_layers(network) for part in (layer, getattr(layer, "activation", None)))
-    if network not in _known or _known[network].layers != layers:
-        _known[network] = _trace(network)._replace(layers=layers)
+    layers = all_layers(network)
+    parts = [*layers, *(getattr(layer, "activation", None) for layer in layers)]
+    known = [part() if isinstance(part, weakref.ref) else part for part in getattr(_known.get(network), "parts", ())]
+    if len(known) != len(parts) or not all(map(operator.is_, known, parts)):
+        # Not by their ids, which other objects may have later. Strong references to layers would keep the network.
+        kept = (*map(weakref.ref, layers), *parts[len(layers) :])
+        _known[network] = _trace(network)._replace(parts=kept)
     return _known[network]
 
 
 def _trace(network: keras.Model) -> Traced:
     inputs = input_specs(network)
     if inputs is None:
-        return Traced("other", frozenset())
+        return Traced(("other",), frozenset())
+    traced = _trace_in_mode(network, inputs, training=False)
+    if not all(type(layer).__module__.startswith("keras.") for layer in all_layers(network)):
+        (other,) = _trace_in_mode(network, inputs, training=True).activations
+        return traced._replace(activations=tuple(dict.fromkeys([*traced.activations, other])))
+    return traced
 
+
+def _trace_in_mode(network: keras.Model, inputs: Any, *, training: bool) -> Traced:
     @tf.function(autograph=False)
     def run(inputs: Any) -> Any:
         with keras.StatelessScope(initialize_variables=False), as_maxima():
-            return network(inputs, training=False)
+            return network(inputs, training=training)
 
     graph = run.get_concrete_function(inputs).graph
-    kinds = frozenset(operation.type for operation in graph.get_operations())
+    kinds = frozenset(operation.type for operation in _after_weights(graph))
     # Also within functions of TensorFlow that the network calls.
     kinds |= {node.op for function in graph.as_graph_def().library.function for node in function.node_def}
     if len(graph.outputs) != 1:
-        return Traced("other", kinds)
+        return Traced(("other",), kinds)
     last = graph.outputs[0].op
     while last.type in PASS_ON:
         last = last.inputs[0].op
     activation = ACTIVATIONS.get(last.type, None if last in _logits(graph) else "other")
     if activation == "other":
-        activation = _kind_of_probabilities(network, inputs) or "other"
-    return Traced(activation, kinds)
+        activation = _kind_of_probabilities(network, inputs, training) or "other"
+    return Traced((activation,), kinds)
+
+
+def _after_weights(graph: tf.Graph) -> list[tf.Operation]:
+    """The operations that depend on weights, so that an inner loop differentiates through them."""
+    found = {captured.op: None for captured in graph.internal_captures}
+    for operation in graph.get_operations():  # each after those that it depends on
+        if any(one.op in found for one in operation.inputs):
+            found[operation] = None
+    return list(found)
 
 
 def _logits(graph: tf.Graph) -> set[tf.Operation]:
@@ -159,7 +192,7 @@ def _logits(graph: tf.Graph) -> set[tf.Operation]:
     return logits
 
 
-def _kind_of_probabilities(network: keras.Model, inputs: Any) -> str | None:
+def _kind_of_probabilities(network: keras.Model, inputs: Any, training: bool) -> str | None:
     """What the outputs for random inputs look like: "softmax", "sigmoid", or None if they are no probabilities."""
 
     def random(spec: tf.TensorSpec) -> tf.Tensor:
@@ -171,7 +204,8 @@ def _kind_of_probabilities(network: keras.Model, inputs: Any) -> str | None:
 
     with tf.init_scope():
         try:
-            outputs = network(keras.tree.map_structure(random, inputs), training=False)
+            with keras.StatelessScope(initialize_variables=False):
+                outputs = network(keras.tree.map_structure(random, inputs), training=training)
         except (TypeError, ValueError, tf.errors.OpError):  # such as images of a size that the network cannot take
             return None
         near, far = np.split(tf.cast(outputs, tf.float32).numpy(), 2)

@@ -9,9 +9,10 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.faults import check_finite, raise_fault
+from meta_keras.inputs import check_inputs
 from meta_keras.internals import function_of, local_loss_tracker
 from meta_keras.outputs import OF_NUMBERS
-from meta_keras.scaling import check_scaled_once
+from meta_keras.scaling import scaling_error, seem_scaled
 from meta_keras.stepping import StepModel
 from meta_keras.tasks.episodes import Episode, continued, is_endless
 from meta_keras.tasks.inspection import (
@@ -38,7 +39,7 @@ class TaskModel(StepModel):
         super().__init__(**kwargs)
         self._validation: tf.data.Dataset | None = None
         self._specs: dict[str, Any] = {}
-        self._range_checked = False
+        self._scaling_error: str | None = None  # "" if the network does not scale pixels
 
     def ways_of(self, episode: Episode, tasks: Any = None) -> int | None:
         """How many classes the tasks have, from the dataset or its first batch; None for a regression."""
@@ -184,10 +185,20 @@ class TaskModel(StepModel):
         if ways is not None:
             self._check_labels(self.answer_width(ways))
         check_batch(episode, ways, self.needs_every_class)
-        if not self._range_checked:
-            check_scaled_once(scaled_examples(episode.support_x), network=self.network)
-            self._range_checked = True
+        self._check_range(scaled_examples(episode.support_x))
         return ways
+
+    def check_examples(self, x: tf.Tensor, name: str) -> None:
+        """Raise a ValueError unless examples fit the network, which must not scale them once more."""
+        check_inputs(self.network, x, name)
+        self._check_range(x)
+
+    def _check_range(self, x: tf.Tensor) -> None:
+        """Of images this is known from the network alone, but pixels may have other shapes."""
+        if self._scaling_error is None:
+            self._scaling_error = scaling_error(network=self.network) or ""
+        if self._scaling_error and seem_scaled(x):
+            raise ValueError(self._scaling_error)
 
     def _make_metrics(self, batch: tuple[Inputs, tf.Tensor]) -> None:
         """Let the metrics create their variables: if the first step did this, it would be traced twice."""

@@ -1,5 +1,6 @@
 """Several steps as one XLA program reach the same result as single steps, wherever the data end."""
 
+import contextlib
 import functools
 
 import keras
@@ -15,7 +16,7 @@ from meta_keras.rules import GradientDescent
 def learner_of(together):
     keras.utils.set_random_seed(0)
     learner = MetaLearner(network=networks.mlp(1, hidden=()), rule=GradientDescent(0.01))
-    learner.compile("adam", "mse", metrics=["mae"], steps_per_execution=together, jit_compile=together > 1)
+    learner.compile("adam", "mse", metrics=["mae"], steps_per_execution=together, jit_compile=together != 1)
     return learner
 
 
@@ -208,6 +209,53 @@ def test_stacks_end_with_the_data_and_begin_again_with_the_next_run():
             numbers(stacks.take(run, 3))
     assert numbers(stacks.take("third", 2)) == [0, 1]
     assert numbers(stacks.take("fourth", 2)) == [0, 1]
+
+
+def test_an_epoch_after_one_that_ended_with_the_data_begins_them_again():
+    stacks = Stacks(numbered(5)[0], most=3, steps=3, epochs=4)
+    assert [numbers(stacks.take("run", 3, begins_epoch=True)) for _ in range(3)] == [[0, 1, 2], [3, 4], [0, 1, 2]]
+    assert numbers(stacks.take("run", 3)) == [3, 4]
+    with pytest.raises(tf.errors.OutOfRangeError):  # within an epoch, it ends
+        numbers(stacks.take("run", 3))
+
+
+@pytest.mark.parametrize("together", ["auto", 7, 3])
+def test_data_of_unknown_size_are_used_again_in_the_epoch_after_their_end(together):
+    seen = []
+    learner = learner_of(together)
+    tasks = curves(20).filter(lambda *_: True)
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: seen.append(int(learner.batches_seen.numpy())))
+    history = learner.fit(tasks, steps_per_epoch=7, epochs=5, verbose=0, callbacks=[watch]).history
+    assert seen == [7, 14, 20, 27, 34] and min(history["loss"]) > 0
+
+
+def test_epochs_that_are_skipped_use_no_data():
+    learner = learner_of(4)
+    learner.fit(curves(10), steps_per_epoch=6, initial_epoch=9, epochs=10, verbose=0)
+    assert int(learner.batches_seen.numpy()) == 6
+
+
+@pytest.mark.parametrize("xla", [True, False])
+def test_an_epoch_has_as_many_steps_as_were_asked_for(xla):
+    learner = learner_of(1)
+    learner.compile("sgd", "mse", steps_per_execution=4, jit_compile=xla)
+    with (
+        contextlib.nullcontext() if xla else pytest.raises(ValueError, match="6, which is no multiple of steps_per_exe")
+    ):
+        learner.fit(curves(), steps_per_epoch=6, verbose=0)
+        assert int(learner.batches_seen.numpy()) == 6
+    learner.fit(curves(), steps_per_epoch=8, verbose=0)
+    assert int(learner.batches_seen.numpy()) == (14 if xla else 8)
+
+
+def test_metrics_of_ones_own_are_in_the_logs():
+    class Own(MetaLearner):
+        def compute_metrics(self, *arguments, **more):
+            return super().compute_metrics(*arguments, **more) | {"own": tf.constant(2.0)}
+
+    learner = Own(network=networks.mlp(1, hidden=(4,)), rule=GradientDescent(0.1))
+    learner.compile("sgd", "mse")
+    assert learner.fit(curves(), steps_per_epoch=6, verbose=0).history["own"] == [2.0]
 
 
 def test_stacks_of_few_batches_have_the_same_shape_and_do_not_wait_for_later_epochs():

@@ -1,6 +1,9 @@
 """The final activation of a network is read from its operations, and losses fit the answers of a rule."""
 
 import dataclasses
+import functools
+import gc
+import weakref
 
 import keras
 import numpy as np
@@ -9,7 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 from meta_keras import ClassPool, FewShot, MetaLearner, Sinusoids, UnrolledTraining, load, maml_loop, networks
-from meta_keras.outputs import as_loss, default_loss
+from meta_keras.outputs import as_loss, as_metrics, default_loss
 from meta_keras.rules import GradientDescent, ImplicitGradient, Prototypes, Reptile, Rule, UpdateNetwork
 from meta_keras.traces import final_activation
 from meta_keras.transfer import fine_tune
@@ -209,7 +212,7 @@ def test_every_form_of_a_loss_respects_masks(loss):
 
 @pytest.mark.parametrize("weights", [[0.5], {"x": 2.0}, 3.0])
 def test_loss_weights_would_be_ignored_so_they_are_refused(weights):
-    with pytest.raises(ValueError, match="one loss, so loss_weights would not be used"):
+    with pytest.raises(ValueError, match="one loss, without weights, so leave loss_weights out"):
         MetaLearner(network=networks.mlp(1)).compile(loss="mse", loss_weights=weights)
 
 
@@ -235,13 +238,13 @@ def test_a_replaced_head_is_seen():
 
 def resizing(interpolation):
     inputs = keras.Input((2, 2, 1))
-    large = layers.UpSampling2D(2, interpolation=interpolation)(inputs)
+    large = layers.UpSampling2D(2, interpolation=interpolation)(layers.Conv2D(1, 1)(inputs))
     return keras.Model(inputs, layers.Dense(1)(layers.Flatten()(large)))
 
 
 def resized_by(function):
     inputs = keras.Input((4, 4, 1))
-    larger = layers.Lambda(function, output_shape=(8, 8, 1))(inputs)
+    larger = layers.Lambda(function, output_shape=(8, 8, 1))(layers.Conv2D(1, 1)(inputs))
     return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(larger)))
 
 
@@ -275,6 +278,24 @@ def test_bilinear_resizing_has_no_second_derivatives_so_second_order_rules_refus
         MetaLearner(network=resizing("nearest"), rule=rule)
     for rule in (GradientDescent(0.1, first_order=True), Reptile(0.1), Prototypes()):
         MetaLearner(network=resizing("bilinear"), rule=rule)
+
+
+def test_images_may_be_resized_before_the_first_weights_which_is_not_differentiated():
+    images = np.random.default_rng(0).uniform(size=(10, 8, 8, 1)).astype("float32")
+    smaller = tf.image.resize(images, (6, 6)).numpy()
+
+    def trained(images, *first):
+        keras.utils.set_random_seed(0)
+        head = [layers.Conv2D(2, 3, activation="tanh"), layers.Flatten(), layers.Dense(2)]
+        learner = MetaLearner(network=keras.Sequential([keras.Input(images.shape[1:]), *first, *head]))
+        learner.compile(keras.optimizers.SGD(1.0), jit_compile=False)
+        learner.fit(
+            FewShot(ClassPool(images, np.arange(10) // 5), 2, 1, queries=1, seed=0), steps_per_epoch=2, verbose=0
+        )
+        return learner.network.get_weights()
+
+    for one, other in zip(trained(images, layers.Resizing(6, 6)), trained(smaller), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_metrics_that_would_not_see_a_mask_are_refused():
@@ -413,3 +434,87 @@ def test_losses_of_probabilities_refuse_logits(loss):
             as_loss(loss, activation, "float32")
     for activation in ("softmax", "sigmoid", "other"):
         assert np.isfinite(as_loss(loss, activation, "float32")(np.eye(2), np.full((2, 2), 0.5)))
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_a_partial_cross_entropy_fits_the_answers_and_keeps_its_settings(activation):
+    settings = as_loss(
+        functools.partial(keras.losses.sparse_categorical_crossentropy, ignore_class=7), activation, "float32"
+    ).get_config()
+    assert settings["from_logits"] is (activation is None) and settings["ignore_class"] == 7
+    with pytest.raises(ValueError, match="has from_logits=.*, but the answers are"):
+        wrong = functools.partial(keras.losses.sparse_categorical_crossentropy, from_logits=activation is not None)
+        as_loss(wrong, activation, "float32")
+
+
+ENTROPY_METRICS = [
+    "sparse_categorical_crossentropy",
+    "BinaryCrossentropy",
+    keras.losses.categorical_crossentropy,
+    keras.metrics.SparseCategoricalCrossentropy,
+]
+
+
+@pytest.mark.parametrize("metric", ENTROPY_METRICS, ids=range(4))
+def test_cross_entropies_as_metrics_fit_the_answers(metric):
+    for activation in (None, "softmax"):
+        (found,) = as_metrics([metric], activation)
+        assert found.get_config()["from_logits"] is (activation is None)
+
+
+def test_other_metrics_stay_as_they_are_and_those_that_contradict_the_answers_are_refused():
+    kept = ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(k=2), squared, keras.metrics.mean_absolute_error]
+    assert as_metrics(kept, None) == kept and as_metrics(None, None) is None
+    assert as_metrics(["crossentropy"], "softmax") == ["crossentropy"]
+    with pytest.raises(ValueError, match="The metric .* has from_logits=False, but the answers are logits"):
+        as_metrics([keras.metrics.SparseCategoricalCrossentropy()], None)
+    with pytest.raises(ValueError, match="Say which one is meant"):
+        as_metrics(["ce"], None)
+
+
+def test_a_metric_of_the_loss_is_the_loss():
+    pool = ClassPool(np.random.default_rng(0).normal(size=(10, 3)).astype("float32"), np.arange(10) // 2)
+    learner = MetaLearner(network=networks.mlp(5, input_shape=(3,)), rule=Prototypes())
+    learner.compile(metrics=["sparse_categorical_crossentropy"])
+    found = learner.evaluate(FewShot(pool, 5, 1, queries=1), steps=2, verbose=0, return_dict=True)
+    assert found["sparse_categorical_crossentropy"] == pytest.approx(found["loss"], rel=1e-5)
+
+
+class OtherInTraining(keras.Model):
+    def __init__(self, inside, otherwise):
+        super().__init__()
+        self.dense, self.inside, self.otherwise = layers.Dense(3), inside, otherwise
+
+    def call(self, inputs, training=False):
+        return (self.inside if training else self.otherwise)(self.dense(inputs))
+
+
+@pytest.mark.parametrize(("inside", "otherwise"), [(tf.identity, tf.nn.softmax), (tf.nn.softmax, tf.identity)])
+def test_a_network_that_ends_in_something_else_in_training_is_refused(inside, otherwise):
+    network = OtherInTraining(inside, otherwise)
+    network(np.zeros((1, 2), "float32"))
+    with pytest.raises(ValueError, match="different kinds of numbers in inference and in training: .*softmax"):
+        final_activation(network)
+    same = OtherInTraining(inside, inside)
+    same(np.zeros((1, 2), "float32"))
+    assert final_activation(same) == ("softmax" if inside is tf.nn.softmax else None)
+
+
+def test_an_activation_with_the_identity_of_a_deleted_one_is_traced():
+    network = keras.Sequential([keras.Input((2,)), layers.Dense(3)])
+    for _ in range(20):  # an object often has the same id as one that has just been deleted
+        network.layers[-1].activation = lambda values: tf.nn.softmax(values)
+        assert final_activation(network) == "softmax"
+        network.layers[-1].activation = None
+        network.layers[-1].activation = lambda values: 2 * values
+        assert final_activation(network) is None
+
+
+def test_the_network_is_deleted_although_its_trace_is_known():
+    network = networks.mlp(3, input_shape=(2,))
+    final_activation(network)
+    reference = weakref.ref(network)
+    del network
+    keras.backend.clear_session()
+    gc.collect()
+    assert reference() is None

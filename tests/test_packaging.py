@@ -60,7 +60,7 @@ LAYERS = {
     "faults": set(),
     "replicas": {"internals"},
     "stepping": {"checks", "execution", "faults", "internals", "models", "pooling", "replicas", "tasks"},
-    "training": {"checks", "faults", "internals", "outputs", "scaling", "stepping", "tasks"},
+    "training": {"checks", "faults", "inputs", "internals", "outputs", "scaling", "stepping", "tasks"},
     "learned_optimizer": {"checks", "internals", "rules"},
     "training_runs": {"copies", "functional", "internals", "outputs", "traces", "parallel", "rules"},
     "unrolled_training": {

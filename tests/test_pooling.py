@@ -123,7 +123,7 @@ def test_max_pooling_in_half_precision_is_trained_under_xla():
 
 def with_pooling(pool, shape=(4, 4, 1)):
     inputs = keras.Input(shape)
-    return keras.Model(inputs, layers.Dense(5)(layers.GlobalAveragePooling2D()(pool(inputs))))
+    return keras.Model(inputs, layers.Dense(5)(layers.GlobalAveragePooling2D()(pool(layers.Dense(1)(inputs)))))
 
 
 INEXACT = {

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from meta_keras import ClassPool, FewShot, MetaLearner, networks
+from meta_keras import ClassPool, FewShot, MetaLearner, maml_loop, networks
 from meta_keras.scaling import check_scaled, check_task_network
 from meta_keras.unsupervised import Contrastive
 
@@ -287,6 +287,15 @@ FOR_FLOATS = {
         lambda image: layers.Concatenate()([image, 0 * image + np.float32([[[[0], [63]], [[63], [0]]]])])
     ),
     "subclassed, undone before": lambda: Subclassed(layers.Rescaling(255.0), layers.Rescaling(1 / 255)).built_for(),
+    "undone before a model": lambda: model_of(layers.Rescaling(255.0), Subclassed(layers.Rescaling(1 / 255))),
+    "undone before a layer": lambda: model_of(layers.Rescaling(255.0), Divided()),
+    "undone before, for each image": lambda: keras.Sequential(
+        [
+            keras.Input((3, 2, 2, 1)),
+            layers.Rescaling(255.0),
+            layers.TimeDistributed(model_of(layers.Rescaling(1 / 255))),
+        ]
+    ),
     "a table": lambda: keras.Sequential([keras.Input((2,)), layers.Rescaling(1 / 255), layers.Dense(1)]),
     "later": lambda: model_of(layers.Conv2D(3, 1), layers.Rescaling(1 / 255)),
     "subclassed": lambda: Subclassed(adapted(1)).built_for(),
@@ -337,6 +346,29 @@ def test_tasks_show_that_a_network_scales_pixels_a_second_time(kind, at_once):
     train()
     with pytest.raises(ValueError, match="would then be scaled twice. Leave out 'rescaling"):
         train(layers.Rescaling(1 / 255))
+
+
+@pytest.mark.parametrize("use", ["adapt", "predictor", "maml_loop", "another fit"])
+def test_pixels_of_other_shapes_are_not_scaled_twice_by_other_ways_of_using_a_network(use):
+    rng = np.random.default_rng(0)
+    pool = ClassPool(rng.integers(0, 256, (10, 64)).astype("uint8"), np.arange(10) // 2)
+    tasks = FewShot(pool, 2, 1, queries=1, meta_batch=2, seed=0)
+    dark = FewShot(ClassPool(0.4 * rng.uniform(size=(10, 64)), np.arange(10) // 2), 2, 1, queries=1, meta_batch=2)
+
+    def run(*first):
+        network = keras.Sequential([keras.Input((64,)), *first, layers.Dense(2)])
+        if use == "maml_loop":
+            return maml_loop(network, tasks, loss="sparse_categorical_crossentropy", iterations=1)
+        learner = MetaLearner(network=network)
+        learner.compile()
+        if use == "another fit":  # the first one does not show that these are pixels
+            learner.fit(dark, steps_per_epoch=1, verbose=0)
+            return learner.fit(tasks, steps_per_epoch=1, verbose=0)
+        return getattr(learner, use)(pool.examples[:4], [0, 0, 1, 1])
+
+    run()
+    with pytest.raises(ValueError, match="would then be scaled twice. Leave out 'rescaling"):
+        run(layers.Rescaling(1 / 255))
 
 
 def test_tables_may_be_scaled_by_a_network():

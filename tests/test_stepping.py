@@ -99,6 +99,18 @@ def test_a_backup_that_cannot_be_resumed_exactly_is_refused(frequency, tmp_path)
         learner_of().fit(curves(), steps_per_epoch=2, verbose=0, callbacks=[backup])
 
 
+def test_a_backup_of_finite_data_that_end_within_an_epoch_is_refused(tmp_path):
+    def fit(tasks):
+        backup = keras.callbacks.BackupAndRestore(str(tmp_path))
+        return learner_of().fit(tasks, steps_per_epoch=4, epochs=2, verbose=0, callbacks=[backup])
+
+    for tasks in (curves().take(12), curves().filter(lambda *_: True)):
+        with pytest.raises(ValueError, match=r"cannot resume exactly where an epoch of 4 .*, or repeat\(\) the tasks"):
+            fit(tasks)
+    for tasks in (curves().take(4), curves().take(12).repeat(), curves()):
+        fit(tasks)
+
+
 def test_train_on_batch_says_that_a_step_was_not_taken_and_then_learns_again():
     learner = learner_of(jit_compile=False)
     *inputs, query_y = next(iter(curves()))

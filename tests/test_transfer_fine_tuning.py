@@ -141,6 +141,15 @@ def test_the_loss_fits_the_answers():
 
 
 @pytest.mark.eagerly(False)
+@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", keras.losses.sparse_categorical_crossentropy])
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_a_cross_entropy_by_name_and_as_a_metric_is_that_of_the_answers(activation, loss):
+    x, y = task()
+    wanted = fine_tune(network(activation), (x, y), verbose=0).history["loss"]
+    found = fine_tune(network(activation), (x, y), loss=loss, metrics=[loss], verbose=0).history
+    np.testing.assert_allclose([found["loss"], found["sparse_categorical_crossentropy"]], [wanted, wanted], rtol=1e-5)
+
+
 def test_data_may_come_as_arrays_as_a_dataset_or_in_pieces():
     class Pieces(keras.utils.PyDataset):
         def __len__(self):
@@ -324,4 +333,7 @@ def test_pixels_to_validate_on_are_refused_as_those_to_train_on():
     model, pixels, y = network(), np.full((6, 4), 255, np.uint8), np.arange(6) % 3
     with pytest.raises(ValueError, match="validation_data must be floats: these are pixels"):
         fine_tune(model, (pixels / 255, y), validation_data=(pixels, y), verbose=0)
+    with pytest.raises(ValueError, match="validation_data must be floats: these are pixels"):
+        batches = tf.data.Dataset.from_tensors((pixels, y))
+        fine_tune(model, (pixels / 255, y), validation_data=batches, verbose=0)
     fine_tune(model, (pixels / 255, y), validation_data=(pixels / 255, y), verbose=0)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.internals import exclude_as
-from meta_keras.outputs import default_loss, number_of_outputs
+from meta_keras.outputs import LOGITS, as_loss, as_metrics, default_loss, number_of_outputs
 from meta_keras.scaling import check_scaled
 from meta_keras.traces import final_activation
 from meta_keras.transfer.freezing import freeze, names_to_train
@@ -48,7 +48,12 @@ def fine_tune(
     _check_fit(fit)
     x, y, (inputs, targets) = _inputs_and_targets(data)
     check_scaled(model, inputs, "inputs")
-    if isinstance(validation := fit.get("validation_data"), tuple | list) and validation:
+    validation = fit.get("validation_data")
+    if isinstance(validation, keras.utils.PyDataset):
+        validation = validation[0]
+    elif isinstance(validation, tf.data.Dataset):
+        validation = validation.element_spec
+    if isinstance(validation, tuple | list) and validation:
         check_scaled(model, validation[0], "validation_data")
     fresh = _fresh_optimizer(optimizer, learning_rate)
     if loss is None:
@@ -56,6 +61,8 @@ def fine_tune(
         _check_targets(model, targets)
         loss = default_loss(final_activation(model), targets.dtype)
         metrics = ["accuracy"] if metrics is None and targets.dtype.is_integer else metrics
+    elif number_of_outputs(model) == 1 and final_activation(model) in LOGITS:
+        loss, metrics = as_loss(loss, None, keras.config.floatx()), as_metrics(metrics, None)
     if train is not None:
         freeze(model, train)
     if y is None:
