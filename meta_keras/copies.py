@@ -56,6 +56,7 @@ def copy_with(network: PureModel, weights: Weights) -> keras.Model:
     # By position, since other weights may be trainable in the copy: Keras copies `trainable` layer by layer.
     for variable, original in zip(copy.variables, model.variables, strict=True):
         variable.assign(values[id(original)])
+        variable.trainable = original.trainable
     finalize_statistics(copy)
     return copy
 

@@ -234,7 +234,7 @@ class MetaLearner(TaskModel):
 
     def _support(self, support_x: Any, support_y: Any) -> tuple[tf.Tensor, tf.Tensor, int | None]:
         x, y = check_support(support_x, support_y)
-        self.check_examples(x, "support_x")
+        self._check_examples(x, "support_x")
         ways = self.ways_of(Episode(x, y, x, y))
         if ways is not None:
             check_labels("support_y", y.numpy(), ways)

@@ -188,7 +188,7 @@ class TaskModel(StepModel):
         self._check_range(scaled_examples(episode.support_x))
         return ways
 
-    def check_examples(self, x: tf.Tensor, name: str) -> None:
+    def _check_examples(self, x: tf.Tensor, name: str) -> None:
         """Raise a ValueError unless examples fit the network, which must not scale them once more."""
         check_inputs(self.network, x, name)
         self._check_range(x)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from draws import drawn, same, tagged
 
-from meta_keras import FewShot, Tasks
+from meta_keras import Curves, Episode, FewShot, Tasks
 from meta_keras.tasks.inspection import check_support, first_of
 
 
@@ -59,3 +59,32 @@ def test_a_support_set_is_made_of_floats_and_of_labels_or_targets():
     x, labels = check_support(np.uint8([[0], [255]]), np.uint8([1, 0]))
     assert x.numpy().tolist() == [[0.0], [1.0]] and labels.dtype == tf.int32 and labels.numpy().tolist() == [1, 0]
     assert check_support([[1.0]], np.float64([[0.5]]))[1].dtype == tf.float32
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda seed: np.random.normal(size=(2, 4, 1)).astype("float32"),
+        lambda seed: tf.random.normal((2, 4, 1)),
+        lambda seed: tf.random.stateless_normal((2, 4, 1), seed) + np.float32(np.random.default_rng().normal()),
+    ],
+)
+@pytest.mark.parametrize("base", [Tasks, Curves])
+def test_tasks_with_randomness_of_their_own_are_refused(base, draw):
+    class Own(base):
+        def draw(self, seed):
+            x = draw(seed)
+            return Episode(x[:, :2], x[:, :2], x[:, 2:], x[:, 2:])
+
+    with pytest.raises(ValueError, match="Own must draw the same tasks from the same seed, but does not"):
+        Own(meta_batch=2, seed=0)
+
+
+def test_tasks_that_are_drawn_from_the_seed_alone_are_accepted():
+    class Own(Tasks):
+        def draw(self, seed):
+            x = tf.random.stateless_normal((self.meta_batch, 4, 1), seed)
+            return Episode(x[:, :2], x[:, :2], x[:, 2:], x[:, 2:])
+
+    one, other = (next(iter(Own(meta_batch=2, seed=seed))).query_x for seed in (0, 1))
+    assert not np.array_equal(one, other)

@@ -554,3 +554,8 @@ def test_one_output_for_two_classes_has_a_loss_that_is_named():
         model.fit(np.ones((3, 2)), {"is_cat": np.array([0, 1, 0])}, verbose=0)
     model.compile(loss={"is_cat": "binary_crossentropy"})
     model.fit(np.ones((3, 2)), {"is_cat": np.float32([0, 1, 0])}, verbose=0)
+
+
+def test_a_cross_entropy_as_a_metric_is_that_of_the_head():
+    found = made(metrics={"kind": "sparse_categorical_crossentropy"}).evaluate(X, Y, verbose=0, return_dict=True)
+    assert found["kind_sparse_categorical_crossentropy"] == pytest.approx(found["kind_loss"], rel=1e-5)

@@ -93,7 +93,7 @@ LAYERS = {
         ),
         "training",
     },
-    "report": {"checks", "embedded", "inputs", "learner", "tasks", "report"},
+    "report": {"checks", "embedded", "inputs", "learner", "outputs", "tasks", "report"},
     "classical": {"checks", "inputs", "outputs", "traces", "tasks"},
     "multitask": {
         "checks",

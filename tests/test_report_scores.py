@@ -263,3 +263,21 @@ def test_labels_must_be_integers_one_per_query():
     tasks = dataset_of(x, np.zeros((2, 1), np.int32), x, np.zeros((2, 1), np.int32))
     with pytest.raises(ValueError, match=r"one integer as its label; a task has shape \(2, 1\)"):
         evaluate(constant(2, 1), tasks, 2)
+
+
+@pytest.mark.parametrize("as_learner", [True, False])
+def test_the_same_tasks_again_are_no_further_tasks(as_learner):
+    learner = MetaLearner(network=networks.mlp(4, input_shape=(6,)), rule=Prototypes()) if as_learner else nearest_label
+    finite = tasks_of(meta_batch=2).take(3)
+    assert len(evaluate(learner, finite, episodes=6).values) == 6
+    with pytest.raises(ValueError, match="first batch of tasks comes again, as of tasks.repeat"):
+        evaluate(learner, finite.repeat(), episodes=7)
+
+
+def test_a_cross_entropy_that_does_not_fit_the_answers_is_refused():
+    learner = MetaLearner(network=networks.mlp(4, input_shape=(6,)), rule=Prototypes())
+    with pytest.raises(ValueError, match="has from_logits=False, but the answers are logits"):
+        evaluate(learner, tasks_of(), episodes=4, metric=keras.metrics.SparseCategoricalCrossentropy())
+    assert (
+        evaluate(learner, tasks_of(), 4, metric=keras.metrics.SparseCategoricalCrossentropy(from_logits=True)).mean > 0
+    )

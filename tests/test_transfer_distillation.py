@@ -519,3 +519,11 @@ def test_student_and_teacher_have_one_output_each():
     model = keras.Model(x, [layers.Dense(3)(x), layers.Dense(3)(x)])
     with pytest.raises(ValueError, match="student must have one output; .* has 1 inputs and 2 outputs"):
         Distiller(model, same_structure(model))
+
+
+def test_a_cross_entropy_as_a_metric_is_that_of_the_student():
+    x, y = data()
+    model = Distiller(network(), network(), soft=0.0)
+    model.compile(metrics=["sparse_categorical_crossentropy"])
+    found = model.evaluate(x, y, verbose=0, return_dict=True)
+    assert found["sparse_categorical_crossentropy"] == pytest.approx(found["loss"], rel=1e-5)

@@ -389,3 +389,19 @@ def test_pixels_are_refused_in_each_domain(training):
         with pytest.raises(ValueError, match="x must be floats: these are pixels"):
             learner(pair, training=training)
     learner((floats, floats), training=training)
+
+
+@pytest.mark.parametrize("end", [None, "softmax"])
+def test_a_cross_entropy_by_name_and_as_a_metric_is_that_of_the_answers(end):
+    x, y, target = two_domains()
+
+    def compiled(**settings):
+        keras.utils.set_random_seed(0)
+        network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, name="body"), keras.layers.Dense(3, end)])
+        model = DomainAdaptation(network, layer="body", method="coral")
+        model.compile(**settings)
+        return model.evaluate(x, y, verbose=0, return_dict=True)
+
+    name = "sparse_categorical_crossentropy"
+    wanted, found = compiled(), compiled(loss=name, metrics=[name])
+    np.testing.assert_allclose([found["loss"], found[name]], [wanted["loss"]] * 2, rtol=1e-5)

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import meta_keras as mk
+from meta_keras.copies import copy_of
 from meta_keras.transfer import fine_tune, freeze, unfreeze_gradually
 from meta_keras.transfer.layers import weighted_layers
 
@@ -337,3 +338,58 @@ def test_pixels_to_validate_on_are_refused_as_those_to_train_on():
         batches = tf.data.Dataset.from_tensors((pixels, y))
         fine_tune(model, (pixels / 255, y), validation_data=batches, verbose=0)
     fine_tune(model, (pixels / 255, y), validation_data=(pixels / 255, y), verbose=0)
+
+
+def with_parts(kind):
+    inputs = keras.Input((5, 4))
+    if kind == "attention":
+        features = layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(2, 3, name="part")(inputs, inputs))
+    elif kind == "model":
+        features = keras.Sequential([keras.Input((5, 4)), layers.Flatten(), layers.Dense(3)], name="part")(inputs)
+    else:
+        inner = layers.LSTM(3, name="part") if kind == "LSTM" else layers.Bidirectional(layers.GRU(3), name="part")
+        features = inner(inputs)
+    return keras.Model(inputs, layers.Dense(2, name="head")(features))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "both directions", "attention", "model"])
+def test_what_is_frozen_is_frozen_in_files_and_copies(kind, tmp_path):
+    model = with_parts(kind)
+    everything = len(model.trainable_variables)
+    freeze(model, "head")
+    model.save(tmp_path / "model.keras")
+    assert len(model.trainable_variables) == len(copy_of(model).trainable_variables) == 2
+    if kind != "attention":  # of which Keras does not save it
+        assert len(keras.models.load_model(tmp_path / "model.keras").trainable_variables) == 2
+    freeze(model, "all")
+    assert len(model.trainable_variables) == everything
+
+
+def test_the_head_is_no_batch_normalization():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="last"), layers.BatchNormalization(name="norm")])
+    assert freeze(model) == ["last"] and freeze(model, batch_norm=True) == ["norm"]
+
+
+@pytest.mark.parametrize(("shape", "outputs"), [((8, 1), 3), ((8, 2), 1), ((8, 2), 3), ((8,), 2)])
+def test_targets_are_not_broadcast(shape, outputs):
+    with pytest.raises(ValueError, match="has outputs of shape .* and the targets, which are floats, have the shape"):
+        fine_tune(network(units=outputs), (task(8)[0], np.zeros(shape)), verbose=0)
+
+
+@pytest.mark.parametrize(("shape", "outputs"), [((8, 1), 1), ((8,), 1), ((8, 2), 2)])
+def test_an_axis_of_one_number_is_optional(shape, outputs):
+    fine_tune(network(units=outputs), (task(8)[0], np.zeros(shape)), verbose=0)
+
+
+def test_batches_in_pieces_are_shuffled_as_by_keras():
+    class Pieces(keras.utils.PyDataset):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            seen.append(index)
+            return task(2)
+
+    seen = []
+    fine_tune(network(), Pieces(), epochs=4, verbose=0)
+    assert [seen[n : n + 8] for n in range(len(seen) - 32, len(seen), 8)] != [list(range(8))] * 4

@@ -311,7 +311,10 @@ def test_metrics_would_count_masked_steps():
     ("settings", "message"),
     [
         ({"loss": keras.losses.MeanSquaredError(reduction="sum")}, "has reduction='sum'. Leave reduction out"),
-        ({"loss": "mse", "loss_weights": [100.0]}, "UnrolledTraining has one loss, so loss_weights would not be used"),
+        (
+            {"loss": "mse", "loss_weights": [100.0]},
+            "UnrolledTraining has one loss, without weights, so leave loss_weights out",
+        ),
     ],
 )
 def test_settings_of_compile_that_would_be_ignored_are_refused(settings, message):

@@ -107,7 +107,8 @@ class MultiTask(ExampleModel):
             raise ValueError("All metrics of a MultiTask are weighted; pass them as metrics={task: [metric, ...]}.")
         self.loss_for = LossByTask(self.trunk, self.heads, loss)
         self.task_weights = weights_by_task(self.heads, loss_weights)
-        super().compile(optimizer=optimizer, weighted_metrics=metrics_by_task(self.heads, metrics), **kwargs)
+        listed = metrics_by_task(self.loss_for.activations, metrics)
+        super().compile(optimizer=optimizer, weighted_metrics=listed, **kwargs)
         self.compiled_with = keras.saving.serialize_keras_object(
             {"loss": self.loss_for.given or None, "metrics": metrics, "loss_weights": loss_weights}
         )

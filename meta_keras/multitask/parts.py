@@ -10,7 +10,7 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.internals import function_of, output_structure
 from meta_keras.multitask.labels import number_classes
-from meta_keras.outputs import OF_NUMBERS, as_loss, default_loss, is_cross_entropy
+from meta_keras.outputs import OF_NUMBERS, as_loss, as_metrics, default_loss, is_cross_entropy
 from meta_keras.traces import final_activation
 
 Heads = Mapping[str, keras.layers.Layer]
@@ -154,12 +154,15 @@ def training_for(head: keras.layers.Layer, training: bool | None) -> dict[str, A
     return {"training": training} if isinstance(head, keras.Model) else {}
 
 
-def metrics_by_task(heads: Heads, given: Any) -> dict[str, list[Any]] | None:
+def metrics_by_task(activations: Mapping[str, str | None], given: Any) -> dict[str, list[Any]] | None:
     """A list of metrics for each task, as Keras takes them; None if there are none."""
-    _check_tasks("metrics", given, heads)
+    _check_tasks("metrics", given, activations)
     if not given:
         return None
-    return {task: listed if isinstance(listed := given.get(task) or [], list) else [listed] for task in heads}
+    listed = {task: given.get(task) or [] for task in activations}
+    return {
+        task: as_metrics(one if isinstance(one, list) else [one], activations[task]) for task, one in listed.items()
+    }
 
 
 def weights_by_task(heads: Heads, given: Any) -> list[float]:

@@ -1,6 +1,6 @@
 """How well a learner does, as the mean over many tasks with its confidence interval."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -10,6 +10,7 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.inputs import as_inputs
 from meta_keras.learner import MetaLearner
+from meta_keras.outputs import as_metrics
 from meta_keras.tasks.inspection import check_episodes
 
 Predictor = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
@@ -99,6 +100,8 @@ def evaluate(
     checks.at_least(2, episodes=episodes)
     checks.one_of((0, 1, 2, False, True), verbose=verbose)
     check_episodes(tasks)
+    if isinstance(learner, MetaLearner) and isinstance(metric, keras.Metric):
+        as_metrics(metric, learner.rule.answer_activation(learner.pure))  # an error if it does not fit the answers
     name, measure = _metric_for(tasks, metric)
     progress = keras.utils.Progbar(episodes, verbose=verbose, unit_name="task")
     values: list[float] = []
@@ -107,7 +110,10 @@ def evaluate(
         progress.update(len(values))
         if len(values) == episodes:
             return Score.of(values, name)
-    raise ValueError(f"The dataset ended after {len(values)} tasks; episodes={episodes} needs more.")
+    raise ValueError(
+        f"The dataset ended after {len(values)} tasks; episodes={episodes} needs more. Pass fewer episodes: the same "
+        "tasks again would only make the interval too narrow."
+    )
 
 
 def _answers(learner: MetaLearner | Predictor, tasks: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, Any]]:
@@ -119,7 +125,7 @@ def _answers(learner: MetaLearner | Predictor, tasks: tf.data.Dataset) -> Iterat
         call = learner.on_replicas
         together = call if learner.run_eagerly else tf.function(call, reduce_retracing=True, autograph=False)
         with inspected.reporting():
-            for inputs, query_y in inspected.batches:
+            for inputs, query_y in _without_repetition(inspected.batches):
                 yield from zip(query_y, together(inputs), strict=True)
         return
     if isinstance(learner, keras.layers.Layer | type):
@@ -128,10 +134,25 @@ def _answers(learner: MetaLearner | Predictor, tasks: tf.data.Dataset) -> Iterat
             f"{checks.shown(learner)}. A network becomes a learner with MetaLearner(network=..., rule=...)."
         )
     checks.function(learner=learner)
-    for episode in tasks:
+    for episode in _without_repetition(tasks):
         inputs = (as_inputs(episode.support_x, leading=2), episode.support_y, as_inputs(episode.query_x, leading=2))
         for *task, query_y in zip(*inputs, episode.query_y, strict=True):
             yield query_y, learner(*task)
+
+
+def _without_repetition(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, with a ValueError if the first one comes again."""
+    first: list[np.ndarray] | None = None
+    for batch in batches:
+        parts = [np.asarray(part) for part in tf.nest.flatten(batch)]
+        if first is None:
+            first = parts
+        elif all(map(np.array_equal, parts, first)):
+            raise ValueError(
+                "The first batch of tasks comes again, as of tasks.repeat(). The interval is that of different tasks, "
+                "so it would be too narrow. Pass fewer episodes, or tasks that are drawn."
+            )
+        yield batch
 
 
 def _metric_for(tasks: tf.data.Dataset, metric: Metric | None) -> tuple[str, Metric]:

@@ -224,5 +224,5 @@ def check_answers(answers: Any, right: tf.Tensor) -> None:
     if right.dtype.is_floating and not answers.shape.is_compatible_with(right.shape):
         raise ValueError(
             f"Targets have shape {tuple(right.shape)}; the network's answers have shape {tuple(answers.shape)}. "
-            "Give its last layer as many units as a target has numbers."
+            "Give its last layer as many units as a target has numbers, and single numbers an axis: y[..., None]."
         )

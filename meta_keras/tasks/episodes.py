@@ -48,6 +48,8 @@ class Tasks(Repeatable, tf.data.Dataset):
         at_least(1, meta_batch=meta_batch)
         integer(seed=seed)
         self.meta_batch, self.seed = int(meta_batch), int(seed)
+        if not type(self).__module__.startswith("meta_keras."):
+            self._check_repeatable()
         self._batches = self.from_batch(0)
         super().__init__(variant_tensor(self._batches))
 
@@ -67,6 +69,17 @@ class Tasks(Repeatable, tf.data.Dataset):
     def draw(self, seed: tf.Tensor) -> Episode:
         """One batch of `meta_batch` tasks. All randomness in it comes from `seed`, two integers."""
         raise NotImplementedError(f"{type(self).__name__} must define how a batch of tasks is drawn.")
+
+    def _check_repeatable(self) -> None:
+        """Raise a ValueError if two draws from the same seed differ, before TensorFlow traces one for all batches."""
+        seed = tf.constant([self.seed, 0], tf.int64)
+        one, other = (tf.nest.flatten(self.draw(seed)) for _ in range(2))
+        if not all(np.array_equal(*pair) for pair in zip(one, other, strict=True)):
+            raise ValueError(
+                f"{type(self).__name__} must draw the same tasks from the same seed, but does not: NumPy and functions "
+                "such as tf.random.normal have randomness of their own, and might even draw one batch for all. Use "
+                "tf.random.stateless_normal(shape, seed) and the like."
+            )
 
     def map(self, map_func: Callable[..., Any], *args: Any, **kwargs: Any) -> tf.data.Dataset:
         """As `tf.data.Dataset.map`; the result still knows `from_batch`, so that training can be resumed."""

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.models import ExampleModel
-from meta_keras.outputs import default_loss
+from meta_keras.outputs import as_metrics, default_loss
 from meta_keras.scaling import check_scaled
 from meta_keras.traces import final_activation
 from meta_keras.transfer.distillation_losses import (
@@ -98,6 +98,7 @@ class Distiller(ExampleModel):
         if kwargs.get("loss") is not None:
             raise ValueError("A distiller has its own loss: leave loss out, and set soft and temperature instead.")
         checks.one_device(self)
+        metrics = as_metrics(metrics, final_activation(self.student))
         super().compile(optimizer=optimizer, metrics=metrics, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:

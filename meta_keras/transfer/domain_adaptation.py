@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras import checks
-from meta_keras.outputs import default_loss
 from meta_keras.scaling import check_scaled
 from meta_keras.tasks.shuffling import shuffled_rows
 from meta_keras.traces import final_activation
@@ -80,9 +79,8 @@ class DomainAdaptation(Classifier):
             self.discriminator.build(shape)
         self.built = True
 
-    def default_loss(self) -> keras.losses.Loss:
-        """Cross-entropy of logits or of probabilities, depending on the outputs of the network."""
-        return default_loss(final_activation(self.network), tf.int32)
+    def _answer_activation(self) -> str | None:
+        return final_activation(self.network)
 
     def call(self, inputs: Any, training: bool = False) -> tf.Tensor:
         """The outputs of the network for the inputs, or for the source of a pair of domains."""

@@ -65,8 +65,8 @@ def fine_tune(
         loss, metrics = as_loss(loss, None, keras.config.floatx()), as_metrics(metrics, None)
     if train is not None:
         freeze(model, train)
-    if y is None:
-        fit.setdefault("shuffle", False)  # a dataset determines its own order, and Keras would warn
+    if isinstance(x, tf.data.Dataset):
+        fit.setdefault("shuffle", False)  # it determines its own order, and Keras would warn
     model.compile(fresh, loss=loss, metrics=metrics)
     return model.fit(x, y, **fit)
 
@@ -174,7 +174,16 @@ def _check_targets(model: keras.Model, targets: tf.Tensor) -> None:
             f"{tuple(targets.shape)}. Number the classes from 0."
         )
     shape = getattr(model, "output_shape", None)  # unknown for a subclassed model
-    if not targets.dtype.is_integer or not isinstance(shape, tuple) or shape[-1] is None:
+    if not isinstance(shape, tuple) or shape[-1] is None:
+        return
+    if not targets.dtype.is_integer:
+        given = tuple(targets.shape[1:])
+        alike = [given, (*given, 1), *([given[:-1]] if given[-1:] == (1,) else [])]  # an axis of one number is optional
+        if not any(tf.TensorShape(shape[1:]).is_compatible_with(one) for one in alike):
+            raise ValueError(
+                f"The model {model.name!r} has outputs of shape {shape[1:]}, and the targets, which are floats, have "
+                f"the shape {given}. For classes, pass integers; or name the loss."
+            )
         return
     wrong = [label for label in (np.max(targets), np.min(targets)) if not 0 <= label < shape[-1]]
     if wrong:

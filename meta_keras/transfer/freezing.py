@@ -13,10 +13,13 @@ from meta_keras.transfer.layers import own_weights, select_weighted, weighted_la
 def freeze(model: keras.Model, train: str | Sequence[str] = "head", *, batch_norm: bool = False) -> list[str]:
     """Let some layers of a model train and freeze all others. Returns the names of those that train.
 
-    train: "head", the last layer with weights; "all"; or names of layers. Layers within a `Frozen` layer never train,
-        and of a layer with a low-rank update (`with_low_rank`) only this update trains.
+    train: "head", the last layer with weights, apart from batch normalization; "all"; or names of layers. Layers within
+        a `Frozen` layer never train, and of a layer with a low-rank update (`with_low_rank`) only this update trains.
     batch_norm: whether batch normalization trains too. Usually it should not, because a few new examples would
         overwrite its moving averages. When frozen it runs in inference mode, also in `fit`. If named, it trains.
+
+    Files keep what is frozen, except for parts of layers and `MultiHeadAttention`, of which Keras does not save it: then
+    freeze again after loading.
 
     >>> from meta_keras import networks
     >>> freeze(networks.d3(10))
@@ -30,6 +33,9 @@ def freeze(model: keras.Model, train: str | Sequence[str] = "head", *, batch_nor
     freeze_beside_low_rank(all_layers(model))
     others = [(name, layer) for name, layer in weighted_layers(model).items() if id(layer) not in never]
     freeze_layers(layer for name, layer in others if name not in names)
+    for layer in all_layers(model)[1:]:  # files and copies know this of a layer, but not of the parts of Keras' own
+        if layer.weights and not layer.trainable_weights:
+            layer.trainable = False
     return names
 
 
@@ -48,8 +54,9 @@ def names_to_train(model: keras.Model, train: str | Sequence[str], *, batch_norm
                 f"{wrong[0]!r} is within a Frozen layer, which never trains. Those that can: {list(available)}."
             )
         return names
-    names = list(available)[-1:] if train == "head" else list(available)
-    return [name for name in names if batch_norm or not isinstance(available[name], keras.layers.BatchNormalization)]
+    kinds = () if batch_norm else keras.layers.BatchNormalization
+    names = [name for name, layer in available.items() if not isinstance(layer, kinds)]
+    return names[-1:] if train == "head" else names
 
 
 def freeze_layers(layers: Iterable[keras.layers.Layer]) -> None:
