@@ -18,8 +18,8 @@ def freeze(model: keras.Model, train: str | Sequence[str] = "head", *, batch_nor
     batch_norm: whether batch normalization trains too. Usually it should not, because a few new examples would
         overwrite its moving averages. When frozen it runs in inference mode, also in `fit`. If named, it trains.
 
-    Files keep what is frozen, except for parts of layers and `MultiHeadAttention`, of which Keras does not save it: then
-    freeze again after loading.
+    Files keep what is frozen, except for parts of layers and `MultiHeadAttention`, of which Keras does not save it:
+    then freeze again after loading.
 
     >>> from meta_keras import networks
     >>> freeze(networks.d3(10))
