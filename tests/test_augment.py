@@ -148,6 +148,10 @@ def test_random_draws_that_no_seed_controls_are_refused(draw):
         (keras.layers.RandomFlip, "augment must be a Keras layer"),
         ([keras.layers.RandomFlip()], "augment must be a Keras layer"),
         ({"train": keras.layers.RandomFlip()}, "a key of augment must be one of 'support', 'query'; got 'train'"),
+        (
+            keras.layers.Rescaling(1 / 255, name="small"),
+            "Images are from 0 to 1 here, and 'small' scales them once more",
+        ),
         (keras.layers.RandomBrightness(0.2), r"RandomBrightness expects pixels in \(0, 255\).*value_range=\(0, 1\)"),
         (keras.Sequential([keras.layers.RandomContrast(0.2)]), "RandomContrast expects pixels in"),
         (keras.layers.MixUp(), "MixUp mixes different examples"),

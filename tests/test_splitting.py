@@ -102,7 +102,7 @@ def test_too_few_classes_and_a_second_split_are_refused():
 @pytest.mark.parametrize("after", [lambda p: p, lambda p: p.select([0, 5, 9]), lambda p: p.map(lambda x: x)])
 def test_turned_copies_of_a_class_never_reach_another_split(after):
     pool = ClassPool(np.random.default_rng(0).random((6, 3, 3, 1)), np.arange(6) // 2)
-    with pytest.raises(ValueError, match="Split the classes first and rotate afterwards"):
+    with pytest.raises(ValueError, match="Split first, and rotate or cluster afterwards"):
         after(pool.rotated()).split_classes()
     train, test = (pool.split_classes(0.6, 0, 0.4).rotated().split(name) for name in ("train", "test"))
     originals = [{name.partition(" ")[0] for name in part.names} for part in (train, test)]

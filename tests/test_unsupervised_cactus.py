@@ -63,6 +63,13 @@ def test_tasks_stay_within_one_partition():
         assert len({*support.ravel(), *query.ravel()}) == 15  # an image twice would be in two partitions
 
 
+def test_partitions_share_their_images_and_are_not_split():
+    examples = np.random.default_rng(0).normal(size=(20, 2)).astype("float32")
+    with pytest.raises(ValueError, match="Split first, and rotate or cluster afterwards"):
+        cluster_classes(examples, examples, clusters=5, partitions=2).split_classes()
+    cluster_classes(examples, examples, clusters=5).split_classes()
+
+
 def test_one_partition_clusters_the_features_as_they_are():
     features = np.random.default_rng(0).normal(size=(60, 4))
     pool = cluster_classes(np.arange(60)[:, None], features, clusters=5, seed=3)

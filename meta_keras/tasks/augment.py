@@ -15,6 +15,7 @@ from meta_keras.tasks.images import ImageFiles, lookup
 PARTS = ("support", "query")
 # Keys that are folded into the seed of a batch, so that support and query sets get different random draws.
 KEYS = {"support": 101, "query": 102}
+SMALLEST_SCALE = 0.01  # of a Rescaling; those for pixels from 0 to 255 have less
 MIXING = (keras.layers.MixUp, keras.layers.CutMix)
 
 
@@ -81,6 +82,8 @@ def check_layer(layer: Any) -> None:
             raise ValueError(
                 f"{type(one).__name__} mixes different examples, so what it returns belongs to none of them."
             )
+        if isinstance(one, keras.layers.Rescaling) and 0 < np.max(one.scale) < SMALLEST_SCALE:
+            raise ValueError(f"Images are from 0 to 1 here, and {one.name!r} scales them once more; leave it out.")
         value_range = getattr(one, "value_range", None)
         if value_range is not None and max(value_range) > 1:
             raise ValueError(

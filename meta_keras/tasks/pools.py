@@ -153,8 +153,8 @@ class ClassPool:
         self._check_grouping(within)
         if len(known := self._split_names()) > 1:
             raise ValueError(f"This pool already has the splits {pool_checks.quoted(known)}. Choose one with split().")
-        if self.is_rotated:
-            raise ValueError("Split the classes first and rotate afterwards; otherwise two splits share their images.")
+        if self.is_rotated or len(set(self.groupings.get("partition", ()))) > 1:  # the partitions of cluster_classes
+            raise ValueError("Split first, and rotate or cluster afterwards; otherwise two splits share their images.")
         fractions = {"train": train, "validation": validation, "test": test}
         groups, kind = (self.groupings[within], f"{within} groups") if within else (range(len(self)), "classes")
         return self._copy(splits=splitting.assigned(groups, fractions, seed, kind)[self.labels])
