@@ -124,15 +124,14 @@ def _as_metric(metric: Any, activation: str | None) -> Any:
         found = keras.metrics.get(metric)
     except ValueError:  # a word that Keras understands in compile
         return metric
-    functions = METRICS | {function: function for function in METRICS.values()}
-    function = functions.get(type(found)) or next((f for f in functions if f is found), None)
-    if function is None:
+    kinds = {type(found), *(kind for kind, function in METRICS.items() if function is found)} & METRICS.keys()
+    if not kinds:
         return metric
-    if found is not metric or not isinstance(found, keras.metrics.Metric):
-        of_function = {value: key for key, value in METRICS.items()}[function]
-        return of_function(from_logits=_takes_logits(function, activation))
-    _check_logits(found, activation, "pass its name")
-    return metric
+    if found is metric and isinstance(found, keras.metrics.Metric):
+        _check_logits(found, activation, "pass its name")
+        return metric
+    (kind,) = kinds
+    return kind(from_logits=_takes_logits(METRICS[kind], activation))
 
 
 def _check_logits(compared: keras.losses.Loss | keras.metrics.Metric, activation: str | None, otherwise: str) -> None:
