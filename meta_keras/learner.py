@@ -122,23 +122,24 @@ class MetaLearner(TaskModel):
         """
         if not isinstance(inputs, list | tuple):
             return self._without_adapting(inputs, task_indices, training)
-        answers, *states = self._answered(0, *inputs, training=training)
+        answers, *states = self._answered(0, *inputs, training=training)[0]
         if training:
             self.carry_on(states)
         return answers
 
     def on_replicas(self, inputs: Inputs) -> tf.Tensor:
-        """The answers of a call, computed by all replicas of the strategy, if there is one."""
+        """The answers of a call, to be scored, computed by all replicas of the strategy, if there is one."""
+        answered = functools.partial(self._answered, scored=True)
         if self.replicas is None:
-            return self(inputs, training=False)
-        return self.replicas.over_tasks(lambda *share: (self._answered(*share)[0], ()), inputs, self._read())[0]
+            return answered(0, *inputs)[0][0]
+        return self.replicas.over_tasks(answered, inputs, self._read())[0][0]
 
-    def _answered(self, first: Any, *inputs: tf.Tensor, training: bool = False) -> tuple[Any, ...]:
-        """The answers to the queries, and the states after each task. first: the number of the first task."""
+    def _answered(self, first: Any, *inputs: tf.Tensor, training: bool = False, scored: bool = False) -> Any:
+        """As `over_tasks`: the answers to the queries, and the states after each task. first: the first task's number."""
         inputs = (scaled_examples(inputs[0]), inputs[1], scaled_examples(inputs[2]), *inputs[3:])
         context = Context(self._loss_of, ways_in(inputs, self.ways), training)
-        answered = functools.partial(self.per_task, context, self.pure.weights(), first)
-        return over_tasks(answered, inputs[:3], self.parallel, each=self.per_task.dtypes, mean=())[0]
+        answered = functools.partial(self.per_task.to_be_scored(scored), context, self.pure.weights(), first)
+        return over_tasks(answered, inputs[:3], self.parallel, each=self.per_task.dtypes, mean=())
 
     @tf.autograph.experimental.do_not_convert
     def meta_gradients(
@@ -176,8 +177,7 @@ class MetaLearner(TaskModel):
         are "moving", its batch normalization has those of the support set. For many tasks, see `predictor`.
         """
         x, y, ways = self._support(support_x, support_y)
-        context = Context(self._loss_of, ways)
-        adapted = self.per_task.adapt(context, x, y)
+        adapted = self.per_task.adapt(Context(self._loss_of, ways), x, y)
         if self.rule.batch_statistics != "moving":
             adapted = adapted._replace(weights=self.pure(adapted.weights, x, statistics="keep").weights)
         expert = self.rule.expert(self.pure, adapted)

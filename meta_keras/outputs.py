@@ -160,8 +160,8 @@ def check_unmasked(answers: Any) -> None:
     """Raise a ValueError if answers have a mask, for metrics, which would count the masked ones."""
     if mask_of(answers) is not None:
         raise ValueError(
-            "The answers are masked, which the metrics of learners do not see. Compile with metrics=[]; the loss "
-            "respects masks."
+            "The answers are masked, which the metrics of learners do not see. Compile with metrics=[] and use the "
+            "loss of learner.evaluate, which respects masks."
         )
 
 

@@ -1,6 +1,7 @@
 """What happens within one task: adapting, answering and measuring the loss, with separate state."""
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -57,6 +58,12 @@ class PerTask:
         results = (tf.cast(answer.outputs, self.dtype), self.network.running_values(answer.weights), after)
         # State that no task has changed is a tensor from outside, which cannot be the result of a vectorized function.
         return tf.nest.map_structure(tf.identity, results), loss
+
+    def to_be_scored(self, scored: bool = True) -> "PerTask":
+        """The same, but answers with a mask are an error if they are scored, which would count what is masked."""
+        found = copy.copy(self)
+        found.has_metrics |= scored
+        return found
 
     def adapt(self, context: Context, x: tf.Tensor, y: tf.Tensor) -> Adaptation:
         """The rule's adaptation to one support set."""

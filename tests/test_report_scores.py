@@ -281,3 +281,17 @@ def test_a_cross_entropy_that_does_not_fit_the_answers_is_refused():
     assert (
         evaluate(learner, tasks_of(), 4, metric=keras.metrics.SparseCategoricalCrossentropy(from_logits=True)).mean > 0
     )
+
+
+@pytest.mark.parametrize("metrics", [None, []])
+def test_masked_answers_are_not_scored(metrics):
+    inputs = keras.Input((4, 1))
+    dense = keras.layers.TimeDistributed(keras.layers.Dense(1))
+    learner = MetaLearner(network=keras.Model(inputs, dense(keras.layers.Masking(0.0)(inputs))))
+    learner.compile(loss="mse", metrics=metrics)
+    x = np.ones((2, 2, 4, 1), "float32")
+    tasks = tf.data.Dataset.from_tensors(Episode(*map(tf.constant, (x, x, x, x))))
+    learner.evaluate(tasks, verbose=0)
+    with pytest.raises(ValueError, match="answers are masked, which the metrics of learners do not see"):
+        evaluate(learner, tasks, episodes=2)
+    assert learner.predict((x, x, x), verbose=0).shape == x.shape
