@@ -179,6 +179,16 @@ def fittable_model(**models: Any) -> None:
             raise TypeError(f"{name} must be a Keras model, not a layer; got {shown(model)}.")
 
 
+def unconstrained(variables: Iterable[keras.Variable]) -> None:
+    """Raise a ValueError if weights that inner steps change have a constraint, which only Keras' optimizers apply."""
+    for variable in variables:
+        if variable.constraint is not None:
+            raise ValueError(
+                f"Inner steps do not apply the {type(variable.constraint).__name__} constraint of {variable.path!r}. "
+                "Leave it out, or let the inner loop change other layers: GradientDescent(..., layers=...)."
+            )
+
+
 def one_input(**models: Any) -> None:
     """Models with a single input, as far as the number of inputs is known."""
     for name, model in models.items():

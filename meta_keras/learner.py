@@ -135,7 +135,7 @@ class MetaLearner(TaskModel):
         return self.replicas.over_tasks(answered, inputs, self._read())[0][0]
 
     def _answered(self, first: Any, *inputs: tf.Tensor, training: bool = False, scored: bool = False) -> Any:
-        """As `over_tasks`: the answers to the queries, and the states after each task. first: the first task's number."""
+        """As `over_tasks`: the answers to the queries, and the states after each task. first: that of the first."""
         inputs = (scaled_examples(inputs[0]), inputs[1], scaled_examples(inputs[2]), *inputs[3:])
         context = Context(self._loss_of, ways_in(inputs, self.ways), training)
         answered = functools.partial(self.per_task.to_be_scored(scored), context, self.pure.weights(), first)

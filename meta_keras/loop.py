@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from meta_keras.checks import at_least, positive
+from meta_keras.checks import at_least, positive, unconstrained
 from meta_keras.functional import PureModel, Weights
 from meta_keras.outputs import as_loss
 from meta_keras.rules.base import Loss, check_answers, total
@@ -67,6 +67,7 @@ def check_network(network: keras.Model, tasks: tf.data.Dataset) -> None:
     """Raise an error unless the loop can train this network on these tasks."""
     check_episodes(tasks)
     check_task_network(network=network, twice=True)
+    unconstrained(network.trainable_variables)
     check_scaled_once(scaled(first_of(tasks)).support_x, network=network)
 
 

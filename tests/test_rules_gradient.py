@@ -7,8 +7,9 @@ import tensorflow as tf
 from keras import layers
 from proofs import adapted, assert_same, assert_slopes, in_float64, learner_of, mean_square, meta, regression
 
+from meta_keras import MetaLearner, Sinusoids, UnrolledTraining, maml_loop
 from meta_keras.functional import PureModel
-from meta_keras.rules import GradientDescent, LearnedRates
+from meta_keras.rules import GradientDescent, LearnedRates, Prototypes, Reptile, UpdateNetwork
 
 RATE = 0.05
 
@@ -285,3 +286,27 @@ def test_layers_of_one_name_have_learning_rates_of_their_own():
     gradients = meta(learner, regression())[1][-2:]
     assert gradients[0] != gradients[1]
     assert_slopes(learner, regression())
+
+
+def constrained():
+    head = layers.Dense(1, name="head", kernel_constraint=keras.constraints.NonNeg())
+    return keras.Sequential([keras.Input((1,)), layers.Dense(2, name="below"), head])
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda network: MetaLearner(network=network, rule=GradientDescent(0.1)),
+        lambda network: MetaLearner(network=network, rule=Reptile(0.1)),
+        lambda network: UnrolledTraining(network, UpdateNetwork()),
+        lambda network: maml_loop(network, Sinusoids(), loss="mse", iterations=1),
+    ],
+)
+def test_constraints_that_inner_steps_would_not_apply_are_refused(use):
+    with pytest.raises(ValueError, match="Inner steps do not apply the NonNeg constraint of '.*head/kernel'"):
+        use(constrained())
+
+
+def test_constraints_of_layers_that_the_inner_loop_leaves_alone_are_accepted():
+    for rule in (GradientDescent(0.1, layers="below"), Prototypes()):
+        MetaLearner(network=constrained(), rule=rule)

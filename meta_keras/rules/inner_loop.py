@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from meta_keras.checks import at_least
+from meta_keras.checks import at_least, unconstrained
 from meta_keras.functional import PureModel, Weights, carrying, gradients_of, running_state
 from meta_keras.internals import all_layers
 from meta_keras.rules.base import Context, NetworkRule, Rule, check_answers, total
@@ -51,6 +51,7 @@ class Descent(NetworkRule):
                 f"The network {network.model.name!r} has no trainable weights, so nothing could adapt. Unfreeze some "
                 "layers, or name frozen ones that the inner loop may change: GradientDescent(..., layers=...)."
             )
+        unconstrained(inner)
         self.transform.prepare(network, inner, self.steps)
         if self.transform.trainable_variables and not self.differentiates_steps:
             raise ValueError(
