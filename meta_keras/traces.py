@@ -38,7 +38,7 @@ SIDE = 8  # of the random inputs where a network takes any size
 class Traced(NamedTuple):
     """What a trace shows that a network computes.
 
-    activations: what it ends in: two if it ends in another one in training; "other" also if it is not known.
+    activations: what it ends in: two if it ends in another one in training; "other" if this is not known.
     operations: the types of those that depend on weights.
     parts: the layers, as weak references, and their activations.
     """
@@ -76,9 +76,9 @@ def final_activation(network: keras.Model) -> str | None:
     """
     activations = _traced(network).activations
     if len(activations) > 1:
-        shown = " and ".join(one or "logits" for one in activations)
+        shown = " and ".join(sorted(one or "logits" for one in activations))
         raise ValueError(
-            f"The network {network.name!r} answers with different kinds of numbers in inference and in training: "
+            f"The network {network.name!r} answers with different kinds of numbers in training and in inference: "
             f"{shown}. Let both end alike, for example in logits."
         )
     return activations[0]
@@ -132,8 +132,8 @@ def _trace(network: keras.Model) -> Traced:
         return Traced(("other",), frozenset())
     traced = _trace_in_mode(network, inputs, training=False)
     if not all(type(layer).__module__.startswith("keras.") for layer in all_layers(network)):
-        (other,) = _trace_in_mode(network, inputs, training=True).activations
-        return traced._replace(activations=tuple(dict.fromkeys([*traced.activations, other])))
+        found = {*traced.activations, *_trace_in_mode(network, inputs, training=True).activations}
+        return traced._replace(activations=tuple(found - {"other"} or found))
     return traced
 
 

@@ -493,11 +493,17 @@ class OtherInTraining(keras.Model):
 def test_a_network_that_ends_in_something_else_in_training_is_refused(inside, otherwise):
     network = OtherInTraining(inside, otherwise)
     network(np.zeros((1, 2), "float32"))
-    with pytest.raises(ValueError, match="different kinds of numbers in inference and in training: .*softmax"):
+    with pytest.raises(ValueError, match="different kinds of numbers in training and in inference: logits and softmax"):
         final_activation(network)
     same = OtherInTraining(inside, inside)
     same(np.zeros((1, 2), "float32"))
     assert final_activation(same) == ("softmax" if inside is tf.nn.softmax else None)
+
+
+def test_a_network_may_add_noise_to_its_answers_in_training():
+    network = OtherInTraining(lambda logits: logits * tf.random.uniform(tf.shape(logits)), tf.identity)
+    network(np.zeros((1, 2), "float32"))
+    assert final_activation(network) is None
 
 
 def test_an_activation_with_the_identity_of_a_deleted_one_is_traced():

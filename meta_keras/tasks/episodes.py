@@ -73,8 +73,8 @@ class Tasks(Repeatable, tf.data.Dataset):
     def _check_repeatable(self) -> None:
         """Raise a ValueError if two draws from the same seed differ, before TensorFlow traces one for all batches."""
         seed = tf.constant([self.seed, 0], tf.int64)
-        one, other = (tf.nest.flatten(self.draw(seed)) for _ in range(2))
-        if not all(np.array_equal(*pair) for pair in zip(one, other, strict=True)):
+        one, other = ([np.asarray(part) for part in tf.nest.flatten(self.draw(seed))] for _ in range(2))
+        if not all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(one, other, strict=True)):
             raise ValueError(
                 f"{type(self).__name__} must draw the same tasks from the same seed, but does not: NumPy and functions "
                 "such as tf.random.normal have randomness of their own, and might even draw one batch for all. Use "
