@@ -1,5 +1,6 @@
 """The few-shot protocol: features are frozen, tasks are the same for all, and useless features score chance."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -31,6 +32,26 @@ def test_it_is_the_rule_of_prototypes_on_tasks_of_features():
     expected = mk.evaluate(learner, tasks, 60)
     found = few_shot_score(lambda x: network(x), pool(), ways=4, shots=2, seed=7, episodes=60)
     np.testing.assert_allclose(found.values, expected.values, atol=1e-6)
+
+
+def test_the_images_may_be_on_disk(tmp_path):
+    rng = np.random.default_rng(0)
+    for kind in range(3):
+        for number in range(4):
+            path = tmp_path / f"class {kind}" / f"{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            keras.utils.save_img(path, rng.integers(60 * kind, 60 * kind + 40, (4, 4, 1)), scale=False)
+    scores = [
+        few_shot_score(
+            lambda x: x.reshape(len(x), -1),
+            mk.ClassPool.from_folder(tmp_path, color_mode="grayscale", in_memory=in_memory),
+            ways=3,
+            queries=2,
+            episodes=10,
+        ).values
+        for in_memory in (False, True)
+    ]
+    np.testing.assert_array_equal(*scores)
 
 
 def test_the_tasks_depend_on_the_seed_only():

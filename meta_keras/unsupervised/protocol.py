@@ -57,8 +57,9 @@ def few_shot_score(
         check_pixels(center, "center")
         features = features - _rows(encode, as_inputs(tf.convert_to_tensor(center)).numpy()).mean(axis=0)
         features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
-    pool = pool.map(lambda _: features)
-    tasks = FewShot(pool, ways, shots, queries, meta_batch=20, seed=seed, within=within)
+    # Not by pool.map, since the images may be on disk.
+    of_features = ClassPool(features, pool.labels, names=pool.names, groupings=pool.groupings)
+    tasks = FewShot(of_features, ways, shots, queries, meta_batch=20, seed=seed, within=within)
     unchanged = keras.Sequential([keras.Input(features.shape[1:]), keras.layers.Identity()])
     return evaluate(MetaLearner(network=unchanged, rule=Prototypes()), tasks, episodes)
 
