@@ -219,7 +219,7 @@ def test_an_epoch_after_one_that_ended_with_the_data_begins_them_again():
         numbers(stacks.take("run", 3))
 
 
-@pytest.mark.parametrize("together", ["auto", 7, 3])
+@pytest.mark.parametrize("together", ["auto", *(pytest.param(n, marks=pytest.mark.slow) for n in (7, 3))])
 def test_data_of_unknown_size_are_used_again_in_the_epoch_after_their_end(together):
     seen = []
     learner = learner_of(together)

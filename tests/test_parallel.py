@@ -96,7 +96,8 @@ def test_xla_comes_to_the_same_as_an_eager_step():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("rule", ["one step", *(pytest.param(r, marks=pytest.mark.slow) for r in list(RULES)[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", list(RULES))
 def test_on_a_gpu_xla_compiles_loops_over_tasks_and_comes_to_the_same(rule, monkeypatch):
     monkeypatch.setattr(meta_keras.parallel, "on_gpu", lambda: True)
     images = np.random.default_rng(0).normal(size=(12, 4, 4, 1)).astype("float32")

@@ -47,7 +47,11 @@ def test_a_predictor_answers_as_the_learner_does(rule):
 
 
 @pytest.mark.parametrize(
-    ("rule", "dtype"), [*((rule, "uint8") for rule in RULES), ("prototypes", "int64"), ("prototypes", "int32")]
+    ("rule", "dtype"),
+    [
+        *(pytest.param(rule, "uint8", marks=pytest.mark.slow) for rule in ("descent", "support")),
+        *(("prototypes", dtype) for dtype in ("uint8", "int64", "int32")),
+    ],
 )
 def test_integer_images_are_scaled_in_every_path_and_once(rule, dtype):
     learner = image_learner(RULES[rule]())

@@ -283,7 +283,7 @@ def test_a_cross_entropy_that_does_not_fit_the_answers_is_refused():
     )
 
 
-@pytest.mark.parametrize("metrics", [None, []])
+@pytest.mark.parametrize("metrics", [pytest.param(None, marks=pytest.mark.slow), []])
 def test_masked_answers_are_not_scored(metrics):
     inputs = keras.Input((4, 1))
     dense = keras.layers.TimeDistributed(keras.layers.Dense(1))

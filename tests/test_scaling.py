@@ -348,7 +348,10 @@ def test_tasks_show_that_a_network_scales_pixels_a_second_time(kind, at_once):
         train(layers.Rescaling(1 / 255))
 
 
-@pytest.mark.parametrize("use", ["adapt", "predictor", "maml_loop", "another fit"])
+SLOWLY = [pytest.param(use, marks=pytest.mark.slow) for use in ("maml_loop", "another fit")]
+
+
+@pytest.mark.parametrize("use", ["adapt", "predictor", *SLOWLY])
 def test_pixels_of_other_shapes_are_not_scaled_twice_by_other_ways_of_using_a_network(use):
     rng = np.random.default_rng(0)
     pool = ClassPool(rng.integers(0, 256, (10, 64)).astype("uint8"), np.arange(10) // 2)

@@ -34,6 +34,7 @@ def test_it_is_the_rule_of_prototypes_on_tasks_of_features():
     np.testing.assert_allclose(found.values, expected.values, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_images_may_be_on_disk(tmp_path):
     rng = np.random.default_rng(0)
     for kind in range(3):
