@@ -365,6 +365,15 @@ def test_what_is_frozen_is_frozen_in_files_and_copies(kind, tmp_path):
     assert len(model.trainable_variables) == everything
 
 
+def test_batch_normalization_without_weights_that_are_trained_trains_if_it_is_asked_to():
+    plain = layers.BatchNormalization(center=False, scale=False, name="norm")
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="below"), plain, layers.Dense(2, name="head")])
+    freeze(model, ["norm", "head"])
+    assert [layer.trainable for layer in model.layers] == [False, True, True]
+    freeze(model, "head")
+    assert [layer.trainable for layer in model.layers] == [False, False, True]
+
+
 def test_the_head_is_no_batch_normalization():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="last"), layers.BatchNormalization(name="norm")])
     assert freeze(model) == ["last"] and freeze(model, batch_norm=True) == ["norm"]

@@ -30,11 +30,12 @@ def freeze(model: keras.Model, train: str | Sequence[str] = "head", *, batch_nor
     # One by one: on TensorFlow, Keras passes `model.trainable = True` on to the layers only if it was False before.
     for layer in all_layers(model):
         layer.trainable = id(layer) not in never
+    could_train = [layer for layer in all_layers(model)[1:] if layer.trainable_weights]
     freeze_beside_low_rank(all_layers(model))
     others = [(name, layer) for name, layer in weighted_layers(model).items() if id(layer) not in never]
     freeze_layers(layer for name, layer in others if name not in names)
-    for layer in all_layers(model)[1:]:  # files and copies know this of a layer, but not of the parts of Keras' own
-        if layer.weights and not layer.trainable_weights:
+    for layer in could_train:  # files and copies know this of a layer, but not of the parts of Keras' own
+        if not layer.trainable_weights:
             layer.trainable = False
     return names
 
