@@ -35,25 +35,22 @@ def check_finite(learner: keras.Model) -> None:
         )
 
 
-def check_callbacks(callbacks: Iterable[keras.callbacks.Callback]) -> None:
-    """Raise a ValueError for a backup that cannot be resumed exactly."""
-    for callback in callbacks:
-        frequency = getattr(callback, "save_freq", "epoch")
-        if isinstance(callback, keras.callbacks.BackupAndRestore) and frequency != "epoch":
-            raise ValueError(
-                f"BackupAndRestore(save_freq={frequency}) would repeat the steps of an unfinished epoch when it "
-                'resumes, and so train longer. Use save_freq="epoch", with a smaller steps_per_epoch if need be.'
-            )
+def check_callbacks(callbacks: Iterable[keras.callbacks.Callback], known: int, steps: int | None) -> None:
+    """Raise a ValueError for a backup that cannot be resumed exactly.
 
-
-def check_backup(callbacks: Iterable[keras.callbacks.Callback], known: int, steps: int | None) -> None:
-    """Raise a ValueError if training that is resumed would begin finite data again in the middle of them.
-
-    known: how many batches there are; -1 if they never end, -2 if that is not known.
+    known: how many batches there are; -1 if they never end, -2 if that is not known. steps: of an epoch, if given.
     """
     ends_with_epochs = steps is None or known == -1 or 0 <= known <= steps
-    if not ends_with_epochs and any(isinstance(callback, keras.callbacks.BackupAndRestore) for callback in callbacks):
-        raise ValueError(
-            f"BackupAndRestore cannot resume exactly where an epoch of {steps} steps does not end with the data: they "
-            "would begin again with the first batch. Leave steps_per_epoch out, or repeat() the tasks."
-        )
+    for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.BackupAndRestore):
+            continue
+        if callback.save_freq != "epoch":
+            raise ValueError(
+                f"BackupAndRestore(save_freq={callback.save_freq}) would repeat the steps of an unfinished epoch when "
+                'it resumes, and so train longer. Use save_freq="epoch", with a smaller steps_per_epoch if need be.'
+            )
+        if not ends_with_epochs:
+            raise ValueError(
+                f"BackupAndRestore cannot resume exactly where an epoch of {steps} steps does not end with the data: "
+                "they would begin again with the first batch. Leave steps_per_epoch out, or repeat() the tasks."
+            )

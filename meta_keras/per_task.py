@@ -59,7 +59,7 @@ class PerTask:
         # State that no task has changed is a tensor from outside, which cannot be the result of a vectorized function.
         return tf.nest.map_structure(tf.identity, results), loss
 
-    def to_be_scored(self, scored: bool = True) -> "PerTask":
+    def to_be_scored(self, scored: bool) -> "PerTask":
         """The same, but answers with a mask are an error if they are scored, which would count what is masked."""
         found = copy.copy(self)
         found.has_metrics |= scored

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.execution import Stacks, Steps, best_steps, can_be_stacked, counts_exactly, in_one_program
-from meta_keras.faults import StopAtFault, check_backup, check_callbacks
+from meta_keras.faults import StopAtFault, check_callbacks
 from meta_keras.internals import belong_to
 from meta_keras.models import SeededModel
 from meta_keras.pooling import as_maxima
@@ -113,13 +113,12 @@ class StepModel(SeededModel):
         callbacks = arguments.get("callbacks") or []
         callbacks = getattr(callbacks, "callbacks", callbacks)  # of a CallbackList
         callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
-        check_callbacks(callbacks)
+        spec, steps, known = batches.element_spec, arguments.get("steps_per_epoch"), int(batches.cardinality())
+        epochs = max(0, arguments.get("epochs", 1) - arguments.get("initial_epoch", 0))
+        check_callbacks(callbacks, known, steps)
         verbose = arguments.get("verbose", "auto")
         if self.replicas is not None:
             callbacks, verbose = self.replicas.callbacks(callbacks), verbose if self.replicas.is_chief else 0
-        spec, steps, known = batches.element_spec, arguments.get("steps_per_epoch"), int(batches.cardinality())
-        epochs = max(0, arguments.get("epochs", 1) - arguments.get("initial_epoch", 0))
-        check_backup(callbacks, known, steps)
         if self.auto_steps and self.compiled:
             best = best_steps(spec, callbacks, steps if known > 0 else None) if self._can_be_joined() else 1
             if best != self.steps_per_execution:
