@@ -8,19 +8,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from meta_keras.internals import function_of, mask_of
+from meta_keras.internals import mask_of
+from meta_keras.targets import BINARY, EITHER, PROBABILITIES, kind_of
 
-# Losses by the functions that they compute, since a loss object may have any name.
-CATEGORICAL = {
-    keras.losses.sparse_categorical_crossentropy: keras.losses.SparseCategoricalCrossentropy,
-    keras.losses.categorical_crossentropy: keras.losses.CategoricalCrossentropy,
-    keras.losses.categorical_focal_crossentropy: keras.losses.CategoricalFocalCrossentropy,
-}
-BINARY = {
-    keras.losses.binary_crossentropy: keras.losses.BinaryCrossentropy,
-    keras.losses.binary_focal_crossentropy: keras.losses.BinaryFocalCrossentropy,
-}
-CROSS_ENTROPIES = CATEGORICAL | BINARY
+# Metrics by the functions that they average.
 METRICS = {
     keras.metrics.SparseCategoricalCrossentropy: keras.losses.sparse_categorical_crossentropy,
     keras.metrics.CategoricalCrossentropy: keras.losses.categorical_crossentropy,
@@ -28,28 +19,6 @@ METRICS = {
 }
 
 LOGITS = (None, "log_softmax")  # activations after which answers are logits, or the logarithms of probabilities
-
-# Losses that compare every number of an answer with a target, and would broadcast both.
-OF_NUMBERS = (
-    keras.losses.mean_squared_error,
-    keras.losses.mean_absolute_error,
-    keras.losses.mean_absolute_percentage_error,
-    keras.losses.mean_squared_logarithmic_error,
-    keras.losses.cosine_similarity,
-    keras.losses.log_cosh,
-    keras.losses.huber,
-    keras.losses.poisson,
-    keras.losses.hinge,
-    keras.losses.squared_hinge,
-)
-
-# Losses that compare probabilities, and silently take any other numbers, too.
-OF_PROBABILITIES = (
-    keras.losses.kl_divergence,
-    keras.losses.categorical_generalized_cross_entropy,
-    keras.losses.dice,
-    keras.losses.tversky,
-)
 
 
 def number_of_outputs(model: keras.Model) -> int:
@@ -76,11 +45,18 @@ def default_loss(activation: str | None, labels: tf.DType) -> keras.losses.Loss:
 
 def is_cross_entropy(loss: keras.losses.Loss) -> bool:
     """Whether a loss compares classes: a cross-entropy of Keras, or a loss that is called one."""
-    return function_of(loss) in list(CROSS_ENTROPIES) or "crossentropy" in loss.name
+    kind = kind_of(loss)
+    return (kind is not None and kind.answers == EITHER) or "crossentropy" in loss.name
 
 
 def as_loss(loss: Any, activation: str | None, dtype: str) -> keras.losses.Loss:
-    """A loss given as a Keras object, a name, a function or a class, as an object that respects masks.
+    """A loss given as a Keras object, a name, a function or a class, as an object that respects masks."""
+    found = completed_loss(loss, activation, dtype)
+    return found if isinstance(found, keras.losses.Loss) else FunctionLoss(found, dtype=dtype)
+
+
+def completed_loss(loss: Any, activation: str | None, dtype: str) -> keras.losses.Loss | Callable[..., tf.Tensor]:
+    """A loss as an object of Keras' own class, where it has one; a function of the user's own stays as it is.
 
     activation: what the outputs end in, which says whether a cross-entropy that is not given as an object takes logits.
         An object, or a class of the user's own, that contradicts it is an error, and so is a loss of probabilities for
@@ -91,23 +67,24 @@ def as_loss(loss: Any, activation: str | None, dtype: str) -> keras.losses.Loss:
         loss = keras.losses.get(loss)
     if isinstance(loss, list | tuple | dict):
         raise ValueError(f"There is one output here, so it takes one loss; got a {type(loss).__name__} of them.")
-    if isinstance(loss, functools.partial) and loss.func in list(CROSS_ENTROPIES):
-        settings = {"from_logits": _takes_logits(loss.func, activation)} | loss.keywords
-        loss = CROSS_ENTROPIES[loss.func](**settings, dtype=dtype)
+    settings: dict[str, Any] = {}
+    if isinstance(loss, functools.partial) and not loss.args and kind_of(loss.func) is not None:
+        loss, settings = loss.func, loss.keywords
     found = keras.losses.get(loss)
-    function = function_of(found) if isinstance(found, keras.losses.Loss) else found
-    is_class_loss = function in list(CROSS_ENTROPIES)  # a list, since not every callable has a hash
-    if function in OF_PROBABILITIES and activation in LOGITS:
+    kind = kind_of(found)
+    if kind is None:
+        return found
+    if kind.answers == PROBABILITIES and activation in LOGITS:
         raise ValueError(
-            f"The loss {function.__name__!r} compares probabilities, but the answers are logits. End the network in a "
-            "softmax or in sigmoids, or use a cross-entropy."
+            f"The loss {kind.function.__name__!r} compares probabilities, but the answers are logits. End the network "
+            "in a softmax or in sigmoids, or use a cross-entropy."
         )
-    is_own = isinstance(found, keras.losses.Loss) and (found is loss or type(found) not in CROSS_ENTROPIES.values())
-    if is_class_loss and not is_own:
-        return CROSS_ENTROPIES[function](from_logits=_takes_logits(function, activation), dtype=dtype)
-    if not isinstance(found, keras.losses.Loss):
-        return FunctionLoss(found, dtype=dtype)
-    if is_class_loss:
+    is_own = isinstance(found, keras.losses.Loss) and (found is loss or type(found) is not kind.loss)
+    if not is_own:
+        if kind.answers == EITHER and "from_logits" not in settings:
+            settings = settings | {"from_logits": _takes_logits(kind.function, activation)}
+        found = kind.loss(**settings, dtype=dtype)
+    if kind.answers == EITHER:
         _check_logits(found, activation, "leave the loss out: compile() then uses the one that fits")
     return found
 
@@ -147,7 +124,7 @@ def _check_logits(compared: keras.losses.Loss | keras.metrics.Metric, activation
 
 def _takes_logits(function: Callable[..., tf.Tensor], activation: str | None) -> bool:
     """Whether the answers that a cross-entropy compares with labels are logits."""
-    if function in BINARY and activation in ("log_softmax", "other"):
+    if kind_of(function).targets == BINARY and activation in ("log_softmax", "other"):
         raise ValueError(
             f"The loss {function.__name__!r} compares labels with logits or probabilities, and judging by the last "
             "operations of the network, its outputs may be neither. End it in a sigmoid or without an activation, or "

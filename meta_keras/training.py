@@ -10,10 +10,10 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.faults import check_finite, raise_fault
 from meta_keras.inputs import check_inputs
-from meta_keras.internals import function_of, local_loss_tracker
-from meta_keras.outputs import OF_NUMBERS
+from meta_keras.internals import local_loss_tracker
 from meta_keras.scaling import scaling_error, seem_scaled
 from meta_keras.stepping import StepModel
+from meta_keras.targets import NUMBERS, kind_of
 from meta_keras.tasks.episodes import Episode, continued, is_endless
 from meta_keras.tasks.inspection import (
     Inputs,
@@ -56,7 +56,8 @@ class TaskModel(StepModel):
     def _check_labels(self, width: int) -> None:
         """Raise a ValueError if labels, each with `width` answers, meet a loss that compares numbers one by one."""
         loss = getattr(self, "loss", None)
-        if width > 1 and function_of(loss) in (*OF_NUMBERS, keras.losses.kl_divergence):
+        kind = kind_of(loss)
+        if width > 1 and kind is not None and (kind.targets == NUMBERS or kind.function is keras.losses.kl_divergence):
             raise ValueError(
                 f"The loss {loss.name!r} compares numbers, but these tasks have labels of classes, each with {width} "
                 'answers. Leave the loss out, or pass one for labels, such as "sparse_categorical_crossentropy".'

@@ -1,5 +1,7 @@
 """Fine-tuning: which layers train, which stay exactly as they are, and when each of them joins."""
 
+import zipfile
+
 import keras
 import numpy as np
 import pytest
@@ -277,6 +279,33 @@ def test_a_loss_that_is_named_takes_its_own_answers():
     for activation, loss, answers in (("sigmoid", "binary_crossentropy", y > 0), (None, "mse", 10 * y)):
         history = fine_tune(network(activation, units=1), (x, answers.astype(int)), loss=loss, verbose=0)
         assert np.isfinite(history.history["loss"]).all()
+
+
+@pytest.mark.parametrize("loss", ["mse", "MeanAbsoluteError", keras.losses.huber])
+@pytest.mark.parametrize("made", [lambda: network(units=1), lambda: regression_expert()])
+def test_the_file_of_a_plain_model_needs_nothing_of_this_library(tmp_path, made, loss):
+    """Keras would import the package that a class in the file comes from, which need not be installed there."""
+    model = made()
+    x = np.ones((8, *model.input_shape[1:]), "float32")
+    fine_tune(model, (x, x[:, :1]), loss=loss, verbose=0)
+    model.save(tmp_path / "model.keras")
+    assert "meta_keras" not in zipfile.ZipFile(tmp_path / "model.keras").read("config.json").decode()
+    assert keras.models.load_model(tmp_path / "model.keras").loss.name == model.loss.name
+
+
+def regression_expert():
+    learner = mk.MetaLearner(network=mk.networks.mlp(1, hidden=(3,)), rule=mk.rules.GradientDescent(0.01))
+    learner.compile(loss="mse")
+    return learner.adapt([[0.0], [1.0]], [[0.0], [1.0]])
+
+
+def test_a_function_of_ones_own_is_left_to_keras():
+    def own(y, p):
+        return keras.ops.mean(keras.ops.square(y - p), axis=-1)
+
+    model = network(units=1)
+    fine_tune(model, (task()[0], np.ones((24, 1))), loss=own, verbose=0)
+    assert model.loss is own
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.internals import function_of, output_structure
 from meta_keras.multitask.labels import number_classes
-from meta_keras.outputs import OF_NUMBERS, as_loss, as_metrics, default_loss, is_cross_entropy
+from meta_keras.outputs import as_loss, as_metrics, default_loss, is_cross_entropy
+from meta_keras.targets import NUMBERS, kind_of
 from meta_keras.traces import final_activation
 
 Heads = Mapping[str, keras.layers.Layer]
@@ -69,13 +70,13 @@ def check_targets(task: str, loss: keras.losses.Loss, y: tf.Tensor, answers: tf.
             f"The labels of task {task!r} have an unknown number of axes, or batches of different numbers of axes. Let "
             "the dataset declare it, for example in the output_signature of tf.data.Dataset.from_generator."
         )
-    kind, one_hot = function_of(loss), y.shape == answers.shape and y.shape[-1] != 1
-    if kind is keras.losses.sparse_categorical_crossentropy and one_hot:
+    kind, one_hot = kind_of(loss), y.shape == answers.shape and y.shape[-1] != 1
+    if function_of(loss) is keras.losses.sparse_categorical_crossentropy and one_hot:
         raise ValueError(
             f"The labels of task {task!r} must be classes of shape {tuple(answers.shape[:-1])}; got {tuple(y.shape)}. "
             f"If they are one-hot, pass y.argmax(axis=-1), or loss={{{task!r}: 'categorical_crossentropy'}}."
         )
-    if kind not in OF_NUMBERS:
+    if kind is None or kind.targets != NUMBERS:
         return
     if y.dtype.is_integer:
         raise ValueError(

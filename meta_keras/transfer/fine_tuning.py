@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.internals import exclude_as
-from meta_keras.outputs import LOGITS, as_loss, as_metrics, default_loss, number_of_outputs
+from meta_keras.outputs import LOGITS, as_metrics, completed_loss, default_loss, number_of_outputs
 from meta_keras.scaling import check_scaled
 from meta_keras.traces import final_activation
 from meta_keras.transfer.freezing import freeze, names_to_train
@@ -62,7 +62,7 @@ def fine_tune(
         loss = default_loss(final_activation(model), targets.dtype)
         metrics = ["accuracy"] if metrics is None and targets.dtype.is_integer else metrics
     elif number_of_outputs(model) == 1 and final_activation(model) in LOGITS:
-        loss, metrics = as_loss(loss, None, keras.config.floatx()), as_metrics(metrics, None)
+        loss, metrics = completed_loss(loss, None, keras.config.floatx()), as_metrics(metrics, None)
     if train is not None:
         freeze(model, train)
     if isinstance(x, tf.data.Dataset):
