@@ -14,6 +14,7 @@ from meta_keras.internals import belong_to
 from meta_keras.models import SeededModel
 from meta_keras.pooling import as_maxima
 from meta_keras.replicas import Replicas, replicas_of
+from meta_keras.targets import targets_by_name
 from meta_keras.tasks.inspection import Inputs
 
 
@@ -35,6 +36,7 @@ class StepModel(SeededModel):
         )
         self.fault = tf.Variable(-1, dtype=tf.int64, trainable=False)
         self.auto_steps, self.metrics_made = True, False
+        self.targets: dict[str, str] = {}  # of loss and metrics, as `targets_by_name` returns them
         self._steps = Steps()
         self._stacks: Stacks | None = None  # only within `fit`
 
@@ -66,6 +68,7 @@ class StepModel(SeededModel):
         jit_compile = jit_compile and self.replicas is None
         super().compile(jit_compile=jit_compile, steps_per_execution=steps, **kwargs)
         self.metrics_made = False
+        self.targets = targets_by_name(loss=kwargs.get("loss"), metrics=kwargs.get("metrics"))
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """As Keras does when it loads a file."""

@@ -1,15 +1,20 @@
-"""The losses of Keras: what targets each of them takes, and which answers."""
+"""The losses and metrics of Keras: what targets each of them takes, and which answers.
 
-from collections.abc import Callable
+Where a target is expected for every answer, labels (rows,) are broadcast to answers (rows, classes) if there are as
+many rows as classes: Keras then trains on meaningless numbers, or reports them.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import keras
-from keras import losses
+import tensorflow as tf
+from keras import losses, metrics
 
 from meta_keras.internals import function_of
 
 # Targets: the number of a class for all answers of a row, or for every answer a number of its own.
-CLASSES, ONE_HOT, BINARY, NUMBERS = "classes", "one-hot", "zeros and ones", "numbers"
+CLASSES, ONE_HOT, BINARY, NUMBERS = "classes", "one-hot rows", "zeros and ones", "numbers"
 # Answers: `from_logits` says which of the two, or only one of them although others are taken silently.
 EITHER, PROBABILITIES = "logits or probabilities", "probabilities"
 
@@ -50,8 +55,72 @@ KINDS = (
     Kind(losses.squared_hinge, losses.SquaredHinge, NUMBERS),
 )
 
+# The targets of metrics, as classes and as functions that are no losses.
+METRICS = {
+    **dict.fromkeys((metrics.SparseCategoricalAccuracy, metrics.sparse_categorical_accuracy), CLASSES),
+    **dict.fromkeys((metrics.SparseTopKCategoricalAccuracy, metrics.sparse_top_k_categorical_accuracy), CLASSES),
+    metrics.SparseCategoricalCrossentropy: CLASSES,
+    **dict.fromkeys((metrics.CategoricalAccuracy, metrics.categorical_accuracy), ONE_HOT),
+    **dict.fromkeys((metrics.TopKCategoricalAccuracy, metrics.top_k_categorical_accuracy), ONE_HOT),
+    **dict.fromkeys((metrics.CategoricalCrossentropy, metrics.CategoricalHinge, metrics.KLDivergence), ONE_HOT),
+    **dict.fromkeys((metrics.F1Score, metrics.FBetaScore, metrics.OneHotIoU, metrics.OneHotMeanIoU), ONE_HOT),
+    **dict.fromkeys((metrics.BinaryAccuracy, metrics.binary_accuracy, metrics.BinaryCrossentropy), BINARY),
+    **dict.fromkeys((metrics.Accuracy, metrics.Hinge, metrics.SquaredHinge, metrics.Poisson), NUMBERS),
+    **dict.fromkeys((metrics.MeanSquaredError, metrics.RootMeanSquaredError, metrics.MeanAbsoluteError), NUMBERS),
+    **dict.fromkeys((metrics.MeanAbsolutePercentageError, metrics.MeanSquaredLogarithmicError), NUMBERS),
+    **dict.fromkeys((metrics.CosineSimilarity, metrics.LogCoshError, metrics.R2Score), NUMBERS),
+    **dict.fromkeys((metrics.PearsonCorrelation, metrics.pearson_correlation), NUMBERS),
+    **dict.fromkeys((metrics.ConcordanceCorrelation, metrics.concordance_correlation), NUMBERS),
+}
+WORDS = ("accuracy", "acc", "crossentropy", "ce")  # for which Keras chooses a metric that fits targets and answers
+
 
 def kind_of(loss: Any) -> Kind | None:
     """The row of `KINDS` for a loss, given as a function or an object; None for a loss that Keras does not have."""
     function = function_of(loss) if isinstance(loss, keras.losses.Loss) else loss
     return next((kind for kind in KINDS if kind.function is function), None)
+
+
+def targets_of(compared: Any) -> str | None:
+    """The targets of a loss or metric; None where this is not known, as of functions and classes of the user's own."""
+    kind = kind_of(compared)
+    if kind is not None:
+        return kind.targets if compared is kind.function or type(compared) is kind.loss else None
+    key = type(compared) if isinstance(compared, metrics.Metric) else compared
+    return next((targets for one, targets in METRICS.items() if one is key), None)
+
+
+def targets_by_name(*, loss: Any = None, metrics: Any = None) -> dict[str, str]:
+    """The targets of a loss and of metrics, as far as they are known, by what an error calls them."""
+    given = [("loss", keras.losses.get(loss)), *(("metric", _metric(one)) for one in keras.tree.flatten(metrics))]
+    named = [(f"{kind} {getattr(one, 'name', None) or getattr(one, '__name__', kind)!r}", one) for kind, one in given]
+    return {name: targets for name, one in named if (targets := targets_of(one)) is not None}
+
+
+def _metric(metric: Any) -> Any:
+    """What a metric stands for; None for the words that mean different metrics."""
+    try:
+        return None if metric in WORDS else keras.metrics.get(metric)
+    except ValueError:  # Keras says so in compile
+        return None
+
+
+def check_takes_labels(targets: Mapping[str, str], width: int) -> None:
+    """Raise a ValueError if labels, each with `width` answers, meet something that takes a target for every answer.
+
+    targets: as `targets_by_name` returns them.
+    """
+    for name, wanted in targets.items():
+        if width > 1 and wanted != CLASSES:
+            otherwise = "sparse_categorical_" + ("crossentropy" if name.startswith("loss") else "accuracy")
+            raise ValueError(
+                f"The {name} takes {wanted} as targets, one number for every answer, but these labels number classes, "
+                f"each with {width} answers. Leave it out, or use one for labels, such as {otherwise!r}."
+            )
+
+
+def check_not_broadcast(targets: Mapping[str, str], y: Any, answers: Any) -> None:
+    """As `check_takes_labels`, if these are labels: integers, one for each row of answers of this shape."""
+    shapes = tf.TensorShape(answers[:-1]), tf.TensorShape([*answers[:-1], 1])
+    if answers[-1] is not None and y.dtype.is_integer and any(y.shape.is_compatible_with(shape) for shape in shapes):
+        check_takes_labels(targets, answers[-1])

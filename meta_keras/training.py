@@ -13,7 +13,7 @@ from meta_keras.inputs import check_inputs
 from meta_keras.internals import local_loss_tracker
 from meta_keras.scaling import scaling_error, seem_scaled
 from meta_keras.stepping import StepModel
-from meta_keras.targets import NUMBERS, kind_of
+from meta_keras.targets import BINARY, check_takes_labels
 from meta_keras.tasks.episodes import Episode, continued, is_endless
 from meta_keras.tasks.inspection import (
     Inputs,
@@ -51,16 +51,6 @@ class TaskModel(StepModel):
             raise ValueError(
                 f"These tasks have {targets.dtype.name} targets, as of a regression; the loss is "
                 'cross-entropy, for integer labels. Use compile(loss="mse").'
-            )
-
-    def _check_labels(self, width: int) -> None:
-        """Raise a ValueError if labels, each with `width` answers, meet a loss that compares numbers one by one."""
-        loss = getattr(self, "loss", None)
-        kind = kind_of(loss)
-        if width > 1 and kind is not None and (kind.targets == NUMBERS or kind.function is keras.losses.kl_divergence):
-            raise ValueError(
-                f"The loss {loss.name!r} compares numbers, but these tasks have labels of classes, each with {width} "
-                'answers. Leave the loss out, or pass one for labels, such as "sparse_categorical_crossentropy".'
             )
 
     def answer_width(self, ways: int) -> int:
@@ -184,7 +174,9 @@ class TaskModel(StepModel):
         """How many classes the tasks have, once the values of this batch are checked."""
         ways = self.ways_of(episode, tasks)
         if ways is not None:
-            self._check_labels(self.answer_width(ways))
+            several = episode.query_y.shape.rank > 2  # labels per query, of which each may be for one answer
+            targets = {name: one for name, one in self.targets.items() if not (several and one == BINARY)}
+            check_takes_labels(targets, self.answer_width(ways))
         check_batch(episode, ways, self.needs_every_class)
         self._check_range(scaled_examples(episode.support_x))
         return ways

@@ -408,16 +408,6 @@ def test_binary_cross_entropy_by_name_fits_the_answers():
         np.testing.assert_allclose(loss, tf.reduce_mean(wanted), rtol=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["mse", keras.losses.MeanAbsoluteError(), "poisson", keras.losses.huber])
-def test_labels_are_not_compared_with_answers_as_numbers(loss):
-    """With as many queries as classes, they would be broadcast."""
-    pool = ClassPool(np.random.default_rng(0).normal(size=(10, 3)).astype("float32"), np.arange(10) // 2)
-    learner = MetaLearner(network=networks.mlp(5, input_shape=(3,)), rule=GradientDescent(0.1))
-    learner.compile("sgd", loss)
-    with pytest.raises(ValueError, match="compares numbers, but these tasks have labels of classes, each with 5"):
-        learner.fit(FewShot(pool, 5, 1, queries=1, meta_batch=2), steps_per_epoch=1, verbose=0)
-
-
 OF_PROBABILITIES = [
     "kl_divergence",
     keras.losses.KLDivergence(),

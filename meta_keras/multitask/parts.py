@@ -11,7 +11,7 @@ from meta_keras import checks
 from meta_keras.internals import function_of, output_structure
 from meta_keras.multitask.labels import number_classes
 from meta_keras.outputs import as_loss, as_metrics, default_loss, is_cross_entropy
-from meta_keras.targets import NUMBERS, kind_of
+from meta_keras.targets import NUMBERS, ONE_HOT, check_not_broadcast, targets_of
 from meta_keras.traces import final_activation
 
 Heads = Mapping[str, keras.layers.Layer]
@@ -70,19 +70,21 @@ def check_targets(task: str, loss: keras.losses.Loss, y: tf.Tensor, answers: tf.
             f"The labels of task {task!r} have an unknown number of axes, or batches of different numbers of axes. Let "
             "the dataset declare it, for example in the output_signature of tf.data.Dataset.from_generator."
         )
-    kind, one_hot = kind_of(loss), y.shape == answers.shape and y.shape[-1] != 1
+    one_hot = y.shape == answers.shape and y.shape[-1] != 1
     if function_of(loss) is keras.losses.sparse_categorical_crossentropy and one_hot:
         raise ValueError(
             f"The labels of task {task!r} must be classes of shape {tuple(answers.shape[:-1])}; got {tuple(y.shape)}. "
             f"If they are one-hot, pass y.argmax(axis=-1), or loss={{{task!r}: 'categorical_crossentropy'}}."
         )
-    if kind is None or kind.targets != NUMBERS:
+    wanted = targets_of(loss)
+    if wanted not in (ONE_HOT, NUMBERS):
         return
-    if y.dtype.is_integer:
+    if wanted == NUMBERS and y.dtype.is_integer:
         raise ValueError(
             f"The loss {loss.name!r} of task {task!r} compares numbers, but its labels are of type {y.dtype.name}, "
             "which number classes. Pass them as floats (y.astype('float32')), and mark missing ones with NaN."
         )
+    check_not_broadcast({f"loss {loss.name!r} of task {task!r}": wanted}, y, answers.shape)
     if not any(answers.shape.is_compatible_with(shape) for shape in (y.shape, [*y.shape, 1])):
         raise ValueError(
             f"The targets of task {task!r} have shape {tuple(y.shape)}, but its answers have shape "

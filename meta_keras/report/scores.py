@@ -11,6 +11,7 @@ from meta_keras import checks
 from meta_keras.inputs import as_inputs
 from meta_keras.learner import MetaLearner
 from meta_keras.outputs import as_metrics
+from meta_keras.targets import check_not_broadcast, targets_by_name
 from meta_keras.tasks.inspection import check_episodes
 
 Predictor = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
@@ -165,9 +166,12 @@ def _metric_for(tasks: tf.data.Dataset, metric: Metric | None) -> tuple[str, Met
             f"metric must be a function (query_y, logits) -> number, or a Keras metric such as "
             f"keras.metrics.MeanAbsoluteError(); got {checks.shown(metric)}."
         )
+    targets = targets_by_name(metrics=[metric])
     name = str(getattr(metric, "name", None) or getattr(metric, "__name__", "score"))
 
     def of_one_task(query_y: tf.Tensor, answers: tf.Tensor) -> Any:
+        if answers.shape.rank:
+            check_not_broadcast(targets, query_y, answers.shape)
         if isinstance(metric, keras.Metric):
             metric.reset_state()
         try:

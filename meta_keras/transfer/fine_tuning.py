@@ -11,6 +11,7 @@ from meta_keras import checks
 from meta_keras.internals import exclude_as
 from meta_keras.outputs import LOGITS, as_metrics, completed_loss, default_loss, number_of_outputs
 from meta_keras.scaling import check_scaled
+from meta_keras.targets import check_not_broadcast, targets_by_name
 from meta_keras.traces import final_activation
 from meta_keras.transfer.freezing import freeze, names_to_train
 
@@ -63,6 +64,7 @@ def fine_tune(
         metrics = ["accuracy"] if metrics is None and targets.dtype.is_integer else metrics
     elif number_of_outputs(model) == 1 and final_activation(model) in LOGITS:
         loss, metrics = completed_loss(loss, None, keras.config.floatx()), as_metrics(metrics, None)
+    _check_compared(model, targets, loss, metrics)
     if train is not None:
         freeze(model, train)
     if isinstance(x, tf.data.Dataset):
@@ -162,6 +164,13 @@ def _inputs_and_targets(data: Any) -> tuple[Any, Any, Any]:
             "Weights of the examples are given as sample_weight=."
         )
     return data, None, batch[:2]
+
+
+def _check_compared(model: keras.Model, targets: Any, loss: Any, metrics: Any) -> None:
+    """Raise a ValueError if labels would be broadcast by a loss or metric of Keras that takes no labels."""
+    shape = getattr(model, "output_shape", None)  # unknown for a subclassed model
+    if number_of_outputs(model) == 1 and isinstance(shape, tuple) and hasattr(targets, "shape"):
+        check_not_broadcast(targets_by_name(loss=loss, metrics=metrics), tf.convert_to_tensor(targets), shape)
 
 
 def _check_targets(model: keras.Model, targets: tf.Tensor) -> None:
