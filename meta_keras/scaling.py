@@ -1,6 +1,7 @@
 """Whether a model scales pixels itself: what its first layers with weights receive for a black and a white image.
 
-Tasks contain pixels as floats from 0 to 1, so a network that divides them by 255 would scale them twice. What trains
+Tasks contain pixels as floats from 0 to 1, so a network that divides them by 255 would scale them twice. Whether it
+does is known only with the first examples, since floats may have other units, such as those of a tomogram. What trains
 plain Keras models on arrays passes integers from 0 to 255 on, so there a model must scale them itself.
 """
 
@@ -29,6 +30,7 @@ SIDE = 256  # of these images, where a model takes images of any size
 FAILURES = (AttributeError, TypeError, ValueError, tf.errors.OpError)  # of a layer that is called on such images
 ROUNDING = 0.02  # of a white pixel in half precision, or as a weighted mean of its channels
 SMALLEST_RANGE = 1 / 32  # of what a layer gets for pixels from 0 to 1, compared with its largest number
+STANDARDIZED = 8  # what pixels hardly exceed once they are scaled, also by their mean and variance
 
 
 def check_scaled(model: keras.Model, inputs: Any, name: str = "x") -> None:
@@ -50,34 +52,38 @@ def check_scaled(model: keras.Model, inputs: Any, name: str = "x") -> None:
 
 
 def check_task_network(*, twice: bool = False, **networks: keras.Model) -> None:
-    """Raise an error unless a network is built, has one input, and takes images as floats from 0 to 1, as tasks have.
+    """Raise an error unless a network is built, has one input, and can be differentiated.
 
-    twice: whether it is differentiated twice, of which it must then be capable.
-
-    >>> scaling = keras.layers.Rescaling(1 / 255)
-    >>> check_task_network(network=keras.Sequential([keras.Input((4, 4, 1)), scaling, keras.layers.Conv2D(1, 1)]))
-    Traceback (most recent call last):
-    ...
-    ValueError: network must take pixels as floats from 0 to 1, as tasks have them, but is made for pixels from 0 to...
+    twice: whether it is differentiated twice.
     """
     checks.built_model(**networks)
     checks.one_input(**networks)
     ((_, network),) = networks.items()
-    if _takes_images(network):
-        _check_not_for_bytes(**networks)
     check_derivatives(network, twice=twice)
 
 
 def check_scaled_once(examples: tf.Tensor, **networks: keras.Model) -> None:
-    """Raise a ValueError if a network scales examples from 0 to 1 once more, which are pixels of whatever shape."""
-    if seem_scaled(examples):
-        _check_not_for_bytes(**networks)
+    """Raise a ValueError if a network, given by name, would scale these examples once more.
+
+    >>> scaling = keras.layers.Rescaling(1 / 255)
+    >>> network = keras.Sequential([keras.Input((4, 4, 1)), scaling, keras.layers.Conv2D(1, 1)])
+    >>> check_scaled_once(tf.constant([[[[0.0]], [[0.9]]]]), network=network)
+    Traceback (most recent call last):
+    ...
+    ValueError: network must take pixels as floats from 0 to 1, as tasks have them, but is made for pixels from 0 to...
+    """
+    ((_, network),) = networks.items()
+    if seem_scaled(examples, network) and (error := scaling_error(**networks)):
+        raise ValueError(error)
 
 
-def seem_scaled(examples: tf.Tensor) -> bool | tf.Tensor:
-    """Whether these are probably pixels from 0 to 1."""
+def seem_scaled(examples: tf.Tensor, network: keras.Model) -> bool | tf.Tensor:
+    """Whether these are probably scaled pixels: small numbers if the network takes images, otherwise from 0 to 1."""
     if not examples.dtype.is_floating:
         return False
+    if _takes_images(network):
+        largest = tf.reduce_max(tf.abs(examples))
+        return (largest > 0) & (largest <= STANDARDIZED)
     return (tf.reduce_min(examples) >= 0) & (tf.reduce_max(examples) > 0.5) & (tf.reduce_max(examples) <= 1)
 
 
@@ -92,11 +98,6 @@ def scaling_error(**networks: keras.Model) -> str | None:
         f"{BRIGHTEST}, which would then be scaled twice. Leave out {found or 'what scales them'}, or undo the "
         f"first scaling with Rescaling({BRIGHTEST}.0) before it."
     )
-
-
-def _check_not_for_bytes(**networks: keras.Model) -> None:
-    if error := scaling_error(**networks):
-        raise ValueError(error)
 
 
 def _in_order(model: keras.Model, inputs: Any) -> list[Any]:

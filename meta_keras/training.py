@@ -187,10 +187,10 @@ class TaskModel(StepModel):
         self._check_range(x)
 
     def _check_range(self, x: tf.Tensor) -> None:
-        """Of images this is known from the network alone, but pixels may have other shapes."""
+        """Raise a ValueError if the network would scale examples once more. What it does is found out only once."""
         if self._scaling_error is None:
             self._scaling_error = scaling_error(network=self.network) or ""
-        if self._scaling_error and seem_scaled(x):
+        if self._scaling_error and seem_scaled(x, self.network):
             raise ValueError(self._scaling_error)
 
     def _make_metrics(self, batch: tuple[Inputs, tf.Tensor]) -> None:

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from meta_keras import ClassPool, FewShot, MetaLearner, maml_loop, networks
-from meta_keras.scaling import check_scaled, check_task_network
+from meta_keras.scaling import check_scaled, check_scaled_once, check_task_network
 from meta_keras.unsupervised import Contrastive
 
 PIXELS = np.array([[[[0], [51]], [[102], [255]]]], np.uint8)
@@ -303,26 +303,81 @@ FOR_FLOATS = {
 }
 
 
+def images_for(model, low=0.0, high=1.0):
+    """A batch of images that a model takes, with values from low to high."""
+    sizes = [size or 8 for size in (getattr(model, "input_shape", None) or (None, 2, 2, 1))[1:]]
+    return tf.constant(np.random.default_rng(0).uniform(low, high, (4, *sizes)).astype("float32"))
+
+
 @pytest.mark.parametrize("name", FOR_BYTES)
 def test_networks_for_tasks_do_not_scale_pixels_a_second_time(name):
-    with pytest.raises(ValueError, match="encoder must take pixels as floats.*would then be scaled twice. Leave out"):
-        check_task_network(encoder=FOR_BYTES[name]())
+    encoder = FOR_BYTES[name]()
+    check_task_network(encoder=encoder)
+    for low, high in ((0, 1), (0, 0.3), (-1, 1), (-3, 3)):  # bright, dark, centered and standardized
+        with pytest.raises(ValueError, match="encoder must take pixels as floats.*then be scaled twice. Leave out"):
+            check_scaled_once(images_for(encoder, low, high), encoder=encoder)
 
 
 @pytest.mark.parametrize(("layer", "name"), [(layers.Rescaling(1 / 255), "rescaling"), (adapted(255), "normalization")])
 def test_the_layer_that_scales_pixels_a_second_time_is_named(layer, name):
+    encoder = model_of(layer)
     with pytest.raises(ValueError, match=f"encoder must take pixels as floats.*Leave out '{name}"):
-        check_task_network(encoder=model_of(layer))
+        check_scaled_once(images_for(encoder), encoder=encoder)
 
 
 @pytest.mark.parametrize("name", FOR_FLOATS)
 def test_networks_for_tasks_may_compute_with_pixels_from_0_to_1(name):
-    check_task_network(network=FOR_FLOATS[name]())
+    network = FOR_FLOATS[name]()
+    check_task_network(network=network)
+    if name != "a table":
+        check_scaled_once(images_for(network), network=network)
 
 
-def test_learners_refuse_networks_that_would_scale_pixels_a_second_time():
-    with pytest.raises(ValueError, match="network must take pixels as floats"):
-        MetaLearner(network=keras.Sequential([keras.Input((2, 2, 1)), layers.Rescaling(1 / 255), layers.Dense(2)]))
+def normalization_of(low, high):
+    layer = layers.Normalization(axis=None)
+    layer.adapt(np.random.default_rng(0).uniform(low, high, (50, 4, 4, 1)))
+    return layer
+
+
+OTHER_UNITS = {
+    "Hounsfield units": (-1000, 1000, lambda: layers.Rescaling(1 / 1000)),
+    "Hounsfield units, mean and variance": (-1000, 1000, lambda: normalization_of(-1000, 1000)),
+    "decibels": (-80, 0, lambda: layers.Rescaling(1 / 80, 1.0)),
+    "degrees": (-40, 40, lambda: layers.Lambda(lambda image: image / 40)),
+}
+
+
+def image_learner(*first):
+    network = keras.Sequential([keras.Input((4, 4, 1)), *first, layers.Flatten(), layers.Dense(2)])
+    learner = MetaLearner(network=network)
+    learner.compile(jit_compile=False)
+    return learner
+
+
+def image_tasks(examples):
+    return FewShot(ClassPool(examples, np.arange(10) // 5), 2, 1, queries=1, meta_batch=2, seed=0)
+
+
+@pytest.mark.parametrize("units", OTHER_UNITS)
+def test_images_may_have_other_units_which_a_network_scales(units):
+    low, high, scaling = OTHER_UNITS[units]
+    images = np.random.default_rng(0).uniform(low, high, (10, 4, 4, 1)).astype("float32")
+    learner = image_learner(scaling())
+    learner.fit(image_tasks(images), steps_per_epoch=1, verbose=0)
+    learner.predictor(images[:4], [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("kind", ["bytes", "floats", "dark floats"])
+def test_learners_refuse_networks_that_would_scale_pixels_a_second_time(kind):
+    images = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 1)).astype("uint8")
+    images = images if kind == "bytes" else np.float32(images / (255 if kind == "floats" else 1000))
+    learner = image_learner(layers.Rescaling(1 / 255))
+    for use in (
+        lambda: learner.fit(image_tasks(images), steps_per_epoch=1, verbose=0),
+        lambda: learner.adapt(images[:4], [0, 0, 1, 1]),
+    ):
+        with pytest.raises(ValueError, match="network must take pixels as floats"):
+            use()
 
 
 NO_IMAGES = {"no axis for channels": ((8, 8), np.uint8), "rows of bytes": ((64,), np.uint8), "floats": ((8, 8), float)}

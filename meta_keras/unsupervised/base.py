@@ -136,7 +136,7 @@ class Unlabeled(ExampleModel):
         """
         name, scaled = type(self).__name__, as_inputs(x)
         if error and scaled.dtype.is_floating:
-            tf.debugging.assert_equal(seem_scaled(scaled), False, error)
+            tf.debugging.assert_equal(seem_scaled(scaled, self.encoder), False, error)
         if self.bounded:
             message = f"{name} takes pixels from 0 to 1. Rescale them, for example by (x - low) / (high - low)."
             tf.debugging.assert_greater_equal(tf.reduce_min(scaled), -ROUNDING, message)
