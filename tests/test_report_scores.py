@@ -266,6 +266,19 @@ def test_labels_must_be_integers_one_per_query():
 
 
 @pytest.mark.parametrize("as_learner", [True, False])
+def test_tasks_of_a_small_pool_may_be_drawn_twice(as_learner):
+    """Two classes of two examples make few different tasks, so 30 draws contain some of them several times."""
+    pool = ClassPool(np.random.default_rng(0).random((4, 6)).astype("float32"), np.arange(4) // 2)
+    tasks = FewShot(pool, 2, 1, queries=1, meta_batch=1, seed=0)
+    learner = MetaLearner(network=networks.mlp(2, input_shape=(6,)), rule=Prototypes())
+    learner.compile(jit_compile=False)
+    score = evaluate(learner if as_learner else constant(2, 2), tasks, episodes=30)
+    assert len(score.values) == 30
+    with pytest.raises(ValueError, match="comes again"):
+        evaluate(constant(2, 2), tasks.take(1).repeat(), episodes=30)
+
+
+@pytest.mark.parametrize("as_learner", [True, False])
 def test_the_same_tasks_again_are_no_further_tasks(as_learner):
     learner = MetaLearner(network=networks.mlp(4, input_shape=(6,)), rule=Prototypes()) if as_learner else nearest_label
     finite = tasks_of(meta_batch=2).take(3)

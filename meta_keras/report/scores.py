@@ -12,6 +12,7 @@ from meta_keras.inputs import as_inputs
 from meta_keras.learner import MetaLearner
 from meta_keras.outputs import as_metrics
 from meta_keras.targets import check_not_broadcast, targets_by_name
+from meta_keras.tasks.episodes import Tasks
 from meta_keras.tasks.inspection import check_episodes
 
 Predictor = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
@@ -126,7 +127,7 @@ def _answers(learner: MetaLearner | Predictor, tasks: tf.data.Dataset) -> Iterat
         call = learner.on_replicas
         together = call if learner.run_eagerly else tf.function(call, reduce_retracing=True, autograph=False)
         with inspected.reporting():
-            for inputs, query_y in _without_repetition(inspected.batches):
+            for inputs, query_y in _without_repetition(inspected.batches, tasks):
                 yield from zip(query_y, together(inputs), strict=True)
         return
     if isinstance(learner, keras.layers.Layer | type):
@@ -135,14 +136,20 @@ def _answers(learner: MetaLearner | Predictor, tasks: tf.data.Dataset) -> Iterat
             f"{checks.shown(learner)}. A network becomes a learner with MetaLearner(network=..., rule=...)."
         )
     checks.function(learner=learner)
-    for episode in _without_repetition(tasks):
+    for episode in _without_repetition(tasks, tasks):
         inputs = (as_inputs(episode.support_x, leading=2), episode.support_y, as_inputs(episode.query_x, leading=2))
         for *task, query_y in zip(*inputs, episode.query_y, strict=True):
             yield query_y, learner(*task)
 
 
-def _without_repetition(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches, with a ValueError if the first one comes again."""
+def _without_repetition(batches: Iterable[Any], tasks: tf.data.Dataset) -> Iterator[Any]:
+    """The batches, with a ValueError if the first one comes again.
+
+    tasks: where they come from. `Tasks` draw each batch at random, so two of them may be the same by chance.
+    """
+    if isinstance(tasks, Tasks):
+        yield from batches
+        return
     first: list[np.ndarray] | None = None
     for batch in batches:
         parts = [np.asarray(part) for part in tf.nest.flatten(batch)]
