@@ -1,8 +1,10 @@
 """Max pooling as the maximum of slices, whose second derivatives XLA computes in full precision.
 
 For the second derivative of TensorFlow's own max pooling, XLA rounds numbers to bfloat16, and it has none for half
-precision. Within `as_maxima`, max pooling layers therefore compare slices of their inputs. Values and derivatives are
-the same: of equal numbers, the first one gets the gradient. (Only TensorFlow's pooling of volumes does otherwise.)
+precision. Within `as_maxima`, max pooling layers therefore compare slices of their inputs, along one axis after the
+other, so that a window of 14 x 14 needs 28 slices and not 196, which XLA would compile for minutes. Values and
+derivatives are the same: of equal numbers, the first one gets the gradient. (Only TensorFlow's pooling of volumes does
+otherwise.)
 """
 
 import contextlib
@@ -30,7 +32,12 @@ def as_maxima(active: bool = True) -> contextlib.AbstractContextManager[None]:
 
 def max_pooling(inputs: tf.Tensor, size: Sequence[int], strides: Sequence[int], padding: str) -> tf.Tensor:
     """As `keras.ops.max_pool` with channels last. All axes between rows and channels must have a known size."""
-    return functools.reduce(tf.maximum, windows(inputs, size, strides, padding, margin=inputs.dtype.min))
+    # Beginning with the last axis, the first of equal numbers is the first one row by row, as for TensorFlow.
+    for axis in reversed(range(len(size))):
+        of_axis = [(size[axis], strides[axis]) if one == axis else (1, 1) for one in range(len(size))]
+        slices = windows(inputs, *zip(*of_axis, strict=True), padding, margin=inputs.dtype.min)
+        inputs = functools.reduce(tf.maximum, slices)
+    return inputs
 
 
 def _install(layer_class: type[keras.layers.Layer]) -> None:

@@ -77,6 +77,30 @@ def test_slices_are_compared_only_within_the_block_and_where_sizes_are_known():
     )
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_a_window_is_compared_along_one_axis_after_the_other(axes):
+    """XLA would compile one slice per place in the window for minutes."""
+    size, sides = (6, 7, 3)[:axes], (12, 14, 6)[:axes]
+    graph = tf.function(lambda x: max_pooling(x, size, size, "valid")).get_concrete_function(
+        tf.TensorSpec((2, *sides, 1))
+    )
+    kinds = [operation.type for operation in graph.graph.get_operations()]
+    assert kinds.count("StridedSlice") == sum(size) and kinds.count("Maximum") == sum(size) - axes
+
+
+@pytest.mark.parametrize("strides", [(5, 4), (2, 3)])
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_of_equal_numbers_in_large_windows_the_first_one_row_by_row_gets_the_gradient(padding, strides):
+    layer, rng = layers.MaxPooling2D((5, 4), strides, padding, dtype="float64"), np.random.default_rng(0)
+    x = tf.constant(rng.integers(0, 2, (3, 11, 13, 2)).astype("float64"))
+    upstream = tf.constant(rng.normal(size=layer(x).shape))
+    wanted = derivatives(layer, x, upstream)
+    with as_maxima():
+        found = derivatives(layer, x, upstream)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
 def tasks():
     return FewShot(load("glyphs").split("train"), 5, 1, 3, meta_batch=2, seed=1)
 
