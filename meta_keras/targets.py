@@ -4,7 +4,7 @@ Where a target is expected for every answer, labels (rows,) are broadcast to ans
 many rows as classes: Keras then trains on meaningless numbers, or reports them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -90,9 +90,12 @@ def targets_of(compared: Any) -> str | None:
     return next((targets for one, targets in METRICS.items() if one is key), None)
 
 
-def targets_by_name(*, loss: Any = None, metrics: Any = None) -> dict[str, str]:
-    """The targets of a loss and of metrics, as far as they are known, by what an error calls them."""
-    given = [("loss", keras.losses.get(loss)), *(("metric", _metric(one)) for one in keras.tree.flatten(metrics))]
+def targets_by_name(*, losses: Sequence[Any] = (), metrics: Any = None) -> dict[str, str]:
+    """The targets of losses and of metrics, as far as they are known, by what an error calls them."""
+    given = [
+        *(("loss", keras.losses.get(one)) for one in losses),
+        *(("metric", _metric(one)) for one in keras.tree.flatten(metrics)),
+    ]
     named = [(f"{kind} {getattr(one, 'name', None) or getattr(one, '__name__', kind)!r}", one) for kind, one in given]
     return {name: targets for name, one in named if (targets := targets_of(one)) is not None}
 

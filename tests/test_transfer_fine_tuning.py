@@ -293,6 +293,23 @@ def test_the_file_of_a_plain_model_needs_nothing_of_this_library(tmp_path, made,
     assert keras.models.load_model(tmp_path / "model.keras").loss.name == model.loss.name
 
 
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+@pytest.mark.parametrize("within", [lambda loss: [loss], lambda loss: (loss,), lambda loss: {"head": loss}])
+def test_a_list_or_a_dictionary_of_one_loss_is_that_loss(within, activation):
+    x, y = task()
+
+    def train(loss, targets, units=1):
+        plain = network(activation, units)  # a Sequential has no names for its outputs
+        return fine_tune(keras.Model(plain.inputs, plain.outputs), (x, targets), loss=loss, verbose=0).history["loss"]
+
+    for loss, targets in (("mse", x[:, :1]), ("binary_crossentropy", np.float32(y[:, None] > 0))):
+        np.testing.assert_allclose(train(within(loss), targets), train(loss, targets), rtol=1e-6)
+    with pytest.raises(ValueError, match="'mean_squared_error' takes numbers as targets"):
+        train(within("mse"), y, units=3)
+    if activation is None:  # otherwise Keras gets the loss as it is, and takes no configurations
+        train(keras.losses.serialize(keras.losses.Huber(delta=0.5)), x[:, :1])
+
+
 def regression_expert():
     learner = mk.MetaLearner(network=mk.networks.mlp(1, hidden=(3,)), rule=mk.rules.GradientDescent(0.01))
     learner.compile(loss="mse")

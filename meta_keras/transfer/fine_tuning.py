@@ -1,6 +1,6 @@
 """Fine-tuning (微调): train a model further on new data, all of its layers or some, or one more after the other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -63,7 +63,8 @@ def fine_tune(
         loss = default_loss(final_activation(model), targets.dtype)
         metrics = ["accuracy"] if metrics is None and targets.dtype.is_integer else metrics
     elif number_of_outputs(model) == 1 and final_activation(model) in LOGITS:
-        loss, metrics = completed_loss(loss, None, keras.config.floatx()), as_metrics(metrics, None)
+        loss = _of_each(loss, lambda one: completed_loss(one, None, keras.config.floatx()))
+        metrics = as_metrics(metrics, None)
     _check_compared(model, targets, loss, metrics)
     if train is not None:
         freeze(model, train)
@@ -170,7 +171,18 @@ def _check_compared(model: keras.Model, targets: Any, loss: Any, metrics: Any) -
     """Raise a ValueError if labels would be broadcast by a loss or metric of Keras that takes no labels."""
     shape = getattr(model, "output_shape", None)  # unknown for a subclassed model
     if number_of_outputs(model) == 1 and isinstance(shape, tuple) and hasattr(targets, "shape"):
-        check_not_broadcast(targets_by_name(loss=loss, metrics=metrics), tf.convert_to_tensor(targets), shape)
+        losses: list[Any] = []
+        _of_each(loss, losses.append)
+        check_not_broadcast(targets_by_name(losses=losses, metrics=metrics), tf.convert_to_tensor(targets), shape)
+
+
+def _of_each(loss: Any, function: Callable[[Any], Any]) -> Any:
+    """A function of a loss, or of each one of a list or a dictionary, which Keras takes for a single output, too."""
+    if isinstance(loss, list | tuple):
+        return [function(one) for one in loss]
+    if isinstance(loss, dict) and "class_name" not in loss:  # not the configuration of a loss
+        return {name: function(one) for name, one in loss.items()}
+    return function(loss)
 
 
 def _check_targets(model: keras.Model, targets: tf.Tensor) -> None:
