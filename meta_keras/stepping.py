@@ -123,7 +123,9 @@ class StepModel(SeededModel):
         if self.replicas is not None:
             callbacks, verbose = self.replicas.callbacks(callbacks), verbose if self.replicas.is_chief else 0
         if self.auto_steps and self.compiled:
-            best = best_steps(spec, callbacks, steps if known > 0 else None) if self._can_be_joined() else 1
+            best = best_steps(spec, callbacks) if self._can_be_joined() else 1
+            if not counts_exactly(best, steps, epochs, known):
+                best = best_steps(spec, callbacks, multiple_of=steps)
             if best != self.steps_per_execution:
                 self.steps_per_execution = best
                 self.train_function = self.test_function = self.predict_function = None

@@ -107,6 +107,30 @@ def test_counts_are_exact_where_a_simulation_of_keras_uses_every_batch(most):
     assert all(used(most, *case) == used(1, *case) for case in exact)
 
 
+def steps_per_call(learner, tasks, **arguments):
+    """Training that ends before its first step: only the steps per call are decided."""
+
+    class DecidedError(Exception):
+        pass
+
+    def stop(logs):
+        raise DecidedError
+
+    with pytest.raises(DecidedError):
+        learner.fit(tasks, verbose=0, callbacks=[keras.callbacks.LambdaCallback(on_train_begin=stop)], **arguments)
+    return learner.steps_per_execution
+
+
+@pytest.mark.parametrize(
+    ("batches", "steps", "epochs", "per_call"),
+    [(101, None, 1, 50), (101, 101, 1, 50), (1000, 97, 1, 50), (1000, 97, 10, 50), (300, 97, 9, 1), (300, 96, 9, 48)],
+)
+def test_steps_per_call_divide_those_of_an_epoch_only_where_the_data_end_within_one(batches, steps, epochs, per_call):
+    learner = learner_of("auto")
+    learner.compile("adam", "mse", jit_compile=True)
+    assert steps_per_call(learner, curves(batches), steps_per_epoch=steps, epochs=epochs) == per_call
+
+
 class Logged(MetaLearner):
     """A learner with a log of its own."""
 
