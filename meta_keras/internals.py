@@ -124,6 +124,14 @@ def variant_tensor(dataset: tf.data.Dataset) -> tf.Tensor:
     return dataset._variant_tensor
 
 
+def constants_of_map(dataset: tf.data.Dataset) -> list[bytes]:
+    """The constants in the function of a dataset made by `map`, in an order that is the same for every trace."""
+    (function,) = dataset._functions()
+    graph = function.function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
+    return sorted(node.attr["value"].tensor.SerializeToString() for node in nodes if node.op == "Const")
+
+
 def enclosing_graphs() -> Iterator[tf.Graph]:
     """The graph that is being built, and the graphs around it; none in eager mode."""
     graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()

@@ -1,11 +1,12 @@
 """Tasks: endless datasets of episodes that can start at any batch, and the checks of an episode."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from draws import drawn, same, tagged
 
-from meta_keras import Curves, Episode, FewShot, Tasks
+from meta_keras import Curves, Episode, FewShot, Sinusoids, Tasks
 from meta_keras.tasks.inspection import check_support, first_of
 
 
@@ -88,3 +89,39 @@ def test_tasks_that_are_drawn_from_the_seed_alone_are_accepted():
 
     one, other = (next(iter(Own(meta_batch=2, seed=seed))).query_x for seed in (0, 1))
     assert not np.array_equal(one, other)
+
+
+def noisy(noise):
+    return lambda episode: episode._replace(query_x=episode.query_x + noise(episode.query_x))
+
+
+@pytest.mark.parametrize("calls", [{}, {"num_parallel_calls": 2}])
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda x: np.random.normal(size=x.shape[1:]).astype("float32"),
+        lambda x: np.float32(np.random.default_rng().normal()),
+        lambda x: tf.cond(x[0, 0, 0] > 0, lambda: np.float32(np.random.normal()), lambda: np.float32(0)),
+    ],
+)
+def test_a_mapped_function_with_randomness_that_is_traced_once_is_refused(noise, calls):
+    with pytest.raises(ValueError, match=r"given to map\(\) has randomness of its own.*same numbers for all batches"):
+        Sinusoids(shots=1, queries=1, meta_batch=2, seed=0).map(noisy(noise), **calls)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda x: tf.random.normal(tf.shape(x)),
+        lambda x: keras.random.normal(x.shape, seed=GENERATOR),
+        lambda x: tf.ensure_shape(tf.numpy_function(lambda x: np.random.normal(size=x.shape), [x], "double"), x.shape),
+        lambda x: np.random.default_rng(0).normal(size=x.shape).astype("float32"),
+    ],
+)
+def test_a_mapped_function_may_draw_for_every_batch_or_use_known_constants(noise):
+    tasks = Sinusoids(shots=1, queries=1, meta_batch=2, seed=0)
+    mapped = tasks.map(noisy(lambda x: tf.cast(noise(x), "float32"))).map(lambda episode: episode)
+    assert next(iter(mapped)).query_x.shape == (2, 1, 1)
+
+
+GENERATOR = keras.random.SeedGenerator(0)

@@ -117,6 +117,17 @@ def test_a_dataset_can_be_built_on_the_tensor_of_another():
     assert isinstance(tasks, tf.data.Dataset) and next(iter(tasks)).support_x.shape == (1, 2, 1)
 
 
+@pytest.mark.parametrize("calls", [{}, {"num_parallel_calls": 2}])
+def test_the_constants_of_a_mapped_function_are_the_same_for_every_trace(calls):
+    def constants(add):
+        return internals.constants_of_map(
+            tf.data.Dataset.range(2).map(lambda x: tf.cond(x > 0, add(x), lambda: x), **calls)
+        )
+
+    assert constants(lambda x: lambda: x + 5) == constants(lambda x: lambda: x + 5)
+    assert constants(lambda x: lambda: x + 5) != constants(lambda x: lambda: x + 6)
+
+
 def test_graphs_know_the_graphs_around_them():
     assert list(internals.enclosing_graphs()) == []
     depths = []

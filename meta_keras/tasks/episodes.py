@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta_keras.checks import at_least, function, integer
-from meta_keras.internals import variant_tensor
+from meta_keras.internals import constants_of_map, variant_tensor
 from meta_keras.tasks.repeatable import Repeatable
 
 
@@ -102,6 +102,12 @@ class MappedTasks(Tasks):
     ) -> None:
         self._tasks, self._map = tasks, lambda dataset: dataset.map(map_func, *args, **kwargs)
         super().__init__(meta_batch=tasks.meta_batch, seed=tasks.seed)
+        if constants_of_map(self._batches) != constants_of_map(self.from_batch(0)):
+            raise ValueError(
+                "The function given to map() has randomness of its own, such as that of NumPy: TensorFlow traces it "
+                "once and would use the same numbers for all batches. Use tf.random.normal(shape) and the like; or, so "
+                "that the tasks can be repeated, draw with tf.random.stateless_normal in a subclass of Tasks."
+            )
 
     def from_batch(self, number: int | tf.Tensor | tf.Variable) -> tf.data.Dataset:
         return self._map(self._tasks.from_batch(number))
