@@ -79,8 +79,7 @@ class MetaLearner(TaskModel):
         check_scope(self.replicas, [*network.variables, *rule.variables])
         self.per_task = PerTask(self.pure, rule, self._loss_dtype)
         self.parallel = best_for(network, rule) if parallel == "auto" else parallel
-        self.predictors = Predictors(self.per_task)
-        self.built = True
+        self.predictors, self.built = Predictors(self.per_task), True
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
@@ -101,7 +100,8 @@ class MetaLearner(TaskModel):
         """As `keras.Model.compile`; without a loss, the cross-entropy that fits the rule's answers, and accuracy.
 
         steps_per_execution: "auto" runs up to 50 steps per call where XLA compiles them and no callback asks for every
-            batch. Logs, the number of steps and the batches that are seen stay the same.
+            batch. Logs, steps and batches stay the same, but batches of several calls are drawn ahead. If tasks read a
+            `tf.Variable` that a callback changes, as in a curriculum, pass 1: then only a few batches are.
         """
         answers = self.rule.answer_activation(self.pure)
         if loss is not None:
