@@ -56,7 +56,7 @@ KINDS = (
 )
 
 # The targets of metrics, as classes and as functions that are no losses.
-METRICS = {
+METRIC_TARGETS = {
     **dict.fromkeys((metrics.SparseCategoricalAccuracy, metrics.sparse_categorical_accuracy), CLASSES),
     **dict.fromkeys((metrics.SparseTopKCategoricalAccuracy, metrics.sparse_top_k_categorical_accuracy), CLASSES),
     metrics.SparseCategoricalCrossentropy: CLASSES,
@@ -87,7 +87,7 @@ def targets_of(compared: Any) -> str | None:
     if kind is not None:
         return kind.targets if compared is kind.function or type(compared) is kind.loss else None
     key = type(compared) if isinstance(compared, metrics.Metric) else compared
-    return next((targets for one, targets in METRICS.items() if one is key), None)
+    return next((targets for one, targets in METRIC_TARGETS.items() if one is key), None)
 
 
 def targets_by_name(*, losses: Sequence[Any] = (), metrics: Any = None) -> dict[str, str]:
