@@ -2,7 +2,6 @@
 
 import functools
 import importlib.metadata
-import itertools
 import json
 import os
 import statistics
@@ -34,16 +33,13 @@ def best_inside(measure: Callable[[float], float], grid: Sequence[float]) -> flo
         found[further] = measure(further)
 
 
-def climb(
-    measure: Callable[[Point], float], start: Point, factors: Sequence[float] = (), rounds: int | None = None
-) -> Point:
+def climb(measure: Callable[[Point], float], start: Point, factors: Sequence[float] = ()) -> Point:
     """The point that is better than its neighbors, of which each has one coordinate multiplied or divided by a factor.
 
     factors: one for each coordinate, by default 2; 1 keeps it as it is.
-    rounds: after how many moves to stop, by default only when no neighbor is better.
     """
     measure, best = functools.cache(measure), start
-    for _ in itertools.count() if rounds is None else range(rounds):
+    while True:
         neighbors = [
             (*best[:place], best[place] * by, *best[place + 1 :])
             for place, factor in enumerate(factors or [2] * len(best))
@@ -51,9 +47,8 @@ def climb(
         ]
         winner = max((best, *neighbors), key=measure)
         if winner == best:
-            break
+            return best
         best = winner
-    return best
 
 
 def milliseconds(functions: dict[str, Callable[[], None]], repeats: int) -> dict[str, dict[str, float]]:

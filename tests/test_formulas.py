@@ -763,32 +763,35 @@ def test_formula_5_8_a_stitch_is_a_linear_map_between_two_parts():
 # Chapter 12: a head that starts from zero
 
 
-def test_formula_11_1_a_learned_update_is_known_updates_and_the_step_of_a_network():
+@pytest.mark.parametrize("shape", [(5,), (5, 1)])
+def test_formula_11_1_a_learned_update_is_known_updates_and_the_step_of_a_network(shape):
     update, rng = mk.rules.UpdateNetwork(0.1, hidden=(3,), step_size=0.2), np.random.default_rng(0)
     update.build()
     learned = [rng.normal(size=variable.shape).astype("float32") for variable in update.trainable_variables]
     for variable, value in zip(update.trainable_variables, learned, strict=True):
         variable.assign(value)
-    coefficients, clock, kernel, bias, kernel_2, bias_2 = learned
-    gradients, weight = rng.normal(size=(2, 5)), rng.normal(size=5)
-    state, decays = update.init([tf.constant(weight, tf.float32)]), np.array([[0.5], [0.9], [0.99]])
+    coefficients, exponents, clock, context_kernel, kernel, bias, kernel_2, bias_2 = learned
+    gradients, weight = rng.normal(size=(2, 5)), 0.1 * rng.normal(size=5)
+    values = tf.reshape(tf.constant(weight, tf.float32), shape)
+    state, decays = update.init([values]), np.array([[0.5], [0.9], [0.99]])
     momenta, square = np.zeros((3, 5)), np.zeros(5)
     for number, gradient in enumerate(gradients):
-        now = [tf.constant(one, tf.float32) for one in (gradient, weight)]
         step = mk.rules.Step(number, tf.constant(0.0), False)
-        (change,), state = update.update([now[0]], state, [now[1]], step)
+        (change,), state = update.update([tf.constant(gradient.reshape(shape), tf.float32)], state, [values], step)
         momenta = decays * momenta + (1 - decays) * gradient
         square = 0.999 * square + 0.001 * gradient**2
     adam = momenta / (1 - decays**2) / (np.sqrt(square / (1 - 0.999**2)) + 1e-12)
+    time = np.tanh(1 / np.array([3, 10, 30, 100, 300, 1000]) - 1)
+    z = np.array([len(shape) > 1, *time[:4]])
+    coefficients[4:] *= np.exp(z @ exponents)  # of Adam's updates; u = 0 for the others
     known = coefficients @ np.stack([gradient, *momenta, *adam])
     root = np.sqrt(square + 1e-5)
     scaled = [one / np.sqrt(np.mean(one**2) + 1e-5) for one in (gradient, weight, root)]
     features = np.stack([*scaled, gradient / root, *(momenta / root)])
-    time = np.tanh(1 / np.array([3, 10, 30, 100, 300, 1000]) - 1)
-    hidden = np.maximum(features.T @ kernel + bias + time @ clock, 0)
+    hidden = np.maximum(features.T @ kernel + bias + time @ clock + z @ context_kernel, 0)
     direction, magnitude = (hidden @ kernel_2 + bias_2).T
     wanted = -0.1 * known + 0.2 * direction * np.exp(0.001 * magnitude)
-    np.testing.assert_allclose(change, wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(change, wanted.reshape(shape), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("truncation", [1, 2, 3, 6])

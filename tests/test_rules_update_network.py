@@ -119,10 +119,11 @@ def one_step(update, gradient, parameter, number=0):
     return change, memory
 
 
-def test_the_networks_own_step_is_the_one_by_hand(precise):
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (1, 5, 1)])
+def test_the_step_is_the_one_by_hand(shape, precise):
     update = at_random(built(hidden=(3,), step_size=0.5))
     gradient, parameter = numbers(5, seed=2), numbers(5, seed=3)
-    change, after = one_step(update, gradient, parameter, number=4)
+    change, after = one_step(update, gradient.reshape(shape), parameter.reshape(shape), number=4)
     momenta = [(1 - decay) * gradient for decay in MOMENTUM_DECAYS]
     square = 0.001 * gradient**2
 
@@ -135,14 +136,39 @@ def test_the_networks_own_step_is_the_one_by_hand(precise):
     ]
     root = np.sqrt(square + 1e-5)
     features = [*map(scaled, (gradient, parameter, root)), *(one / root for one in (gradient, *momenta))]
-    time = np.tanh(4 / np.array([3.0, 10, 30, 100, 300, 1000]) - 1)
     (kernel, bias), (kernel_2, bias_2) = [[one.numpy() for one in pair] for pair in update.dense]
-    hidden = np.maximum(np.stack(features, axis=-1) @ kernel + bias + time @ update.clock.numpy(), 0)
-    direction, magnitude = (hidden @ kernel_2 + bias_2).T
-    known = sum(c * d for c, d in zip(update.coefficients.numpy(), (gradient, *momenta, *adams), strict=True))
+    time = np.tanh(4 / np.array([3.0, 10, 30, 100, 300, 1000]) - 1)
+    z = np.array([len(shape) > 1, *time[:4]])
+    offset = bias + time @ update.clock.numpy() + z @ update.context_kernel.numpy()
+    direction, magnitude = (np.maximum(np.stack(features, axis=-1) @ kernel + offset, 0) @ kernel_2 + bias_2).T
+    coefficients = update.coefficients.numpy()
+    coefficients[4:] *= np.exp(z @ update.exponents.numpy())
+    known = sum(c * d for c, d in zip(coefficients, (gradient, *momenta, *adams), strict=True))
     wanted = 0.5 * direction * np.exp(0.001 * magnitude) - 0.001 * known
-    np.testing.assert_allclose(change, wanted, rtol=1e-10)
-    np.testing.assert_allclose(after.square, square, rtol=1e-12)
+    np.testing.assert_allclose(change, wanted.reshape(shape), rtol=1e-10)
+    np.testing.assert_allclose(after.square, square.reshape(shape), rtol=1e-12)
+
+
+def test_coefficients_of_adam_may_differ_between_matrices_and_vectors_and_decay(precise):
+    update = built(learning_rate=0.1)
+    exponents = np.zeros(update.exponents.shape)
+    exponents[0], exponents[-1] = np.log(3), -1  # three times for matrices, less with the time on the longest scale
+    update.exponents.assign(exponents)
+    gradient = numbers(2, 2, seed=1)
+    for number, decay in ((0, np.tanh(-1)), (100, 0.0), (10**6, 1.0)):
+        (matrix, _), (vector, _) = (one_step(update, g, 0 * g, number) for g in (gradient, gradient.ravel()))
+        np.testing.assert_allclose(matrix, 3 * tf.reshape(vector, (2, 2)), rtol=1e-10)
+        plain, _ = one_step(built(learning_rate=0.1), gradient.ravel(), 0 * gradient.ravel(), number)
+        np.testing.assert_allclose(vector, np.exp(-decay) * plain, rtol=1e-10)
+
+
+@pytest.mark.parametrize("base", ["sgd", "momentum"])
+def test_coefficients_of_plain_gradients_do_not_depend_on_the_context(base, precise):
+    update, gradient = built(base=base), numbers(2, 2, seed=1)
+    before = [one_step(update, gradient, 0 * gradient, number)[0] for number in (0, 50)]
+    update.exponents.assign(tf.ones_like(update.exponents))
+    after = [one_step(update, gradient, 0 * gradient, number)[0] for number in (0, 50)]
+    np.testing.assert_array_equal(after, before)
 
 
 def test_gradients_through_20_steps_agree_with_central_differences(precise):
@@ -207,11 +233,22 @@ def test_it_learns_as_a_rule_and_survives_a_file(tmp_path):
         ({"base": "adagrad"}, "base must be one of"),
         ({"hidden": ()}, "hidden must be"),
         ({"hidden": (4, 0)}, "hidden must be"),
+        ({"schedules": 2}, "schedules must be"),
     ],
 )
 def test_settings_are_checked(settings, message):
     with pytest.raises(ValueError, match=message):
         UpdateNetwork(**settings)
+
+
+@pytest.mark.parametrize("schedules", [True, False])
+def test_schedules_are_learned_unless_they_are_turned_off(schedules):
+    update = UpdateNetwork(0.01, schedules=schedules)
+    learner = MetaLearner(network=networks.mlp(1, hidden=(4,)), rule=GradientDescent(update, steps=2))
+    learner.compile("adam", "mse")
+    learner.fit(Sinusoids(meta_batch=2, seed=0), steps_per_epoch=2, verbose=0)
+    assert (np.abs(update.exponents) > 0).any() == schedules
+    assert len(update.trainable_variables) == len(update.weights) - (not schedules)
 
 
 def test_what_was_learned_for_one_network_serves_others():
@@ -224,7 +261,7 @@ def test_what_was_learned_for_one_network_serves_others():
 
 
 def test_a_file_has_the_settings_and_all_that_was_learned(tmp_path):
-    update = at_random(built(learning_rate=0.02, base="momentum", hidden=(3, 2), step_size=0.01))
+    update = at_random(built(learning_rate=0.02, base="momentum", hidden=(3, 2), step_size=0.01, schedules=False))
     update.save(tmp_path / "update.npz")
     loaded = UpdateNetwork.load(tmp_path / "update.npz")
     assert loaded.get_config() == update.get_config()

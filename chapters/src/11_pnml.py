@@ -12,7 +12,7 @@
 #
 # ![Training loss over training steps for learned optimizers and tuned ones, in five settings](learned_update.png)
 #
-# *Training loss of networks trained by learned optimizers, with and without a network, and by three tuned ones: on tasks
+# *Training loss of networks trained by learned optimizers, with a network and without, and by tuned Adam: on tasks
 # like those of meta-training, and in four settings outside it. Lines are geometric means over five seeds, bands their 95 %
 # intervals. Where an optimizer fails for some seeds, each seed has a line. Losses below $10^{-5}$ are drawn at $10^{-5}$.*
 
@@ -20,6 +20,7 @@
 import meta_keras as mk  # before TensorFlow, so that TensorFlow starts without log messages
 
 import inspect
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -28,7 +29,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 from IPython.display import Code
-from meta_keras.rules import Step, UpdateNetwork, update_network
+from meta_keras.rules import UpdateNetwork, update_network
 
 mk.report.style()
 tf.get_logger().setLevel("ERROR")  # no warning when a function is traced again
@@ -57,13 +58,17 @@ stored = mk.report.measured("chapter_11")  # long measurements, made by benchmar
 # %% [markdown]
 # The **learned update** (学习到的更新) of the library then adds two parts,
 #
-# $$\Delta w = - \alpha \sum_i c_i \, d_i \; + \; \lambda \, a \, e^{0.001 \, b} \qquad \text{(Formula 11.1)}$$
+# $$\Delta w = - \alpha \sum_i c_i \, e^{u_i \cdot z} \, d_i \; + \; \lambda \, a \, e^{0.001 \, b} \qquad \text{(Formula 11.1)}$$
 
 # %% [markdown]
 # - The $d_i$ are seven known **updates**, up to sign and learning rate: the gradient, its three averages, and the update
-#   of Adam for each average. The coefficients $c_i$ are learned.
+#   of Adam for each average. Their coefficients $c_i$ are learned.
+# - The **context** $z$ has five numbers: 1 for a matrix or 0 for a vector, such as a bias, and $\tanh(k/s - 1)$ for the
+#   number $k$ of steps so far and four time scales $s$ from 3 to 100. The exponents $u_i$ are learned for the three updates
+#   of Adam, so that each has a schedule. For the others, $u_i = 0$: gradients shrink with the loss, and if
+#   their coefficients grew in the meantime, a single bad minibatch could make a run diverge.
 # - The **direction** $a$ and the **magnitude** $b$ are the outputs of a network with two hidden layers of four units. Its
-#   inputs are seven features of the weight, and the step number on six time scales (`clock`).
+#   inputs are seven features of the weight, $z$, and the step number on six time scales up to 1,000 (`clock`).
 # - The learning rate $\alpha$ and the step size $\lambda$ are hyperparameters.
 #
 # All learned parameters together are $\omega$:
@@ -101,14 +106,14 @@ plt.show()
 
 # %% [markdown]
 # The form $a \, e^{0.001 b}$ follows Metz et al. (2020): $a$ chooses sign and size, and $b$ could change the size by
-# orders of magnitude. Here it does much less: on the inputs plotted below, $e^{0.001 b}$ is between 0.70 and 1.02 in
+# orders of magnitude. Here it does much less: on the inputs plotted below, $e^{0.001 b}$ is between 0.97 and 1 in
 # all five learned updates.
 
 # %% [markdown]
 # Wichrowska et al. (2017) used a hierarchy of recurrent networks. Metz et al. (2022a) found that small per-weight
 # networks, like ours, are a good compromise between memory, time and quality. VeLO (Metz et al., 2022b) was
 # meta-trained for about four thousand TPU-months; its authors report that it fails on much longer runs and much larger
-# models than those of meta-training.
+# models than those of meta-training. In both, other networks see the tensor as a whole; here, only $z$ describes it.
 
 # %% [markdown]
 # ## Known optimizers are special cases
@@ -276,7 +281,7 @@ held_out = mk.FewShot(characters.split("validation"), 10, 15, queries=5, meta_ba
 
 # %%
 keras.utils.set_random_seed(0)
-update = UpdateNetwork(0.08, base="adam", step_size=0.01)
+update = UpdateNetwork(0.08, base="adam", step_size=0.1)
 network = mk.networks.mlp(10, input_shape=(7, 7, 1), hidden=(32,))
 training = mk.UnrolledTraining(network, update, steps=50, truncation=25, batch_size=32)
 training.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 40)))
@@ -289,7 +294,7 @@ print("meta-loss:", np.round(history["loss"], 2), " diverged:", int(sum(history[
 
 # %% [markdown]
 # The stored update, called `shipped` below, was trained for 600 steps in the same way, with runs of 100 steps and
-# segments of 50. It is the first of five seeds and comes with the library. We compare the three on
+# segments of 50. It is that of the first of five seeds and comes with the library. We compare the three on
 # the same 64 validation tasks, with the same initial weights and minibatches:
 
 # %%
@@ -325,20 +330,29 @@ assert sum(history["diverged"]) == 0 and float(min(rates, key=rates.get)) == 0.0
 # ## What has it learned?
 #
 # With the memory fixed, an update is a surface over the gradient and the mean of the gradients before it. Here each
-# moving average has the value that it has after gradients with this mean, the weight is zero, and $v$ has its value after
-# gradients with a root mean square of 0.05:
+# moving average has the value that it has after gradients with this mean, $v$ has its value after gradients with a root
+# mean square of 0.05, and the weight is zero, in a matrix:
 
 
 # %% alt="Five surfaces over gradient and mean of earlier gradients: SGD's contours are vertical, Adam's nearly horizontal; the learned ones bend at gradient zero and are largest where both are positive"
-def surface(update, number, scale=0.05):
-    axis = np.linspace(-2, 2, 41, dtype="float32") * scale
-    earlier, gradient = map(np.ravel, np.meshgrid(axis / 2, axis, indexing="ij"))
+def change(update, gradient, earlier, number, tensor):
+    """The update of weights of zero in such a tensor, after gradients with the mean `earlier`."""
     momenta = tuple(earlier * (1 - decay**number) for decay in update_network.MOMENTUM_DECAYS)
-    square = np.full_like(gradient, scale**2 * (1 - 0.999**number))
+    square = np.full_like(gradient, 0.05**2 * (1 - 0.999**number))
     memory = update_network.remembered(gradient, update_network.Memory(momenta, square))
+    z = update_network.context_of(tensor, number)
     features = update_network.features_of(gradient, memory, tf.zeros_like(gradient))
-    change = update.own_step(features, number) + update.known_step(gradient, memory, number)
-    return change.numpy().reshape(41, 41)
+    own = update.own_step(features, z, number)
+    return (own + update.known_step(gradient, memory, z, number)).numpy()
+
+
+matrix, vector = tf.zeros((2, 2)), tf.zeros(2)
+
+
+def surface(update, number):
+    axis = np.linspace(-0.1, 0.1, 41, dtype="float32")
+    earlier, gradient = np.meshgrid(axis / 2, axis, indexing="ij")
+    return change(update, gradient, earlier, number, matrix)
 
 
 sgd, adam = UpdateNetwork(0.08 / 0.05, base="sgd"), UpdateNetwork(0.08, base="adam")
@@ -365,35 +379,16 @@ plt.show()
 # reversed update; Formula 11.1 does not require this.
 
 # %% [markdown]
-# How well does a plane fit each surface (its $R^2$)?
-
-
-# %%
-def r_squared_of_plane(values):
-    grid = np.linspace(-2, 2, 41)
-    columns = [part.ravel() for part in (*np.meshgrid(grid, grid), np.ones((41, 41)))]
-    left_over = np.linalg.lstsq(np.transpose(columns), values.ravel(), rcond=None)[1][0]
-    return 1 - left_over / np.sum((values - values.mean()) ** 2)
-
-
-rows = [{"surface": name, "plane, R²": r_squared_of_plane(values)} for name, values in surfaces.items()]
-mk.report.Table(rows)
-
-# %% [markdown]
 # The network sees the step number and $v$, which grows from zero during a run; both can act as a schedule. To see
-# whether they do, we give two weights constant gradients of 0.05 and $-0.05$ for 100 steps. The correction of its bias
+# whether they do, we give weights constant gradients of 0.05 and $-0.05$ for 100 steps. The correction of its bias
 # keeps Adam's updates constant. We count updates against the gradient as positive:
 
 
 # %%
-def descents(update, steps=100, scale=0.05):
-    gradient, weights, found = tf.constant([scale, -scale]), tf.zeros(2), []
-    memory = update.init([weights])
-    for number in range(steps):
-        step = Step(tf.constant(number), tf.zeros(()), False)
-        (change,), memory = update.update([gradient], memory, [weights], step)
-        found.append(-change * tf.sign(gradient))
-    return np.array(found)
+def descents(update, steps=range(100), tensor=matrix):
+    gradient = np.float32([0.05, -0.05])
+    changes = [change(update, gradient, gradient, number, tensor) for number in steps]
+    return -np.array(changes) * np.sign(gradient)
 
 
 learned = {}
@@ -402,57 +397,81 @@ for seed in range(5):
     learned[seed] = UpdateNetwork.from_config(found["config"])
     learned[seed].build()
     learned[seed].set_weights([np.array(one) for one in found["weights"]])
-along = {seed: descents(update) for seed, update in learned.items()}
+along = np.array([descents(update) for update in learned.values()])
 of_adam = descents(adam)
 
-# %% alt="Updates against the gradient over 100 steps for five seeds: those for the positive gradient are larger from step 4 on and later fall for seeds 0, 2 and 4; those for the negative gradient are below zero in the first steps of seeds 1, 2 and 4 and nearly constant after step 10"
+# %% alt="Updates against the gradient over 100 steps for five seeds: all are positive, and those for the positive gradient are always larger; most of these rise until about step 10 and then fall"
 figure, panels = plt.subplots(1, 5, figsize=(12, 2.6), sharey=True)
 for seed, axes in enumerate(panels):
     axes.plot(range(1, 101), along[seed], label=["gradient 0.05", "gradient -0.05"])
     axes.plot(range(1, 101), of_adam[:, 0], ":", color="0.4", label="Adam, both")
-    axes.axhline(0, color="0.7", linewidth=0.8)
-    axes.set(title=f"learned, seed {seed}", xlabel="step")
+    axes.set(title=f"learned, seed {seed}", xlabel="step", ylim=(0, None))
 panels[0].set_ylabel("update against the gradient")
 panels[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# The table shows the mean size of both updates at four steps, and the asymmetry, the ratio of their sizes at step 50:
-
-# %%
-rows = []
-for seed, found in along.items():
-    row = {"seed": seed} | {f"step {n}": np.abs(found[n - 1]).mean() for n in (1, 10, 30, 100)}
-    row["asymmetry"] = found[49, 0] / found[49, 1]
-    rows.append(row | {"plane, R²": r_squared_of_plane(surface(learned[seed], 50))})
-mk.report.Table(rows)
+# The mean of both updates is 1.1 to 2.2 times Adam's in the first step, 1.8 to 2.8 times in step 10, and 1.2 to 2.1 times
+# in the last. At step 50, they are 1.4 to 8.2 times as large for the positive gradient as for the negative.
 
 # %% [markdown]
-# At step 50, all five learned updates are 1.4 to 2.9 times as large for the positive gradient as for the negative. The
-# first two or three updates of seeds 1, 2 and 4 even decrease both weights. At step 10, the mean size is 1.4 to 2.3
-# times that at step 1. After that, the schedules differ: from step 30 to 100, the size changes by $-36$ to 6 %. The
-# stored update (seed 0) is farthest from a plane.
+# The schedules of the known updates can be read off $\omega$. On constant gradients, all three updates of Adam are
+# equal, so the sum of their coefficients, $\sum_i c_i e^{u_i \cdot z}$, is their part of the step, in multiples of the
+# initial Adam's:
+
+
+# %% alt="Sum of the coefficients of Adam over 100 steps for five seeds: for matrices above 1 throughout; for vectors below 1 at first and above it at the end"
+def adams_part(update, number, tensor):
+    factors = update.factors_in(update_network.context_of(tensor, number))
+    return np.dot(update.coefficients[-3:], factors)
+
+
+schedules = {
+    (seed, kind): [adams_part(update, number, tensor) for number in range(100)]
+    for seed, update in learned.items()
+    for kind, tensor in (("matrices", matrix), ("vectors", vector))
+}
+figure, panels = plt.subplots(1, 5, figsize=(12, 2.6), sharey=True)
+for (seed, kind), values in schedules.items():
+    panels[seed].plot(range(1, 101), values, label=kind)
+    panels[seed].set(title=f"learned, seed {seed}", xlabel="step")
+for axes in panels:
+    axes.axhline(1, linestyle=":", color="0.4", label="Adam")
+panels[0].set_ylabel("sum of Adam's coefficients")
+panels[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
+plt.show()
+
+# %% [markdown]
+# In the first step, this part is 1.2 to 1.5 times Adam's for matrices, but only 0.4 to 0.8 times for vectors, where it
+# grows by a factor of 2.3 to 3.4 until the last step. Unlike the schedules of chapter
+# [02](02_classical_learning.ipynb), none decays to zero. The other coefficients and the network add their own parts, so
+# the update as a whole need not follow it: in the first step, it goes *up* the gradient in vectors for four of the five
+# seeds.
 
 # %%
-first, tenth, thirtieth, last, asymmetry, linear = (
-    np.array([row[name] for row in rows]) for name in list(rows[0])[1:]
-)
-assert np.allclose([asymmetry.min(), asymmetry.max()], [1.4, 2.9], atol=0.05)
-assert np.allclose([min(tenth / first), max(tenth / first)], [1.4, 2.3], atol=0.05)
-assert np.allclose([min(last / thirtieth), max(last / thirtieth)], [0.64, 1.06], atol=0.005)
-wrong = [np.flatnonzero(found[:, 1] < 0).tolist() for found in along.values()]
-assert wrong == [[], [0, 1], [0, 1, 2], [], [0, 1, 2]]
-assert min(found[:, 0].min() for found in along.values()) > 0
-assert np.isclose(0.001 * 0.1**2, update_network.SMOOTHING)  # v in the first step
-assert np.allclose(of_adam, 0.08, rtol=1e-3) and linear.argmin() == 0
-assert min(r_squared_of_plane(surfaces[name]) for name in ("SGD", "Adam")) > 0.99
+sizes = along.mean(axis=2) / 0.08
+adams = {kind: np.array([schedules[s, kind] for s in range(5)]) for kind in ("matrices", "vectors")}
+asymmetry = along[:, 49, 0] / along[:, 49, 1]
+for step, ends in ((0, [1.1, 2.2]), (9, [1.8, 2.8]), (99, [1.2, 2.1])):
+    assert np.allclose([sizes[:, step].min(), sizes[:, step].max()], ends, atol=0.05)
+assert np.allclose([asymmetry.min(), asymmetry.max()], [1.4, 8.2], atol=0.05)
+assert (along[:, :, 0] > along[:, :, 1]).all() and adams["matrices"].min() > 1
+for kind, ends in (("matrices", [1.2, 1.5]), ("vectors", [0.4, 0.8])):
+    assert np.allclose([adams[kind][:, 0].min(), adams[kind][:, 0].max()], ends, atol=0.05)
+growth = adams["vectors"][:, -1] / adams["vectors"][:, 0]
+assert np.allclose([growth.min(), growth.max()], [2.3, 3.4], atol=0.05)
+up = [descents(update, [0], vector).mean() < 0 for update in learned.values()]
+assert sum(up) == 4
+assert along.min() > 0 and np.isclose(0.001 * 0.1**2, update_network.SMOOTHING)  # v in the first step
+assert np.allclose(of_adam, 0.08, rtol=1e-3)
 assert all(
     np.array_equal(a, b) for a, b in zip(learned[0].get_weights(), shipped.get_weights(), strict=True)
 )
 
 
 def on_plotted_inputs(update):
-    return np.concatenate([*(surface(update, n).ravel() for n in (5, 50, 95)), *descents(update)])
+    surfaces = [surface(update, n).ravel() for n in (5, 50, 95)]
+    return np.concatenate([*surfaces, descents(update).ravel()])
 
 
 for update in learned.values():
@@ -463,7 +482,7 @@ for update in learned.values():
     weights[-2][:, 1] = weights[-1][1] = 0  # b = 0
     update.set_weights(weights)
     factors = own / on_plotted_inputs(update)
-    assert factors.min() > 0.695 and factors.max() < 1.025
+    assert factors.min() > 0.965 and factors.max() <= 1
 
 # %% [markdown]
 # ## A fair comparison
@@ -474,22 +493,24 @@ for update in learned.values():
 # ($\beta_1 = 0.9$, $\beta_2 = 0.999$).
 
 # %% [markdown]
-# **The learned optimizer** was meta-trained with five seeds, each for 600 steps of 8 runs, which fits 93 parameters. Its
-# step size and the learning rate of meta-training were selected on validation tasks with shorter meta-training (80 steps,
-# one seed), until both neighbors of each were worse.
+# **The learned optimizer** was meta-trained with five seeds, each time for 600 steps of 8 runs, which fits 128 parameters.
+# This depends on the initial network, so each seed has two trainings, of which the one with the lower loss on
+# validation tasks is tested. Its step size and the learning rate of meta-training were selected on validation tasks with
+# another seed, until both neighbors of each were worse.
 
 # %% [markdown]
-# **Coefficients** are the known updates of Formula 11.1 without the network: only the seven $c_i$ are meta-trained, in
-# the same way, with a learning rate of their own. Mean losses on validation tasks by step size (rows) and learning rate
-# of meta-training:
+# **Schedules** and **coefficients** are the known updates of Formula 11.1 without the network, meta-trained in the same
+# way with learning rates of their own: with $c_i$ and $u_i$, and with $u_i = 0$. Mean losses on validation tasks by
+# learning rate of meta-training (columns):
 
 # %%
 rows = []
-for size in (0, 0.003, 0.01, 0.03):
-    row = {"step size": size or "coefficients"}
-    for rate in (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3):
-        tried = f"{'learned' if size else 'coefficients'}, step size {size:g}, learning rate {rate:g}"
-        row[f"{rate:g}"] = stored.get(f"selection: {tried}", "")
+tried = [("coefficients", 0.03), ("schedules", 0.03)]
+for kind, size in tried + [("learned", size) for size in (0.01, 0.03, 0.1, 0.3)]:
+    row = {"meta-trained": f"learned, step size {size:g}" if kind == "learned" else kind}
+    for rate in (0.01, 0.03, 0.1, 0.3, 1, 3):
+        key = f"selection: {kind}, step size {size:g}, learning rate {rate:g}"
+        row[f"{rate:g}"] = stored.get(key, "")
     rows.append(row)
 mk.report.Table(rows)
 
@@ -503,7 +524,7 @@ mk.report.Table(rows)
 settings = ["training family", "10 times the horizon", "4 times the width"]
 settings += ["3 hidden layers", "clothing"]
 decayed = ["adam, cosine decay", "momentum, cosine decay"]
-methods = ["learned", "coefficients", "adam", *decayed, "momentum"]
+methods = ["learned", "schedules", "coefficients", "adam", *decayed, "momentum"]
 found = {(name, s): stored[f"test: {name}, {s}"] for name in methods for s in settings}
 final = {key: np.array([seed["last"] for seed in seeds]) for key, seeds in found.items()}
 
@@ -566,7 +587,7 @@ def verdict(one, other, setting):
 
 rows = [
     {"final loss of": one, "compared with": other} | {s: verdict(one, other, s) for s in settings}
-    for n, one in enumerate(methods[:2])
+    for n, one in enumerate(methods[:3])
     for other in methods[n + 1 :]
 ]
 verdicts = {(row["final loss of"], row["compared with"]): row for row in rows}
@@ -600,21 +621,22 @@ rows = [
 mk.report.Table(rows)
 
 # %%
-paired = {
-    "steps": np.subtract(needed["learned"], needed["coefficients"]),
-    "mean loss": mean_loss["learned"].values - mean_loss["coefficients"].values,
-}
-for name, values in paired.items():
-    print("learned minus coefficients:", mk.Score.of(values, name))
+paired = {}
+for one, other in itertools.combinations(methods[:3], 2):
+    steps = mk.Score.of(np.subtract(needed[one], needed[other]), "steps")
+    loss = mk.Score.of(mean_loss[one].values - mean_loss[other].values, "mean loss")
+    paired[one, other] = steps, loss
+    print(f"{one} minus {other}: {steps}; {loss}")
 
 # %% [markdown]
-# On its own family, the learned optimizer has a lower final loss than all four tuned optimizers, a tenth (interval 0.01
-# to 0.8) of that of the best of them, Adam without decay. It reaches Adam's final loss after 49 to 65 steps, $56 \pm 7$
-# on average; our initial target of 50, half of Adam's steps, is inside this interval, but below the mean. The seven
-# learned coefficients alone need 62; neither these steps nor the final losses distinguish them from the learned
-# optimizer. What the network does lower is the mean loss of the run, which meta-training minimizes, but the
-# coefficients alone achieve 69 % of that gain over Adam, which was tuned for its final loss. On a million weights, with
-# minibatches of 128, training steps with the network take 1.4 times as long as Adam's.
+# On its own family, the learned optimizer has a lower final loss than all four tuned optimizers, a twentieth (interval
+# 0.011 to 0.21) of that of the best of them, Adam without decay. It reaches Adam's final loss after 43 to 51 steps, $46
+# \pm 4$ on average, less than half of Adam's steps. The known updates alone need $57 \pm 7$ steps with schedules and $62
+# \pm 3$ with constant coefficients. The network saves steps in both comparisons. In the mean loss of the
+# run, which meta-training minimizes, the step from constant coefficients to schedules is distinguishable, and that from
+# schedules to the network is not. The final losses of the three are indistinguishable. About half
+# of the gain in mean loss over Adam, which was tuned for its final loss, is due to seven constant coefficients. On a million
+# weights, with minibatches of 128, training steps with the network take 1.5 times as long as Adam's.
 
 # %% [markdown]
 # These are training losses; test accuracy was neither the objective of meta-training nor measured. Nor is the
@@ -624,31 +646,27 @@ for name, values in paired.items():
 
 # %%
 family = {pair: row["training family"] for pair, row in verdicts.items()}
-assert family.pop(("learned", "coefficients")) == "indistinguishable" and {*family.values()} == {
-    "lower"
-}
-assert [min(needed["learned"]), max(needed["learned"])] == [49, 65]
-average = {name: mk.Score.of(needed[name]) for name in methods[:3]}
-assert np.allclose([average[name].mean for name in methods[:2]], [56, 62], atol=0.5)
-assert np.isclose(average["learned"].interval, 7, atol=0.5)
-assert average["learned"].mean > 50 > average["learned"].mean - average["learned"].interval
-saved = [average["adam"].mean - average[name].mean for name in methods[:2]]
-assert saved[1] > 0.8 * saved[0]  # most of the gain
-steps, losses = map(mk.Score.of, paired.values())
-assert abs(steps.mean) < steps.interval and losses.mean < -losses.interval
-searches = [stored[f"rates: {name}, {s}"] for name in methods[2:] for s in settings]
+among = [family.pop(pair) for pair in itertools.combinations(methods[:3], 2)]
+assert {*among} == {"indistinguishable"} and {*family.values()} == {"lower"}
+assert [min(needed["learned"]), max(needed["learned"])] == [43, 51]
+average = [mk.Score.of(needed[name]) for name in methods[:3]]
+assert np.allclose([score.mean for score in average], [46, 57, 62], atol=0.5)
+assert np.allclose([score.interval for score in average], [4, 7, 3], atol=0.5)
+assert average[0].mean < np.mean(needed["adam"]) / 2
+shown = [[score.mean < -score.interval for score in pair] for pair in paired.values()]
+assert shown == [[True, False], [True, True], [False, True]]
+searches = [stored[f"rates: {name}, {s}"] for name in methods[3:] for s in settings]
 assert {len(search) for search in searches} == {9}  # none was extended beyond an edge
 assert all(v is None for name in (*decayed, "momentum") for v in needed[name])
 means = {name: np.exp(np.log(final[name, "training family"]).mean()) for name in methods}
-assert min(methods[2:], key=means.get) == "adam" and np.isclose(
-    means["learned"] / means["adam"], 0.1, atol=0.01
-)
 ratio = mk.Score.of(np.log(final["learned", "training family"] / final["adam", "training family"]))
-assert np.allclose(np.exp(ratio.mean + ratio.interval * np.array([-1, 1])), [0.0133, 0.755], rtol=0.01)
+ends = ratio.mean + ratio.interval * np.array([0, -1, 1])
+assert min(methods[3:], key=means.get) == "adam"
+assert np.allclose(np.exp(ends), [0.049, 0.0113, 0.21], rtol=0.02)
 gains = [mean_loss["adam"].mean - mean_loss[name].mean for name in ("coefficients", "learned")]
-assert np.isclose(gains[0] / gains[1], 0.69, atol=0.005)
+assert np.isclose(gains[0] / gains[1], 0.52, atol=0.005)
 times = stored["milliseconds of a training step"]
-assert np.isclose(times["LearnedOptimizer"]["median"] / times["Adam"]["median"], 1.4, atol=0.05)
+assert np.isclose(times["LearnedOptimizer"]["median"] / times["Adam"]["median"], 1.5, atol=0.05)
 
 # %% [markdown]
 # ## Where it stops winning
@@ -658,32 +676,44 @@ assert np.isclose(times["LearnedOptimizer"]["median"] / times["Adam"]["median"],
 
 # %%
 for setting in settings[1:]:
-    for name in methods[:3]:
+    for name in methods[:4]:
         ends = [f"{s['last']:.2g} ({s['diverged']})" for s in found[name, setting]]
         print(f"{setting:<20} {name:<12}", *(f"{end:<13}" for end in ends))
 
 # %% [markdown]
-# **Longer runs and wider networks.** With the network, two of the five learned optimizers fail in longer runs, and the
-# others end with 210 to 950 times Adam's loss; in wider networks, only plain momentum is distinguishably worse. The
-# coefficients alone have lower final losses than all four tuned optimizers in both settings, a hundredth of Adam's
-# (interval 0.003 to 0.03) in longer runs and a ninth (0.09 to 0.14) in wider networks.
+# **Longer runs.** One of the five learned optimizers fails, and the others end with 34 to 720 times Adam's loss. Schedules
+# are as bad, with 4,000 times Adam's loss on average (interval 600 to 27,000). Only the constant coefficients are better than
+# all four tuned optimizers, with 0.012 times Adam's loss (0.004 to 0.03).
 
 # %% [markdown]
-# **Deeper networks and other data.** With three hidden layers and on clothing, the learned optimizers of all five seeds
-# fail, with and without the network, whereas the tuned ones never do.
+# **Wider networks.** All three kinds are better than all tuned optimizers. The learned optimizer has 0.09 times Adam's
+# loss (0.01 to 0.8), the coefficients 0.10 times (0.07 to 0.16).
+
+# %% [markdown]
+# **Other data and deeper networks.** On clothing, two of the five learned optimizers fail; two of the others are close to
+# tuned Adam, and one is worse. The other two kinds fail for four and for all seeds. With three hidden layers, all
+# fail for all seeds, whereas the tuned optimizers never do.
 
 # %%
-assert [sum(failed("learned", s)) for s in settings] == [0, 2, 0, 5, 5]
+assert [sum(failed("learned", s)) for s in settings] == [0, 1, 0, 5, 2]
+assert [sum(failed("schedules", s)) for s in settings] == [0, 0, 0, 5, 4]
 assert [sum(failed("coefficients", s)) for s in settings] == [0, 0, 0, 5, 5]
-assert not any(any(failed(name, s)) for s in settings for name in methods[2:])
+assert not any(any(failed(name, s)) for s in settings for name in methods[3:])
 long, wide = settings[1:3]
-assert all(verdicts["coefficients", n][s] == "lower" for n in methods[2:] for s in (long, wide))
-assert [n for n in methods if verdicts.get(("learned", n), {}).get(wide) == "lower"] == ["momentum"]
-kept = ~np.array(failed("learned", long))
-times = (final["learned", long] / final["adam", long])[kept]
-assert np.allclose([times.min(), times.max()], [210, 950], rtol=0.02)
-for setting, expected in ((long, [0.01, 0.0033, 0.029]), (wide, [1 / 9, 0.087, 0.145])):
-    ratio = mk.Score.of(np.log(final["coefficients", setting] / final["adam", setting]))
+lower = [("coefficients", long), *[(one, wide) for one in methods[:3]]]
+assert all(verdicts[one, n][s] == "lower" for one, s in lower for n in methods[3:])
+assert all(verdicts["schedules", n][long] == "higher" for n in methods[2:])
+for setting, ends in ((long, [34.5, 720]), ("clothing", [0.8, 3.2])):
+    kept = ~np.array(failed("learned", setting))
+    times = (final["learned", setting] / final["adam", setting])[kept]
+    assert np.allclose([times.min(), times.max()], ends, rtol=0.05)
+for name, setting, expected in (
+    ("schedules", long, [4010, 594, 27200]),
+    ("coefficients", long, [0.0117, 0.0041, 0.0332]),
+    ("learned", wide, [0.095, 0.0107, 0.843]),
+    ("coefficients", wide, [0.103, 0.0656, 0.161]),
+):
+    ratio = mk.Score.of(np.log(final[name, setting] / final["adam", setting]))
     ends = ratio.mean + ratio.interval * np.array([0, -1, 1])
     assert np.allclose(np.exp(ends), expected, rtol=0.02)
 
@@ -742,12 +772,12 @@ assert same and again.optimizer.iterations == model.optimizer.iterations
 #
 # `GradientDescent` takes an update in place of a learning rate, so the update network is also an inner loop for
 # `MetaLearner`, and $\theta$ and $\omega$ are learned together, as in Meta-SGD (Formula 10.5). Ours begins as gradient
-# descent, and $\alpha$ determines how fast its coefficients depart from that:
+# descent, and $\alpha$ determines how fast its coefficients depart from that. A few steps need no schedules, so $u_i = 0$:
 
 # %%
 first_rate, _, alpha = stored["few-shot choice: update network"]
 print(f"initial learning rate {first_rate:g}, alpha {alpha:g}")
-update = UpdateNetwork(learning_rate=alpha, base="sgd")
+update = UpdateNetwork(learning_rate=alpha, base="sgd", schedules=False)
 update.build()
 update.coefficients.assign(update.coefficients * first_rate / alpha)
 rule = mk.rules.GradientDescent(update, steps=1, evaluation_steps=3)
@@ -760,9 +790,9 @@ print(
 # %% [markdown]
 # Stored results: 5-way 1-shot tasks with drawings of 14 by 14 pixels, 500 meta-steps of four tasks, three seeds, and 600
 # tasks of test alphabets. Batch normalization uses the statistics of each set of queries. All methods have the
-# same network and tasks. Their learning rates (inner, outer, and $\alpha$; $\lambda$ is 0.001) were selected by hill climbing on validation
-# alphabets, which ended for MAML and prototypes (chapter [01](01_learning_to_learn.ipynb)), but was stopped after two
-# moves for the update network, at the lowest $\alpha$ tried.
+# same network and tasks. Their learning rates (inner, outer, and $\alpha$; $\lambda$ is 0.001) were selected by hill
+# climbing on validation alphabets, until all neighbors were worse. Prototypes are those of chapter
+# [01](01_learning_to_learn.ipynb).
 
 # %%
 few_shot = {
@@ -773,11 +803,11 @@ rows = [{"rule": name, "accuracy": mk.Score.of(values)} for name, values in few_
 for other in ("MAML", "prototypes"):
     difference = mk.Score.of(few_shot["update network"] - few_shot[other])
     rows.append({"rule": f"update network minus {other}", "accuracy": difference})
-    assert abs(difference.mean) < difference.interval
+    assert (abs(difference.mean) < difference.interval) == (other == "MAML")
 mk.report.Table(rows)
 
 # %% [markdown]
-# Both intervals include zero, so these three seeds show no advantage of the learned rule.
+# These three seeds show no difference between the learned rule and MAML. Prototypes are better than the learned rule.
 
 # %% [markdown]
 # ## Summary
@@ -785,14 +815,14 @@ mk.report.Table(rows)
 # - An optimizer is a function of the history of gradients. A small network that is applied to every weight separately can
 #   learn this function (Formula 11.1). SGD, momentum and Adam are special cases, from which meta-training starts.
 # - Truncated backpropagation (Formula 11.2) makes long runs affordable, but short segments favor what helps at once.
-# - All five learned updates treat positive and negative gradients differently.
+# - All five learned updates treat positive and negative gradients differently, and have other schedules for biases than
+#   for matrices.
 # - On tasks like those of meta-training, the learned optimizer had a lower final training loss than tuned momentum and
-#   Adam, with and without cosine decay, and reached Adam's in 56 instead of 100 steps. Seven learned coefficients alone
-#   achieve most of this gain; in final losses, the network adds nothing that five seeds can show. Meta-training cost
-#   more than tuning.
-# - Outside this family, the coefficients stayed better than tuned optimizers in longer runs and wider networks, whereas the
-#   learned optimizer with a network failed in longer runs for two of five seeds. In deeper networks and on other data,
-#   both failed for all seeds. Before you use a learned optimizer, find out on what it was trained.
+#   Adam, with and without cosine decay, and reached Adam's in 46 instead of 100 steps. Learned coefficients alone need 62,
+#   and 57 with schedules. Meta-training cost more than tuning.
+# - Outside this family, all three were better than tuned optimizers in wider networks, but only constant coefficients in
+#   longer runs. With a network, one of five failed in longer runs and two on other data. In deeper networks, all failed.
+#   Before you use a learned optimizer, find out on what it was trained.
 
 # %% [markdown]
 # ## Exercises

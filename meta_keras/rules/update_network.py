@@ -18,10 +18,10 @@ MOMENTUM_DECAYS, SQUARE_DECAY = (0.5, 0.9, 0.99), 0.999
 EPSILON = 1e-7  # as in Keras' Adam
 # Features are smooth where gradients change sign. Without this they would jump there, and meta-gradients explode.
 SMOOTHING = 1e-5
-# How far a training run has come, on several time scales.
-TIME_SCALES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+# How far a training run has come, on several time scales. The context has the short ones.
+TIME_SCALES, SHORT = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0), 4
 BASES = ("sgd", "momentum", "adam")
-FEATURES = 4 + len(MOMENTUM_DECAYS)
+FEATURES, CONTEXT = 4 + len(MOMENTUM_DECAYS), 1 + SHORT
 
 
 class Memory(NamedTuple):
@@ -35,19 +35,21 @@ class Memory(NamedTuple):
 class UpdateNetwork(Update):
     """A learned update: known optimizers with learned coefficients, plus the step of a network (D3's PNML).
 
-        update = -learning_rate * sum_i c_i d_i + step_size * direction * exp(0.001 * magnitude)   (Formula 11.1)
+        update = -learning_rate * sum_i c_i exp(u_i . z) d_i
+                 + step_size * direction * exp(0.001 * magnitude)   (Formula 11.1)
 
     The d_i are the gradient, its moving averages on three time scales, and the updates of Adam that belong to them.
     Direction and magnitude are the two outputs of a network that sees one parameter at a time: its gradient, momenta,
-    second moment and value, together with the number of steps. It therefore fits any number of weights of any shape.
-    The features are normalized, and the network is as small as in Metz et al., "Practical tradeoffs between memory,
-    compute, and performance in learned optimizers", 2022. Its outputs begin at zero, so that training begins with the
-    optimizer that `base` names.
+    second moment and value, normalized. It therefore fits any number of weights of any shape, and is as small as in
+    Metz et al., "Practical tradeoffs between memory, compute, and performance in learned optimizers", 2022. Both parts
+    depend on the context z: whether the tensor is a vector, such as a bias, and how far training has come. Outputs of
+    the network and u_i are zero at first, so that training begins with the optimizer that `base` names.
 
     learning_rate: that of the known optimizers.
     base: "sgd", "momentum" (0.9) or "adam" (0.9 and 0.999).
     hidden: the units of the hidden layers.
     step_size: the size of the network's own steps.
+    schedules: False keeps the u_i at zero. In a few steps, there is nothing to schedule, and they might grow too large.
 
     >>> from meta_keras import MetaLearner, networks
     >>> from meta_keras.rules import GradientDescent
@@ -62,14 +64,16 @@ class UpdateNetwork(Update):
         base: str = "adam",
         hidden: Sequence[int] = (4, 4),
         step_size: float = 0.001,
+        schedules: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         checks.positive(learning_rate=learning_rate, step_size=step_size)
         checks.one_of(BASES, base=base)
         checks.shape(hidden=hidden)
+        checks.flag(schedules=schedules)
         self.learning_rate, self.base, self.step_size = float(learning_rate), base, float(step_size)
-        self.hidden = tuple(int(units) for units in hidden)
+        self.hidden, self.schedules = tuple(map(int, hidden)), bool(schedules)
 
     def prepare(self, network: PureModel, parameters: Sequence[keras.Variable], steps: int) -> None:
         self.build()
@@ -84,8 +88,11 @@ class UpdateNetwork(Update):
         self.coefficients = self.add_weight(
             shape=(1 + 2 * len(MOMENTUM_DECAYS),), initializer=self._first_coefficients, name="coefficients"
         )
-        self.clock = self.add_weight(
-            shape=(len(TIME_SCALES), self.hidden[0]), initializer="glorot_uniform", name="clock"
+        self.exponents = self.add_weight(shape=(CONTEXT, len(MOMENTUM_DECAYS)), initializer="zeros", name="exponents")
+        self.exponents.trainable = self.schedules
+        self.clock, self.context_kernel = (
+            self.add_weight(shape=(count, self.hidden[0]), initializer="glorot_uniform", name=name)
+            for name, count in (("clock", len(TIME_SCALES)), ("context_kernel", CONTEXT))
         )
         widths = (FEATURES, *self.hidden, 2)
         self.dense = []
@@ -104,27 +111,35 @@ class UpdateNetwork(Update):
         moves, memories = [], []
         for gradient, before, parameter in zip(gradients, state, parameters, strict=True):
             memory = remembered(gradient, before)
-            own = self.own_step(features_of(gradient, memory, parameter), step.number)
-            moves.append(own + self.known_step(gradient, memory, step.number))
+            context = context_of(parameter, step.number)
+            own = self.own_step(features_of(gradient, memory, parameter), context, step.number)
+            moves.append(own + self.known_step(gradient, memory, context, step.number))
             memories.append(memory)
         return moves, memories
 
-    def known_step(self, gradient: tf.Tensor, memory: Memory, number: int | tf.Tensor) -> tf.Tensor:
-        """-learning_rate * sum_i c_i d_i."""
+    def known_step(self, gradient: tf.Tensor, memory: Memory, context: Tensors, number: int | tf.Tensor) -> tf.Tensor:
+        """-learning_rate * sum_i c_i exp(u_i . z) d_i in this context z."""
         first, *others = tf.unstack(tf.cast(self.coefficients, gradient.dtype))
         plain, adam = others[: len(memory.momenta)], others[len(memory.momenta) :]
-        corrections = adam_corrections(number, gradient.dtype)
         known = first * gradient + weighted_sum(plain, memory.momenta)
         # The updates of Adam have one divisor, so they are added up before the division.
-        scaled = weighted_sum([c * k for c, k in zip(adam, corrections, strict=True)], memory.momenta)
+        parts = zip(adam, self.factors_in(context), adam_corrections(number, gradient.dtype), strict=True)
+        scaled = weighted_sum([c * factor * correction for c, factor, correction in parts], memory.momenta)
         return -self.learning_rate * (known + scaled / (safe_root(memory.square) + EPSILON))
 
-    def own_step(self, features: Tensors, number: int | tf.Tensor) -> tf.Tensor:
+    def factors_in(self, context: Tensors) -> Tensors:
+        """exp(u_i . z): the factors of the coefficients of Adam's updates in this context z."""
+        # The other updates have u_i = 0. Gradients shrink with the loss; were their coefficients to grow meanwhile, a
+        # single bad minibatch could make training diverge.
+        exponents = tf.unstack(tf.cast(self.exponents, context[0].dtype))
+        return tf.unstack(tf.exp(weighted_sum(context, exponents)))
+
+    def own_step(self, features: Tensors, context: Tensors, number: int | tf.Tensor) -> tf.Tensor:
         """step_size * direction * exp(0.001 * magnitude); every feature has the shape of the parameters."""
         dtype = features[0].dtype
-        steps = tf.cast(number, dtype)
-        time = tf.stack([tf.tanh(steps / scale - 1) for scale in TIME_SCALES])
-        offset = tf.linalg.matvec(tf.cast(self.clock, dtype), time, transpose_a=True)
+        # The step number counts twice, in the context and here: with weights of their own, both train better.
+        offset = weighted_sum(times(number, TIME_SCALES, dtype), tf.unstack(tf.cast(self.clock, dtype)))
+        offset += weighted_sum(context, tf.unstack(tf.cast(self.context_kernel, dtype)))
         units: Tensors = features
         for kernel, bias in self.dense:
             # Products with single numbers, which XLA joins into one pass over the parameters. Matrix products would
@@ -169,12 +184,8 @@ class UpdateNetwork(Update):
         return update
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {
-            "learning_rate": self.learning_rate,
-            "base": self.base,
-            "hidden": self.hidden,
-            "step_size": self.step_size,
-        }
+        names = ("learning_rate", "base", "hidden", "step_size", "schedules")
+        return super().get_config() | {name: getattr(self, name) for name in names}
 
 
 def remembered(gradient: tf.Tensor, before: Memory) -> Memory:
@@ -201,6 +212,17 @@ def features_of(gradient: tf.Tensor, memory: Memory, parameter: tf.Tensor) -> Te
     inverse = tf.math.rsqrt(square)  # of the root; one for all, since divisions are slow
     root = square * inverse * tf.math.rsqrt(mean(square) + SMOOTHING)
     return [normalized(gradient), normalized(parameter), root, *(one * inverse for one in (gradient, *memory.momenta))]
+
+
+def context_of(parameter: tf.Tensor, number: int | tf.Tensor) -> Tensors:
+    """What all parameters of a tensor have in common: whether it is no vector, and how far training has come."""
+    no_vector = tf.constant(float(parameter.shape.rank > 1), parameter.dtype)
+    return [no_vector, *times(number, TIME_SCALES[:SHORT], parameter.dtype)]
+
+
+def times(number: int | tf.Tensor, scales: Sequence[float], dtype: tf.DType) -> Tensors:
+    """The number of steps before this one, on each time scale between -1 and 1."""
+    return [tf.tanh(tf.cast(number, dtype) / scale - 1) for scale in scales]
 
 
 def normalized(values: tf.Tensor) -> tf.Tensor:
