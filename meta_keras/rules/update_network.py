@@ -19,9 +19,10 @@ EPSILON = 1e-7  # as in Keras' Adam
 # Features are smooth where gradients change sign. Without this they would jump there, and meta-gradients explode.
 SMOOTHING = 1e-5
 # How far a training run has come, on several time scales. The context has the short ones.
-TIME_SCALES, SHORT = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0), 4
+TIME_SCALES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+CONTEXT_SCALES = TIME_SCALES[:4]
 BASES = ("sgd", "momentum", "adam")
-FEATURES, CONTEXT = 4 + len(MOMENTUM_DECAYS), 1 + SHORT
+FEATURES, CONTEXT = 4 + len(MOMENTUM_DECAYS), 1 + len(CONTEXT_SCALES)
 
 
 class Memory(NamedTuple):
@@ -49,11 +50,11 @@ class UpdateNetwork(Update):
     base: "sgd", "momentum" (0.9) or "adam" (0.9 and 0.999).
     hidden: the units of the hidden layers.
     step_size: the size of the network's own steps.
-    schedules: False keeps the u_i at zero. In a few steps, there is nothing to schedule, and they might grow too large.
+    schedules: whether there are u_i; False is better for a few steps, in which they have no purpose but may grow large.
 
     >>> from meta_keras import MetaLearner, networks
     >>> from meta_keras.rules import GradientDescent
-    >>> rule = GradientDescent(UpdateNetwork(0.01), steps=3)
+    >>> rule = GradientDescent(UpdateNetwork(0.01, schedules=False), steps=3)
     >>> learner = MetaLearner(network=networks.mlp(1), rule=rule)
     """
 
@@ -88,8 +89,8 @@ class UpdateNetwork(Update):
         self.coefficients = self.add_weight(
             shape=(1 + 2 * len(MOMENTUM_DECAYS),), initializer=self._first_coefficients, name="coefficients"
         )
-        self.exponents = self.add_weight(shape=(CONTEXT, len(MOMENTUM_DECAYS)), initializer="zeros", name="exponents")
-        self.exponents.trainable = self.schedules
+        if self.schedules:
+            self.exponents = self.add_weight((CONTEXT, len(MOMENTUM_DECAYS)), initializer="zeros", name="exponents")
         self.clock, self.context_kernel = (
             self.add_weight(shape=(count, self.hidden[0]), initializer="glorot_uniform", name=name)
             for name, count in (("clock", len(TIME_SCALES)), ("context_kernel", CONTEXT))
@@ -129,15 +130,16 @@ class UpdateNetwork(Update):
 
     def factors_in(self, context: Tensors) -> Tensors:
         """exp(u_i . z): the factors of the coefficients of Adam's updates in this context z."""
-        # The other updates have u_i = 0. Gradients shrink with the loss; were their coefficients to grow meanwhile, a
-        # single bad minibatch could make training diverge.
+        # Only of Adam's: gradients shrink with the loss, and with growing coefficients, one minibatch could do damage.
+        if not self.schedules:
+            return [tf.ones_like(context[0])] * len(MOMENTUM_DECAYS)
         exponents = tf.unstack(tf.cast(self.exponents, context[0].dtype))
         return tf.unstack(tf.exp(weighted_sum(context, exponents)))
 
     def own_step(self, features: Tensors, context: Tensors, number: int | tf.Tensor) -> tf.Tensor:
         """step_size * direction * exp(0.001 * magnitude); every feature has the shape of the parameters."""
         dtype = features[0].dtype
-        # The step number counts twice, in the context and here: with weights of their own, both train better.
+        # The step number counts twice, here and in the context. One would do, but meta-training gets further with both.
         offset = weighted_sum(times(number, TIME_SCALES, dtype), tf.unstack(tf.cast(self.clock, dtype)))
         offset += weighted_sum(context, tf.unstack(tf.cast(self.context_kernel, dtype)))
         units: Tensors = features
@@ -180,7 +182,7 @@ class UpdateNetwork(Update):
             update.build()
             update.set_weights(weights)
         except (TypeError, ValueError) as error:  # also those of JSON and of NumPy
-            raise ValueError(f"{path} is no file that UpdateNetwork.save has written: {error}") from error
+            raise ValueError(f"{path} is no file of this version's UpdateNetwork.save: {error}") from error
         return update
 
     def get_config(self) -> dict[str, Any]:
@@ -215,9 +217,9 @@ def features_of(gradient: tf.Tensor, memory: Memory, parameter: tf.Tensor) -> Te
 
 
 def context_of(parameter: tf.Tensor, number: int | tf.Tensor) -> Tensors:
-    """What all parameters of a tensor have in common: whether it is no vector, and how far training has come."""
-    no_vector = tf.constant(float(parameter.shape.rank > 1), parameter.dtype)
-    return [no_vector, *times(number, TIME_SCALES[:SHORT], parameter.dtype)]
+    """What all parameters of a tensor have in common: whether it has several axes, and how far training has come."""
+    dtype = parameter.dtype
+    return [tf.constant(float(parameter.shape.rank > 1), dtype), *times(number, CONTEXT_SCALES, dtype)]
 
 
 def times(number: int | tf.Tensor, scales: Sequence[float], dtype: tf.DType) -> Tensors:
