@@ -590,7 +590,7 @@ for one, other in itertools.combinations(methods[:3], 2):
 # 0.011 to 0.21) of that of the best of them, Adam without decay. It reaches Adam's final loss after $46 \pm 4$ steps,
 # less than half of Adam's. The known updates alone need $57 \pm 7$ with schedules and $62 \pm 3$ with constant
 # coefficients. The network saves steps in both comparisons; schedules alone do not distinguishably. In the mean loss,
-# which meta-training minimizes, it is the other way around. Final losses of the three are indistinguishable.
+# which meta-training minimizes, schedules do, and what the network adds is not distinguishable. Nor are final losses.
 
 # %% [markdown]
 # About half of the gain in mean loss over Adam, which was tuned for its final loss and not in its decays, is due to
@@ -651,7 +651,7 @@ for setting in settings[1:]:
 # **Longer runs.** One of the five learned optimizers fails, and the others end with 34 to 720 times Adam's loss;
 # schedules alone have 4,000 times Adam's (interval 600 to 27,000). In both, the loss rises after step 100, where $z$
 # has values that meta-training never saw: without the network, the sum of Adam's coefficients for matrices grows from
-# 2.9 to 4.0 then to 39 to 63 at step 1,000; with it, to 1.8 to 3.0. Constant coefficients have 0.012 times Adam's loss
+# at most 4 to at least 39 at step 1,000; with it, to at most 3. Constant coefficients have 0.012 times Adam's loss
 # (0.004 to 0.03), less than all tuned optimizers.
 
 # %% [markdown]
@@ -659,7 +659,7 @@ for setting in settings[1:]:
 # loss (0.01 to 0.8), the coefficients 0.10 times (0.07 to 0.16).
 #
 # **Other data and deeper networks.** On clothing, two of the five learned optimizers fail; two others are close to
-# tuned Adam, and one is worse. The other kinds fail for four and all seeds. With three layers, all fail. Tuned
+# tuned Adam, and one is worse. Schedules fail for four seeds, coefficients for all. With three layers, all fail. Tuned
 # optimizers never do, nor would Adam with the family's rate of 0.08: on training tasks, it ends at 0.396 on
 # clothing (best: 0.393) and at 0.43 with three layers (best: 0.075).
 
