@@ -43,8 +43,8 @@ class UpdateNetwork(Update):
     Direction and magnitude are the two outputs of a network that sees one parameter at a time: its gradient, momenta,
     second moment and value, normalized. It therefore fits any number of weights of any shape, and is as small as in
     Metz et al., "Practical tradeoffs between memory, compute, and performance in learned optimizers", 2022. Both parts
-    depend on the context z: whether the tensor is a vector, such as a bias, and how far training has come. Outputs of
-    the network and u_i are zero at first, so that training begins with the optimizer that `base` names.
+    depend on the context z: whether the tensor is a vector, such as a bias, and how far training has come. Only Adam's
+    updates have u_i. These and the network's outputs are zero at first: training begins with the optimizer in `base`.
 
     learning_rate: that of the known optimizers.
     base: "sgd", "momentum" (0.9) or "adam" (0.9 and 0.999).
