@@ -169,8 +169,18 @@ def test_normalization_layers_can_be_generated():
 def test_a_class_without_examples_is_never_the_answer():
     learner = mk.MetaLearner(network=classifier(), rule=WeightGenerator(per_class=True), ways=3)
     (x, _, queries), _ = classification()
-    predictor = learner.predictor(tf.cast(x[0], "float32")[:2], [0, 1])
-    assert predictor.predict(tf.cast(queries[0], "float32")).argmax(axis=-1).max() < 2
+    predictor = learner.predictor(
+        tf.cast(x[0], "float32")[:2], [1, 2]
+    )  # all logits begin equal, and the first would win
+    assert predictor.predict(tf.cast(queries[0], "float32")).argmax(axis=-1).min() > 0
+
+
+def test_classes_without_examples_do_not_count_in_the_mean():
+    learner, ((x, y, _), _) = made("per class, zero")
+    x, y = tf.cast(x[0], tf.float32), tf.minimum(y[0], 1)
+    few, many = (weights_for(learner, x, y, ways)[-2:] for ways in (2, 3))
+    for one, other in zip(few, many, strict=True):  # the kernel and the bias of the head
+        np.testing.assert_allclose(other[..., :2], one, atol=1e-6)
 
 
 def test_an_encoder_describes_the_support_set():

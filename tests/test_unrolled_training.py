@@ -9,7 +9,7 @@ from proofs import in_float64, numbers, regression
 from test_rules_update_network import at_random, built
 
 from meta_keras import Episode, Sinusoids, UnrolledTraining, networks
-from meta_keras.rules import LearnedRates, Step, UpdateNetwork
+from meta_keras.rules import LearnedRates, Step, Update, UpdateNetwork
 
 
 @pytest.fixture
@@ -120,6 +120,30 @@ def test_a_diverged_run_does_not_count(precise):
     np.testing.assert_allclose(loss, wanted_loss, rtol=1e-10)
     for one, other in zip(gradients, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-12)
+
+
+class Root(Update):
+    """Its derivative is not a number where gradients are zero, although the update is."""
+
+    def prepare(self, network, parameters, steps):
+        self.factor, self.built = self.add_weight(shape=(), initializer="ones", name="factor"), True
+
+    def init(self, parameters):
+        return []
+
+    def update(self, gradients, state, parameters, step):
+        return [-0.1 * tf.pow(self.factor * tf.square(one), 0.5) for one in gradients], state
+
+
+def test_a_run_whose_gradient_is_not_finite_does_not_count(precise):
+    training = training_of(Root(), clipnorm=1e9)
+    (x, y, query_x), query_y = regression(tasks=2, support=6)
+    first = tf.constant([1.0, 0.0], x.dtype)[:, None, None]  # in the second run, all answers are right from the start
+    _, diverged, (loss, gradients) = tf.function(training.meta_gradients)((x * first, y * first, query_x), query_y)
+    wanted_loss, wanted = gradients_by_hand(training, (x * first, y * first, query_x), runs=[0])
+    assert int(diverged) == 1
+    np.testing.assert_allclose(loss, wanted_loss, rtol=1e-10)
+    np.testing.assert_allclose(gradients, wanted, rtol=1e-8)
 
 
 def test_logs_say_how_many_runs_have_diverged():
