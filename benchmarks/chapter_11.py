@@ -212,13 +212,13 @@ def validation_loss(training: mk.UnrolledTraining) -> float:
 
 
 def validated(record: Record, tried: Choice) -> float:
-    """The mean loss on validation tasks, or that of guessing if meta-training fails."""
+    """The mean loss on validation tasks, infinite also if meta-training fails."""
 
     def loss() -> float:
         try:
             training, _ = meta_train(tried, SELECTION_SEED)
         except FloatingPointError:  # all training runs of a step have diverged
-            return math.log(WAYS)
+            return math.inf
         return validation_loss(training)
 
     settings = f"step size {tried.step_size:g}, learning rate {tried.learning_rate:g}"

@@ -40,9 +40,8 @@ stored = mk.report.measured("chapter_11")  # long measurements, made by benchmar
 # ## An optimizer is a function
 #
 # Gradient descent, momentum and Adam differ in one respect only: how they compute the change of a weight from the
-# gradients of this weight so far. **Learned optimization** (in D3:
-# parameter meta-learning, 参数元学习, PNML) represents the function by a small **parameter network** (参数网络) with
-# weights $\omega$ and learns it, so that networks trained with it reach a low loss. Andrychowicz et al. (2016) used a
+# gradients of this weight so far. **Learned optimization** (in D3: parameter meta-learning, 参数元学习, PNML) represents
+# the function by a small **parameter network** (参数网络) with weights $\omega$ and learns it, so that networks trained with it reach a low loss. Andrychowicz et al. (2016) used a
 # recurrent network that reads one gradient per step.
 
 # %% [markdown]
@@ -93,9 +92,8 @@ Code(inspect.getsource(update_network.features_of), language="python")
 
 # %% [markdown]
 # The constant `SMOOTHING`, $10^{-5}$, under the roots is much larger than the square of Adam's $\epsilon$, $10^{-14}$.
-# Where a gradient changes its sign,
-# $g / \sqrt{g^2}$ jumps from $-1$ to 1. This is harmless in Adam, but meta-training differentiates through this function,
-# and the derivative at the jump is huge. In the features, smoothing bounds it:
+# Where a gradient changes its sign, $g / \sqrt{g^2}$ jumps from $-1$ to 1. This is harmless in Adam, but meta-training
+# differentiates through this function, and the derivative at the jump is huge. In the features, smoothing bounds it:
 
 # %% alt="The normalized gradient over the gradient: almost a step with a tiny smoothing, and a smooth curve with a larger one"
 gradients = np.linspace(-0.02, 0.02, 401)
@@ -358,7 +356,7 @@ sgd, adam = UpdateNetwork(0.08 / 0.05, base="sgd"), UpdateNetwork(0.08, base="ad
 for one in (sgd, adam):
     one.build()
 surfaces = {"SGD": surface(sgd, 50), "Adam": surface(adam, 50)}
-surfaces |= {f"learned, step {n}": surface(shipped, n) for n in (5, 50, 95)}
+surfaces |= {f"learned, k = {n}": surface(shipped, n) for n in (5, 50, 95)}
 figure, panels = plt.subplots(1, 5, figsize=(12, 2.4), sharey=True)
 limit = np.ceil(10 * max(np.abs(values).max() for values in surfaces.values())) / 10
 for axes, (name, values) in zip(panels, surfaces.items(), strict=True):
@@ -388,12 +386,15 @@ def adams_part(update, number, tensor):
     return np.dot(update.coefficients[-3:], factors)
 
 
-learned = {}
-for seed in range(5):
-    found = stored[f"meta-training: learned, seed {seed}"]
-    learned[seed] = UpdateNetwork.from_config(found["config"])
-    learned[seed].build()
-    learned[seed].set_weights([np.array(one) for one in found["weights"]])
+def stored_update(kind, seed):
+    found = stored[f"meta-training: {kind}, seed {seed}"]
+    update = UpdateNetwork.from_config(found["config"])
+    update.build()
+    update.set_weights([np.array(one) for one in found["weights"]])
+    return update
+
+
+learned = {seed: stored_update("learned", seed) for seed in range(5)}
 schedules = {
     (seed, kind): [adams_part(update, number, tensor) for number in range(100)]
     for seed, update in learned.items()
@@ -623,11 +624,8 @@ assert min(methods[3:], key=means.get) == "adam"
 assert np.allclose(np.exp(ends), [0.049, 0.0113, 0.21], rtol=0.02)
 gains = [mean_loss["adam"].mean - mean_loss[name].mean for name in ("coefficients", "learned")]
 assert np.isclose(gains[0] / gains[1], 0.52, atol=0.005)
-stored_coefficients = [
-    stored[f"meta-training: coefficients, seed {seed}"]["weights"][0] for seed in range(5)
-]
-typical = [6, -18, 8, 44, 0.9, -0.3, 1.3]
-assert np.allclose(stored_coefficients, typical, rtol=0.2, atol=0.1)
+constant = [stored_update("coefficients", seed).coefficients.numpy() for seed in range(5)]
+assert np.allclose(constant, [6, -18, 8, 44, 0.9, -0.3, 1.3], rtol=0.2, atol=0.1)
 ends = [
     stored[f"meta-training: schedules, seed {n // 2}, start {n % 2}"]["validation"] for n in range(10)
 ]
@@ -674,13 +672,8 @@ assert all(verdicts["schedules", n][long] == "higher" for n in methods[2:])
 longer = [seed["curve"] for name in methods[:2] for seed in found[name, long]]  # means of ten steps
 assert all(min(curve[19:30]) > curve[9] for curve in longer)
 for kind, ends in (("schedules", [38.9, 63]), ("learned", [1.83, 2.97])):
-    sums = []
-    for seed in range(5):
-        update.set_weights(
-            [np.array(w) for w in stored[f"meta-training: {kind}, seed {seed}"]["weights"]]
-        )
-        sums.append([adams_part(update, number, matrix) for number in (99, 999)])
-    at_100, at_1000 = np.transpose(sums)
+    five = [stored_update(kind, seed) for seed in range(5)]
+    at_100, at_1000 = np.array([[adams_part(one, n, matrix) for one in five] for n in (99, 999)])
     assert np.allclose([at_1000.min(), at_1000.max()], ends, rtol=0.01)
     assert np.isclose(at_100.max(), 2.06 if kind == "learned" else 3.95, rtol=0.01)
 of_family = [stored[f"rates: adam, {setting}"] for setting in ("clothing", "3 hidden layers")]
