@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from meta_keras.internals import seeds_of
+from meta_keras.targets import check_not_broadcast, targets_by_name
 from meta_keras.tasks.episodes import is_endless
 
 
@@ -29,6 +30,25 @@ class SeededModel(keras.Model):
 
 class ExampleModel(SeededModel):
     """A Keras model that is trained on arrays, or on a dataset that ends or is used for a number of steps."""
+
+    def compile(
+        self,
+        optimizer: Any = "adam",
+        loss: Any = None,
+        *,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """As `keras.Model.compile`."""
+        super().compile(optimizer, loss, metrics=metrics, weighted_metrics=weighted_metrics, **kwargs)
+        self._compared = targets_by_name(losses=[loss], metrics=[metrics, weighted_metrics])
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """As Keras, which would broadcast labels where a loss or metric takes a target for every answer."""
+        if tf.is_tensor(y) and tf.is_tensor(y_pred):
+            check_not_broadcast(self._compared, y, y_pred.shape)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """As Keras does when it loads a file."""

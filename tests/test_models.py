@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from meta_keras.models import ExampleModel
 from meta_keras.multitask import MultiTask, mix_tasks
-from meta_keras.transfer import DomainAdaptation, pair_domains
+from meta_keras.transfer import Distiller, DomainAdaptation, pair_domains
 from meta_keras.unsupervised import VAE, Contrastive, Rotation
 from tests.unlabeled import compiled, decoder, encoder, images
 
@@ -76,3 +76,42 @@ def test_files_without_these_states_still_load():
     before = model.seed_generator.state.numpy()
     model.load_own_variables(store)
     np.testing.assert_array_equal(model.seed_generator.state, before)
+
+
+def adaptation_fits(**compiled_with):
+    """Four labels and four answers a row: as many as would be broadcast without an error."""
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, name="features"), keras.layers.Dense(4)])
+    model = DomainAdaptation(network, layer="features")
+    model.compile("sgd", **compiled_with)
+    x, y = np.ones((4, 2), "float32"), np.arange(4)
+    return model.fit(pair_domains(x, y, x, batch_size=4), steps_per_epoch=1, verbose=0)
+
+
+def distiller_fits(**compiled_with):
+    student, teacher = (keras.Sequential([keras.Input((2,)), keras.layers.Dense(4)]) for _ in range(2))
+    model = Distiller(student, teacher)
+    model.compile("sgd", **compiled_with)
+    return model.fit(np.ones((4, 2), "float32"), np.arange(4), verbose=0)
+
+
+def multitask_fits(metrics):
+    trunk = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    model = MultiTask(trunk, {"kind": keras.layers.Dense(4), "size": keras.layers.Dense(1)})
+    model.compile("sgd", metrics={"kind": metrics, "size": ["mae"]})
+    labels = {"kind": np.arange(4), "size": np.ones((4, 1), "float32")}
+    return model.fit(np.ones((4, 2), "float32"), labels, verbose=0)
+
+
+@pytest.mark.parametrize("fits", [adaptation_fits, distiller_fits, multitask_fits])
+@pytest.mark.parametrize("metric", ["mae", "categorical_accuracy", keras.metrics.MeanSquaredError(name="mine")])
+def test_labels_are_not_broadcast_by_a_metric(fits, metric):
+    name = getattr(metric, "name", {"mae": "mean_absolute_error"}.get(metric, metric))
+    with pytest.raises(ValueError, match=f"The metric '{name}' takes .*each with 4 answers.*sparse_categorical_acc"):
+        fits(metrics=["accuracy", metric])
+    assert fits(metrics=["accuracy"]).history
+
+
+@pytest.mark.parametrize("loss", ["mse", keras.losses.Huber()])
+def test_labels_are_not_broadcast_by_a_loss(loss):
+    with pytest.raises(ValueError, match="The loss '.*' takes numbers.*sparse_categorical_crossentropy"):
+        adaptation_fits(loss=loss)

@@ -28,6 +28,7 @@ from meta_keras.multitask.parts import (
 from meta_keras.multitask.surgery import flat_gradients, operated_gradients, random_orders
 from meta_keras.multitask.uncertainty import uncertainty_loss
 from meta_keras.scaling import check_scaled
+from meta_keras.targets import check_not_broadcast, targets_by_name
 
 METHODS = ("average", "uncertainty", "surgery")
 
@@ -108,6 +109,7 @@ class MultiTask(ExampleModel):
         self.loss_for = LossByTask(self.trunk, self.heads, loss)
         self.task_weights = weights_by_task(self.heads, loss_weights)
         listed = metrics_by_task(self.loss_for.activations, metrics)
+        self.metric_targets = {task: targets_by_name(metrics=given) for task, given in (listed or {}).items()}
         super().compile(optimizer=optimizer, weighted_metrics=listed, **kwargs)
         self.compiled_with = keras.saving.serialize_keras_object(
             {"loss": self.loss_for.given or None, "metrics": metrics, "loss_weights": loss_weights}
@@ -183,6 +185,7 @@ class MultiTask(ExampleModel):
         for task in self.heads:
             targets = tf.convert_to_tensor(y[task])
             targets = one_per_step(self.loss_for(task, targets.dtype), targets, y_pred[task])
+            check_not_broadcast(self.metric_targets.get(task, {}), targets, y_pred[task].shape)
             labels[task], present = filled(targets)
             axes = max(y_pred[task].shape.rank - 1, 1)
             weights[task] = tf.cast(per_answer(present, axes), tf.float32)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.inputs import as_inputs
+from meta_keras.models import ExampleModel
 from meta_keras.unsupervised.base import Unlabeled
 
 TURNS = 4
@@ -53,7 +54,7 @@ class Rotation(Unlabeled):
         if kwargs.get("loss") is None:
             kwargs["loss"] = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             kwargs["metrics"] = ["accuracy"] if kwargs.get("metrics") is None else kwargs["metrics"]
-        keras.Model.compile(self, optimizer=optimizer, **kwargs)
+        ExampleModel.compile(self, optimizer, **kwargs)
 
     def pretext(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """All rotations of the images, counterclockwise, and by how many quarter turns each was rotated."""
