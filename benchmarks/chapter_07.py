@@ -350,13 +350,14 @@ def letters() -> dict[str, np.ndarray]:
 def letters_during_training(rate: float, seed: int) -> dict[str, list[float]]:
     """The accuracy of the rotation for each part of the images, after each number of steps."""
     training = letters()["training images"]
-    return during_training(training, letters() | {"training images": training[::3]}, CHECKPOINTS, rate, seed)
+    parts = letters() | {"training images": training[::3]}
+    return during_training(training, parts, CHECKPOINTS, rate, seed)[1]
 
 
 def during_training(
     training: np.ndarray, parts: dict[str, np.ndarray], checkpoints: tuple[int, ...], rate: float, seed: int
-) -> dict[str, list[float]]:
-    """The accuracy of the rotation for each of these parts, after each number of steps on the training images."""
+) -> tuple[Rotation, dict[str, list[float]]]:
+    """The trained model, and the accuracy of the rotation for each of these parts, after each number of steps."""
     keras.utils.set_random_seed(seed)
     model = Rotation(encoder())
     model.compile(adam(rate, checkpoints[-1]))
@@ -367,7 +368,7 @@ def during_training(
             model.train_on_batch(next(stream))
         for name, part in parts.items():
             curves[name].append(turned_correctly(model, part))
-    return curves
+    return model, curves
 
 
 def by_nearest_neighbor() -> dict[str, float]:
@@ -458,7 +459,7 @@ def omniglot_during_training(data_dir: str | None) -> dict[str, list[float]]:
     """The accuracy of the rotation, after each number of steps, on every eighth and fourth image."""
     training, unseen = (asymmetric(omniglot_images(split, data_dir), LETTERS) for split in ("train", "test"))
     parts = {"training images": training[::8], "unseen alphabets": unseen[::4]}
-    return during_training(training, parts, OMNIGLOT_CHECKPOINTS, OMNIGLOT_RATE, OMNIGLOT_SEED)
+    return during_training(training, parts, OMNIGLOT_CHECKPOINTS, OMNIGLOT_RATE, OMNIGLOT_SEED)[1]
 
 
 def omniglot_part(record: Record) -> None:
@@ -474,4 +475,4 @@ PARTS = {
 
 
 if __name__ == "__main__":
-    measure_parts("chapter_07", PARTS, __doc__, prepared_data=True)
+    measure_parts("chapter_07", PARTS, __doc__, outside="Omniglot, as tensorflow-datasets has prepared it,")

@@ -11,7 +11,12 @@ import tensorflow_datasets as tfds
 from meta_keras import ClassPool, FewShot, load
 from meta_keras.tasks import datasets
 
-SIZES = {"glyphs": (1201, 20, (28, 28, 1)), "fashion": (10, 250, (28, 28, 1)), "languages": (38, 200, ())}
+SIZES = {
+    "glyphs": (1201, 20, (28, 28, 1)),
+    "hanzi": (3755, 3, (28, 28, 1)),
+    "fashion": (10, 250, (28, 28, 1)),
+    "languages": (38, 200, ()),
+}
 NOWHERE = "http://127.0.0.1:9/"
 
 
@@ -86,6 +91,7 @@ def test_an_embedded_set_has_its_classes_examples_and_shape(embedded, name):
     ("name", "parts"),
     [
         ("glyphs", {"train": 851, "validation": 129, "test": 221}),
+        ("hanzi", {"train": 2903, "validation": 223, "test": 629}),
         ("languages", {"train": 24, "validation": 6, "test": 8}),
     ],
 )
@@ -102,8 +108,26 @@ def test_no_alphabet_of_the_glyphs_lies_in_two_parts(embedded):
     assert sum(map(len, alphabets)) == len(set.union(*alphabets)) == 26
 
 
-def test_glyphs_are_ink_or_ground_and_bright_on_dark(embedded):
-    images = embedded["glyphs"].examples
+def test_characters_of_one_initial_are_in_one_part_and_ordered_by_pronunciation(embedded):
+    pool = embedded["hanzi"]
+    initials = {part: set(pool.split(part).groupings["initial"]) for part in ("train", "validation", "test")}
+    assert initials["validation"] == {"x"} and initials["test"] == {"y", "z"} and len(initials["train"]) == 20
+    known = {"啊": "a", "北": "b", "京": "j", "西": "x", "中": "z", "做": "z"}
+    assert {name: pool.groupings["initial"][pool.names.index(name)] for name in known} == known
+    assert list(pool.groupings["initial"]) == sorted(pool.groupings["initial"])
+
+
+def test_typefaces_have_the_same_order_for_every_character(embedded):
+    """Sans serif has the boldest lines; in serif, vertical lines are bolder than horizontal ones."""
+    images = embedded["hanzi"].examples.reshape(3755, 3, 28, 28) > 0
+    assert (images.mean(axis=(2, 3)).argmax(axis=1) == 1).mean() > 0.99
+    cross = images[embedded["hanzi"].names.index("十")]
+    assert [[int((face.sum(axis=axis) > 20).sum()) for axis in (0, 1)] for face in cross[:2]] == [[2, 1], [2, 2]]
+
+
+@pytest.mark.parametrize("name", ["glyphs", "hanzi"])
+def test_characters_are_ink_or_ground_and_bright_on_dark(embedded, name):
+    images = embedded[name].examples
     assert set(np.unique(images)) == {0, 255}
     assert (images.mean(axis=(1, 2, 3)) < 128).mean() > 0.99
 
@@ -122,7 +146,9 @@ def test_languages_are_words_that_tasks_can_be_drawn_from(embedded):
 
 @pytest.mark.parametrize("name", ["gluphs", ""])
 def test_an_unknown_name_is_answered_with_those_that_exist(name):
-    with pytest.raises(ValueError, match=f"no data set {name!r}.*glyphs, fashion, languages, omniglot.*cifar100"):
+    with pytest.raises(
+        ValueError, match=f"no data set {name!r}.*glyphs, hanzi, fashion, languages, omniglot.*cifar100"
+    ):
         load(name)
 
 

@@ -268,6 +268,6 @@ def test_a_wheel_works_without_the_clone(installed):
 
 def test_a_wheel_holds_the_data_and_no_tests(installed):
     there = {file.name for file in (installed / "meta_keras" / "data").iterdir()}
-    assert {"glyphs.npz", "fashion.npz", "languages.npz", "SHA256SUMS", "README.md"} <= there
+    assert {"glyphs.npz", "hanzi.npz", "fashion.npz", "languages.npz", "SHA256SUMS", "README.md"} <= there
     tops = {folder.name for folder in installed.iterdir() if not folder.name.endswith(".dist-info")}
     assert tops - {"__pycache__"} == {"meta_keras"}

@@ -14,7 +14,7 @@ from meta_keras import checks
 from meta_keras.embedded import check_whole, embedded_folder
 from meta_keras.tasks.pools import ClassPool
 
-EMBEDDED = ("glyphs", "fashion", "languages")
+EMBEDDED = ("glyphs", "hanzi", "fashion", "languages")
 SECONDS_TO_WAIT = 3.5
 
 
@@ -39,7 +39,7 @@ SOURCES = {
 def load(name: str, *, data_dir: str | Path | None = None) -> ClassPool:
     """A data set as a `ClassPool`; `.split("train")`, `.split("test")` and so on give its splits.
 
-    "glyphs", "fashion" and "languages" come with the project and need no download. "omniglot", "mnist",
+    "glyphs", "hanzi", "fashion" and "languages" come with the project and need no download. "omniglot", "mnist",
     "fashion_mnist", "cifar10" and "cifar100" are read from `data_dir` if tensorflow-datasets has prepared them there
     (by default in its own folder, ~/tensorflow_datasets), and downloaded to it otherwise.
 
