@@ -475,4 +475,4 @@ PARTS = {
 
 
 if __name__ == "__main__":
-    measure_parts("chapter_07", PARTS, __doc__, outside="Omniglot, as tensorflow-datasets has prepared it,")
+    measure_parts("chapter_07", PARTS, __doc__, prepared_data=True)

@@ -1,9 +1,8 @@
 """Rotations of unseen Chinese characters, and the features of networks that learned to predict rotations.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07_hanzi.py                    (about 25 minutes on one core)
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07_hanzi.py rotations          (one part: rotations, baselines,
-                                                                                     typefaces, features or control)
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07_hanzi.py control --data-dir FOLDER
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07_hanzi.py            (about 15 minutes on one core)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07_hanzi.py rotations  (one part: rotations, baselines, typefaces,
+                                                                             features)
 
 The network and the training are those of benchmarks/chapter_07.py, with 800 steps of 64 images: conv4 with 32 filters
 and strides, Adam with cosine decay. Characters of the test split are never seen in training; their pronunciation begins
@@ -24,17 +23,11 @@ features: 20-way 1-shot tasks of unseen characters, in which support images and 
 three seeds with 600 tasks each, with rotation features, random features, raw pixels and aligned pixels. Whether
 features are centered, and the width of the blur, are selected on 300 validation tasks.
 
-control: does the network recognize how images were reduced to 28x28 pixels, instead of the characters? Here, the large
-drawings are rotated at random before they are reduced, so that only traces of the reduction would tell by how many
-turns an image is rotated afterwards. It needs the fonts of data/make/hanzi.py, in FOLDER or where Debian installs them.
-
 Results are kept in data/results/chapter_07_hanzi.json; a run that is stopped continues where it was.
 """
 
 import functools
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -54,7 +47,7 @@ from chapter_07 import (
     turned,
 )
 from common import best_inside
-from record import ROOT, Record, measure_parts
+from record import Record, measure_parts
 
 import meta_keras as mk
 from meta_keras.unsupervised import few_shot_score
@@ -210,34 +203,13 @@ def features_part(record: Record) -> None:
             record.measure(key, lambda: one_shot(make(seed), kind, "test", seed, TASKS))  # noqa: B023
 
 
-# Control
-
-
-def control_part(record: Record) -> None:
-    sys.path.insert(0, str(ROOT / "data" / "make"))
-    import hanzi  # needs the fonts
-
-    def rotated_before_reduction() -> Curves:
-        fonts = hanzi.fonts(Path(record.data_dir) if record.data_dir else hanzi.FOLDER)
-        random = np.random.default_rng(SELECTION_SEED)
-        found = {}
-        for split in ("train", "test"):
-            names = mk.load("hanzi").split(split).names
-            found[split] = np.stack([hanzi.draw(name, font, random.integers(4)) for name in names for font in fonts])
-        training, unseen = (found[split][..., None].astype(np.float32) for split in ("train", "test"))
-        return trained(training, {"unseen characters": unseen}, selected_rate(record, COUNTS[-1]), SELECTION_SEED)[1]
-
-    record.measure("control", rotated_before_reduction)
-
-
 PARTS = {
     "rotations": rotations_part,
     "baselines": baselines_part,
     "typefaces": typefaces_part,
     "features": features_part,
-    "control": control_part,
 }
 
 
 if __name__ == "__main__":
-    measure_parts("chapter_07_hanzi", PARTS, __doc__, outside="the folder of the fonts")
+    measure_parts("chapter_07_hanzi", PARTS, __doc__)

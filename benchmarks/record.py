@@ -29,7 +29,7 @@ class Record:
     """The measurements of benchmarks/<name>.py.
 
     again: discard what was measured before.
-    data_dir: where the data is that does not come with the project; None is its usual folder.
+    data_dir: where tensorflow-datasets has prepared data for these measurements; None is its own folder.
     """
 
     def __init__(self, name: str, *, again: bool = False, folder: Path = RESULTS, data_dir: str | None = None) -> None:
@@ -65,18 +65,19 @@ class Record:
 
 
 def measure_parts(
-    name: str, parts: Mapping[str, Callable[[Record], Any]], description: str, *, outside: str | None = None
+    name: str, parts: Mapping[str, Callable[[Record], Any]], description: str, *, prepared_data: bool = False
 ) -> None:
     """The command line of benchmarks/<name>.py, whose measurements come in parts: all of them, or those that are named.
 
     description: the docstring of the script.
-    outside: what a part reads that does not come with the project, if any; `--data-dir` says where it is.
+    prepared_data: whether a part reads data of tensorflow-datasets; if so, `--data-dir` sets the record's `data_dir`.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}; by default all")
     parser.add_argument("--again", action="store_true", help="discard what was measured before")
-    if outside:
-        parser.add_argument("--data-dir", metavar="FOLDER", help=f"where {outside} is; by default its usual folder")
+    if prepared_data:
+        text = "where tensorflow-datasets has prepared its data; by default its own folder"
+        parser.add_argument("--data-dir", metavar="FOLDER", help=text)
     options = parser.parse_args()
     unknown = set(options.parts) - set(parts)
     if unknown:

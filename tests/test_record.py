@@ -55,7 +55,7 @@ def test_all_parts_are_measured_or_those_that_are_named(arguments, called, monke
 def test_a_part_can_be_told_where_its_data_are(monkeypatch):
     monkeypatch.setattr("sys.argv", ["script", "a", "--data-dir", "there"])
     found = []
-    measure_parts("none", {"a": lambda record: found.append(record.data_dir)}, "A script.", outside="some data")
+    measure_parts("none", {"a": lambda record: found.append(record.data_dir)}, "A script.", prepared_data=True)
     assert found == ["there"]
 
 
