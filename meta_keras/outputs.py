@@ -17,8 +17,22 @@ METRICS = {
     keras.metrics.CategoricalCrossentropy: keras.losses.categorical_crossentropy,
     keras.metrics.BinaryCrossentropy: keras.losses.binary_crossentropy,
 }
+# Metrics that compare probabilities with a threshold, besides `BinaryAccuracy` and `AUC`.
+WITH_THRESHOLDS = (
+    *(keras.metrics.F1Score, keras.metrics.FBetaScore, keras.metrics.Precision, keras.metrics.Recall),
+    *(keras.metrics.TruePositives, keras.metrics.TrueNegatives),
+    *(keras.metrics.FalsePositives, keras.metrics.FalseNegatives),
+    *(keras.metrics.SensitivityAtSpecificity, keras.metrics.SpecificityAtSensitivity),
+    *(keras.metrics.PrecisionAtRecall, keras.metrics.RecallAtPrecision, keras.metrics.BinaryIoU),
+)
 
 LOGITS = (None, "log_softmax")  # activations after which answers are logits, or the logarithms of probabilities
+
+
+def width_of(model: keras.Model) -> int | None:
+    """How many numbers each row of a model's outputs has, if these are rows of numbers."""
+    shape = getattr(model, "output_shape", None)
+    return shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
 
 
 def number_of_outputs(model: keras.Model) -> int:
@@ -89,9 +103,20 @@ def completed_loss(loss: Any, activation: str | None, dtype: str) -> keras.losse
     return found
 
 
-def as_metrics(metrics: Any, activation: str | None) -> Any:
-    """Metrics as `compile` takes them; cross-entropies, however they are given, are those of answers that end so."""
-    return keras.tree.map_structure(lambda metric: _as_metric(metric, activation), metrics)
+def as_metrics(metrics: Any, activation: str | None, *, loss: Any = None, width: int | None = None) -> Any:
+    """Metrics as `compile` takes them; however they are given, they are those of answers that end so.
+
+    loss, width: with a binary cross-entropy of one logit per row, "accuracy" compares it with 0.
+    """
+    kind = kind_of(loss)
+    of_one_logit = activation in LOGITS and width == 1 and kind is not None and kind.targets == BINARY
+
+    def fitting(metric: Any) -> Any:
+        if of_one_logit and metric in ("accuracy", "acc"):
+            return keras.metrics.BinaryAccuracy(name=metric, threshold=0.0)
+        return _as_metric(metric, activation)
+
+    return keras.tree.map_structure(fitting, metrics)
 
 
 def _as_metric(metric: Any, activation: str | None) -> Any:
@@ -101,14 +126,45 @@ def _as_metric(metric: Any, activation: str | None) -> Any:
         found = keras.metrics.get(metric)
     except ValueError:  # a word that Keras understands in compile
         return metric
+    is_given = found is metric and isinstance(found, keras.metrics.Metric)
     kinds = {type(found), *(kind for kind, function in METRICS.items() if function is found)} & METRICS.keys()
-    if not kinds:
-        return metric
-    if found is metric and isinstance(found, keras.metrics.Metric):
+    if kinds and not is_given:
+        (kind,) = kinds
+        return kind(from_logits=_takes_logits(METRICS[kind], activation))
+    if kinds:
         _check_logits(found, activation, "pass its name")
-        return metric
-    (kind,) = kinds
-    return kind(from_logits=_takes_logits(METRICS[kind], activation))
+    if activation in LOGITS:
+        settings = _settings_for_logits(found, is_given)
+        if settings:
+            return (keras.metrics.BinaryAccuracy if found is keras.metrics.binary_accuracy else type(found))(**settings)
+    return metric
+
+
+def _settings_for_logits(metric: Any, is_given: bool) -> dict[str, Any]:
+    """What a metric of logits has to be made with; a ValueError for one that only takes probabilities.
+
+    is_given: whether the user has made it, so that it cannot be changed any more.
+    """
+    settings, otherwise = {}, "End the network in a sigmoid, or leave it out."
+    if metric is keras.metrics.binary_accuracy:
+        return {"threshold": 0.0}
+    if type(metric) is keras.metrics.BinaryAccuracy and metric.threshold == 0.5:
+        settings, otherwise = {"threshold": 0.0}, "Pass threshold=0.0, or its name."
+    elif type(metric) is keras.metrics.AUC and not metric.get_config().get("from_logits"):
+        settings, otherwise = {"from_logits": True}, "Pass from_logits=True, or its name."
+    elif type(metric) not in WITH_THRESHOLDS or not _thresholds_of(metric):
+        return {}
+    if is_given or not settings:
+        raise ValueError(
+            f"The metric {metric.name!r} has thresholds of probabilities, but the answers are logits. {otherwise}"
+        )
+    return settings
+
+
+def _thresholds_of(metric: keras.metrics.Metric) -> list[float]:
+    """Those from 0 to 1: Keras has others where it takes the highest answers instead."""
+    given = getattr(metric, "thresholds", None) or getattr(metric, "threshold", None)
+    return [one for one in keras.tree.flatten(given) if one is not None and 0 <= one <= 1]
 
 
 def _check_logits(compared: keras.losses.Loss | keras.metrics.Metric, activation: str | None, otherwise: str) -> None:

@@ -11,11 +11,12 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from meta_keras import ClassPool, FewShot, MetaLearner, Sinusoids, UnrolledTraining, load, maml_loop, networks
+from meta_keras import ClassPool, Episode, FewShot, MetaLearner, Sinusoids, UnrolledTraining, load, maml_loop, networks
+from meta_keras.multitask import MultiTask
 from meta_keras.outputs import as_loss, as_metrics, default_loss
 from meta_keras.rules import GradientDescent, ImplicitGradient, Prototypes, Reptile, Rule, UpdateNetwork
 from meta_keras.traces import final_activation
-from meta_keras.transfer import fine_tune
+from meta_keras.transfer import DomainAdaptation, fine_tune
 
 
 class Subclassed(keras.Model):
@@ -460,6 +461,83 @@ def test_other_metrics_stay_as_they_are_and_those_that_contradict_the_answers_ar
         as_metrics([keras.metrics.SparseCategoricalCrossentropy()], None)
     with pytest.raises(ValueError, match="Say which one is meant"):
         as_metrics(["ce"], None)
+
+
+THRESHOLDS = [
+    *(
+        keras.metrics.Precision(),
+        keras.metrics.Recall(),
+        keras.metrics.F1Score(threshold=0.5),
+        keras.metrics.BinaryIoU(),
+    ),
+    *(keras.metrics.TruePositives(), keras.metrics.FalseNegatives(), keras.metrics.RecallAtPrecision(0.5)),
+]
+
+
+@pytest.mark.parametrize("metric", THRESHOLDS, ids=lambda metric: metric.name)
+def test_metrics_with_thresholds_of_probabilities_are_refused_for_logits(metric):
+    with pytest.raises(ValueError, match=f"The metric '{metric.name}' has thresholds.*End the network in a sigmoid"):
+        as_metrics([metric], None)
+    assert as_metrics([metric], "sigmoid") == as_metrics([metric], "other") == [metric]
+
+
+@pytest.mark.parametrize("given", ["Precision", keras.metrics.Recall])
+def test_they_are_also_refused_as_names_and_classes(given):
+    with pytest.raises(ValueError, match="has thresholds of probabilities"):
+        as_metrics([given], None)
+
+
+def test_metrics_without_thresholds_are_kept():
+    kept = [keras.metrics.F1Score(), keras.metrics.Precision(top_k=2), keras.metrics.BinaryAccuracy(threshold=2.0)]
+    kept += [keras.metrics.AUC(from_logits=True), keras.metrics.OneHotIoU(2, [0])]
+    assert as_metrics(kept, None) == kept
+
+
+@pytest.mark.parametrize("given", ["binary_accuracy", "BinaryAccuracy", keras.metrics.binary_accuracy])
+def test_binary_accuracy_of_logits_compares_them_with_zero(given):
+    thresholds = {activation: as_metrics([given], activation)[0] for activation in (None, "sigmoid")}
+    assert thresholds[None].threshold == 0 and thresholds["sigmoid"] == given
+    with pytest.raises(ValueError, match=r"'binary_accuracy' has thresholds.*Pass threshold=0\.0, or its name"):
+        as_metrics([keras.metrics.BinaryAccuracy()], None)
+
+
+def test_an_area_under_the_curve_is_that_of_logits():
+    assert as_metrics(["AUC"], None)[0].get_config()["from_logits"] and as_metrics(["AUC"], "sigmoid") == ["AUC"]
+    with pytest.raises(ValueError, match=r"'auc\w*' has thresholds.*Pass from_logits=True, or its name"):
+        as_metrics([keras.metrics.AUC()], None)
+
+
+def test_the_accuracy_of_one_logit_compares_it_with_zero():
+    """Logits of 0.3 and -0.3 are right for the labels 1 and 0; the threshold of Keras is 0.5."""
+    x, y = np.float32([[0.3], [-0.3]]), np.float32([[1], [0]])
+    for metric, key in (("accuracy", "accuracy"), ("binary_accuracy", "binary_accuracy")):
+        network = keras.Sequential([keras.Input((1,)), layers.Dense(1, kernel_initializer="ones")])
+        options = {"loss": "binary_crossentropy", "metrics": [metric]}
+        tuned = fine_tune(network, (x, y), learning_rate=1e-9, **options, train=None, verbose=0)
+        assert tuned.history[key] == [1.0]
+        learner = MetaLearner(network=network, rule=GradientDescent(learning_rate=1e-9))
+        learner.compile(**options)
+        episode = tf.data.Dataset.from_tensors(Episode(x[None], y[None], x[None], y[None]))
+        assert learner.evaluate(episode, verbose=0, return_dict=True)[key] == 1.0
+        multitask = MultiTask(keras.Sequential([keras.Input((1,)), layers.Identity()]), {"a": network.layers[-1]})
+        multitask.compile("sgd", loss={"a": options["loss"]}, metrics={"a": [metric]})
+        assert multitask.evaluate(x, {"a": y}, verbose=0, return_dict=True)[key] == 1.0
+        adapted = DomainAdaptation(sequential_of_one(), layer="features", method=None)
+        adapted.compile("sgd", **options)
+        assert adapted.evaluate(x, y, verbose=0, return_dict=True)[key] == 1.0
+
+
+def sequential_of_one():
+    features = layers.Dense(1, kernel_initializer="ones", name="features")
+    return keras.Sequential([keras.Input((1,)), features, layers.Dense(1, kernel_initializer="ones")])
+
+
+def test_the_accuracy_of_several_logits_is_that_of_keras():
+    assert as_metrics(["accuracy"], None, loss=keras.losses.BinaryCrossentropy(from_logits=True), width=3) == [
+        "accuracy"
+    ]
+    assert as_metrics(["accuracy"], None, loss=keras.losses.MeanSquaredError(), width=1) == ["accuracy"]
+    assert as_metrics(["accuracy"], "sigmoid", loss=keras.losses.BinaryCrossentropy(), width=1) == ["accuracy"]
 
 
 def test_a_metric_of_the_loss_is_the_loss():

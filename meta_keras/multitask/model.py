@@ -108,7 +108,7 @@ class MultiTask(ExampleModel):
             raise ValueError("All metrics of a MultiTask are weighted; pass them as metrics={task: [metric, ...]}.")
         self.loss_for = LossByTask(self.trunk, self.heads, loss)
         self.task_weights = weights_by_task(self.heads, loss_weights)
-        listed = metrics_by_task(self.loss_for.activations, metrics)
+        listed = metrics_by_task(self.loss_for, metrics)
         self.metric_targets = {task: targets_by_name(metrics=given) for task, given in (listed or {}).items()}
         super().compile(optimizer=optimizer, weighted_metrics=listed, **kwargs)
         self.compiled_with = keras.saving.serialize_keras_object(

@@ -157,15 +157,18 @@ def training_for(head: keras.layers.Layer, training: bool | None) -> dict[str, A
     return {"training": training} if isinstance(head, keras.Model) else {}
 
 
-def metrics_by_task(activations: Mapping[str, str | None], given: Any) -> dict[str, list[Any]] | None:
+def metrics_by_task(losses: LossByTask, given: Any) -> dict[str, list[Any]] | None:
     """A list of metrics for each task, as Keras takes them; None if there are none."""
-    _check_tasks("metrics", given, activations)
+    _check_tasks("metrics", given, losses.activations)
     if not given:
         return None
-    listed = {task: given.get(task) or [] for task in activations}
-    return {
-        task: as_metrics(one if isinstance(one, list) else [one], activations[task]) for task, one in listed.items()
-    }
+
+    def of(task: str) -> list[Any]:
+        metrics = given.get(task) or []
+        listed = metrics if isinstance(metrics, list) else [metrics]
+        return as_metrics(listed, losses.activations[task], loss=losses.given.get(task), width=losses.widths[task])
+
+    return {task: of(task) for task in losses.activations}
 
 
 def weights_by_task(heads: Heads, given: Any) -> list[float]:

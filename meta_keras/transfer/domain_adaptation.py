@@ -14,7 +14,6 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.scaling import check_scaled
 from meta_keras.tasks.shuffling import shuffled_rows
-from meta_keras.traces import final_activation
 from meta_keras.transfer.classifier import Classifier
 from meta_keras.transfer.distillation_losses import in_single
 from meta_keras.transfer.domain_losses import GradientReversal, coral_loss
@@ -79,8 +78,8 @@ class DomainAdaptation(Classifier):
             self.discriminator.build(shape)
         self.built = True
 
-    def _answer_activation(self) -> str | None:
-        return final_activation(self.network)
+    def _answering(self) -> keras.Model:
+        return self.network
 
     def call(self, inputs: Any, training: bool = False) -> tf.Tensor:
         """The outputs of the network for the inputs, or for the source of a pair of domains."""

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.internals import exclude_as
-from meta_keras.outputs import LOGITS, as_metrics, completed_loss, default_loss, number_of_outputs
+from meta_keras.outputs import LOGITS, as_metrics, completed_loss, default_loss, number_of_outputs, width_of
 from meta_keras.scaling import check_scaled
 from meta_keras.targets import check_not_broadcast, targets_by_name
 from meta_keras.traces import final_activation
@@ -64,7 +64,7 @@ def fine_tune(
         metrics = ["accuracy"] if metrics is None and targets.dtype.is_integer else metrics
     elif number_of_outputs(model) == 1 and final_activation(model) in LOGITS:
         loss = _of_each(loss, lambda one: completed_loss(one, None, keras.config.floatx()))
-        metrics = as_metrics(metrics, None)
+        metrics = as_metrics(metrics, None, loss=loss, width=width_of(model))
     _check_compared(model, targets, loss, metrics)
     if train is not None:
         freeze(model, train)
