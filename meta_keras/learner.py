@@ -10,7 +10,7 @@ from meta_keras import checks
 from meta_keras.functional import PureModel
 from meta_keras.inputs import as_inputs, is_pixels
 from meta_keras.networks import d3
-from meta_keras.outputs import as_loss, as_metrics, width_of
+from meta_keras.outputs import as_loss, as_metrics, last_axis_of
 from meta_keras.parallel import PARALLEL, best_for, gains_from_xla, gradients_over_tasks, over_tasks
 from meta_keras.per_task import PerTask
 from meta_keras.predictors import Predictor, Predictors, rescaled
@@ -111,7 +111,7 @@ class MetaLearner(TaskModel):
         fast = gains_from_xla(self.parallel, self.network, self.rule) and not kwargs.get("run_eagerly")
         by_xla = checked_jit(self.network, jit_compile, fast, twice=self.rule.second_order)
         kwargs |= {"jit_compile": by_xla, "steps_per_execution": steps_per_execution}
-        metrics = as_metrics(metrics, answers, loss=loss, width=width_of(self.network))
+        metrics = as_metrics(metrics, answers, loss=loss, width=last_axis_of(self.network))
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         self.jit_setting = jit_compile  # "auto" may mean something else on the machine that loads a file
         self.predictors, self.per_task.has_metrics = Predictors(self.per_task), bool(metrics)

@@ -42,7 +42,8 @@ class ExampleModel(SeededModel):
     ) -> None:
         """As `keras.Model.compile`."""
         super().compile(optimizer, loss, metrics=metrics, weighted_metrics=weighted_metrics, **kwargs)
-        self._compared = targets_by_name(losses=[loss], metrics=[metrics, weighted_metrics])
+        losses = loss if isinstance(loss, list | tuple) else [loss]
+        self._compared = targets_by_name(losses=losses, metrics=[metrics, weighted_metrics])
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """As Keras, which would broadcast labels where a loss or metric takes a target for every answer."""

@@ -17,22 +17,13 @@ METRICS = {
     keras.metrics.CategoricalCrossentropy: keras.losses.categorical_crossentropy,
     keras.metrics.BinaryCrossentropy: keras.losses.binary_crossentropy,
 }
-# Metrics that compare probabilities with a threshold, besides `BinaryAccuracy` and `AUC`.
-WITH_THRESHOLDS = (
-    *(keras.metrics.F1Score, keras.metrics.FBetaScore, keras.metrics.Precision, keras.metrics.Recall),
-    *(keras.metrics.TruePositives, keras.metrics.TrueNegatives),
-    *(keras.metrics.FalsePositives, keras.metrics.FalseNegatives),
-    *(keras.metrics.SensitivityAtSpecificity, keras.metrics.SpecificityAtSensitivity),
-    *(keras.metrics.PrecisionAtRecall, keras.metrics.RecallAtPrecision, keras.metrics.BinaryIoU),
-)
-
 LOGITS = (None, "log_softmax")  # activations after which answers are logits, or the logarithms of probabilities
 
 
-def width_of(model: keras.Model) -> int | None:
-    """How many numbers each row of a model's outputs has, if these are rows of numbers."""
+def last_axis_of(model: keras.Model | None) -> int | None:
+    """The length of the last axis of a model's outputs; None if this is not known."""
     shape = getattr(model, "output_shape", None)
-    return shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
+    return shape[-1] if isinstance(shape, tuple) and shape else None
 
 
 def number_of_outputs(model: keras.Model) -> int:
@@ -106,14 +97,18 @@ def completed_loss(loss: Any, activation: str | None, dtype: str) -> keras.losse
 def as_metrics(metrics: Any, activation: str | None, *, loss: Any = None, width: int | None = None) -> Any:
     """Metrics as `compile` takes them; however they are given, they are those of answers that end so.
 
-    loss, width: with a binary cross-entropy of one logit per row, "accuracy" compares it with 0.
+    loss: that of the answers. If it is a binary cross-entropy of logits, "binary_accuracy" compares them with 0, and so
+        does "accuracy" if there is one per row; metrics with thresholds of probabilities are refused.
+    width: how many answers a row has.
     """
-    kind = kind_of(loss)
-    of_one_logit = activation in LOGITS and width == 1 and kind is not None and kind.targets == BINARY
+    of_logits = _takes_binary_logits(loss)
 
     def fitting(metric: Any) -> Any:
-        if of_one_logit and metric in ("accuracy", "acc"):
-            return keras.metrics.BinaryAccuracy(name=metric, threshold=0.0)
+        word = metric.lower() if isinstance(metric, str) else metric
+        if of_logits and (word in BINARY_ACCURACIES or (width == 1 and word in ("accuracy", "acc"))):
+            return ACCURACIES_OF_LOGITS["binary_accuracy" if word in BINARY_ACCURACIES else word]
+        if of_logits:
+            _check_thresholds(metric)
         return _as_metric(metric, activation)
 
     return keras.tree.map_structure(fitting, metrics)
@@ -126,45 +121,57 @@ def _as_metric(metric: Any, activation: str | None) -> Any:
         found = keras.metrics.get(metric)
     except ValueError:  # a word that Keras understands in compile
         return metric
-    is_given = found is metric and isinstance(found, keras.metrics.Metric)
     kinds = {type(found), *(kind for kind, function in METRICS.items() if function is found)} & METRICS.keys()
-    if kinds and not is_given:
-        (kind,) = kinds
-        return kind(from_logits=_takes_logits(METRICS[kind], activation))
-    if kinds:
+    if not kinds:
+        return metric
+    if found is metric and isinstance(found, keras.metrics.Metric):
         _check_logits(found, activation, "pass its name")
-    if activation in LOGITS:
-        settings = _settings_for_logits(found, is_given)
-        if settings:
-            return (keras.metrics.BinaryAccuracy if found is keras.metrics.binary_accuracy else type(found))(**settings)
-    return metric
+        return metric
+    (kind,) = kinds
+    return kind(from_logits=_takes_logits(METRICS[kind], activation))
 
 
-def _settings_for_logits(metric: Any, is_given: bool) -> dict[str, Any]:
-    """What a metric of logits has to be made with; a ValueError for one that only takes probabilities.
-
-    is_given: whether the user has made it, so that it cannot be changed any more.
-    """
-    settings, otherwise = {}, "End the network in a sigmoid, or leave it out."
-    if metric is keras.metrics.binary_accuracy:
-        return {"threshold": 0.0}
-    if type(metric) is keras.metrics.BinaryAccuracy and metric.threshold == 0.5:
-        settings, otherwise = {"threshold": 0.0}, "Pass threshold=0.0, or its name."
-    elif type(metric) is keras.metrics.AUC and not metric.get_config().get("from_logits"):
-        settings, otherwise = {"from_logits": True}, "Pass from_logits=True, or its name."
-    elif type(metric) not in WITH_THRESHOLDS or not _thresholds_of(metric):
-        return {}
-    if is_given or not settings:
-        raise ValueError(
-            f"The metric {metric.name!r} has thresholds of probabilities, but the answers are logits. {otherwise}"
-        )
-    return settings
+def _takes_binary_logits(loss: Any) -> bool:
+    kind = kind_of(loss)
+    is_binary = kind is not None and kind.targets == BINARY and isinstance(loss, keras.losses.Loss)
+    return is_binary and bool(loss.get_config().get("from_logits"))
 
 
-def _thresholds_of(metric: keras.metrics.Metric) -> list[float]:
-    """Those from 0 to 1: Keras has others where it takes the highest answers instead."""
-    given = getattr(metric, "thresholds", None) or getattr(metric, "threshold", None)
-    return [one for one in keras.tree.flatten(given) if one is not None and 0 <= one <= 1]
+def _accuracy_of_logits(name: str) -> Callable[..., tf.Tensor]:
+    """A function of this name, of which Keras makes a metric when and where it needs it."""
+
+    def accuracy(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        return keras.metrics.binary_accuracy(y_true, y_pred, threshold=0.0)
+
+    accuracy.__name__ = name
+    return keras.saving.register_keras_serializable(package="meta_keras", name=f"{name}_of_logits")(accuracy)
+
+
+BINARY_ACCURACIES = ("binary_accuracy", "binaryaccuracy", keras.metrics.binary_accuracy, keras.metrics.BinaryAccuracy)
+ACCURACIES_OF_LOGITS = {name: _accuracy_of_logits(name) for name in ("accuracy", "acc", "binary_accuracy")}
+
+
+def _check_thresholds(metric: Any) -> None:
+    """Raise a ValueError for a metric of Keras that compares answers with thresholds between 0 and 1."""
+    try:
+        found = keras.metrics.get(metric)
+    except ValueError:
+        return
+    thresholds = keras.tree.flatten([getattr(found, name, None) for name in ("threshold", "thresholds")])
+    if not isinstance(found, keras.metrics.Metric) or not any(one is not None and 0 < one < 1 for one in thresholds):
+        return
+    settings = found.get_config()
+    if settings.get("from_logits"):
+        return
+    fitting = {"from_logits": "from_logits=True", "threshold": "threshold=0.0", "thresholds": "thresholds=0.0"}
+    given = next((text for name, text in fitting.items() if name in settings), None)
+    if isinstance(found, keras.metrics.FBetaScore):  # which takes thresholds above 0 only
+        given = None
+    otherwise = f"Pass keras.metrics.{type(found).__name__}({given})" if given else "End the network in a sigmoid"
+    raise ValueError(
+        f"The metric {found.name!r} has thresholds between 0 and 1, as for probabilities, but the answers are logits, "
+        f"judging by the loss. {otherwise}, or leave it out."
+    )
 
 
 def _check_logits(compared: keras.losses.Loss | keras.metrics.Metric, activation: str | None, otherwise: str) -> None:

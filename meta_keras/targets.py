@@ -103,7 +103,8 @@ def targets_by_name(*, losses: Sequence[Any] = (), metrics: Any = None) -> dict[
 def _metric(metric: Any) -> Any:
     """What a metric stands for; None for the words that mean different metrics."""
     try:
-        return None if metric in WORDS else keras.metrics.get(metric)
+        is_word = isinstance(metric, str) and metric.lower() in WORDS
+        return None if is_word else keras.metrics.get(metric)
     except ValueError:  # Keras says so in compile
         return None
 
@@ -123,7 +124,20 @@ def check_takes_labels(targets: Mapping[str, str], width: int) -> None:
 
 
 def check_not_broadcast(targets: Mapping[str, str], y: Any, answers: Any) -> None:
-    """As `check_takes_labels`, if these are labels: integers, one for each row of answers of this shape."""
-    shapes = tf.TensorShape(answers[:-1]), tf.TensorShape([*answers[:-1], 1])
-    if answers[-1] is not None and y.dtype.is_integer and any(y.shape.is_compatible_with(shape) for shape in shapes):
-        check_takes_labels(targets, answers[-1])
+    """As `check_takes_labels`, if these are labels: integers, one for each row of answers of this shape.
+
+    Other targets that have an axis less than the answers are refused in the same way.
+    """
+    width, rank = answers[-1], tf.TensorShape(answers).rank
+    if width is None or width == 1 or y.shape.rank is None:
+        return
+    one_per_row = y.shape.rank == rank - 1 or (y.shape.rank == rank and y.shape[-1] == 1)
+    if one_per_row and (y.dtype.is_integer or y.dtype.is_bool):
+        check_takes_labels(targets, width)
+    for name, wanted in targets.items() if y.shape.rank == rank - 1 else ():
+        if wanted != CLASSES:
+            raise ValueError(
+                f"The {name} takes one number for every answer, and a row has {width} answers; got targets of shape "
+                f"{tuple(y.shape)}, which would be broadcast. Give the targets the shape of the answers, or the model "
+                "one output."
+            )

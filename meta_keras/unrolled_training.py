@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.functional import PureModel, Weights
-from meta_keras.outputs import as_loss, default_loss
+from meta_keras.outputs import as_loss, as_metrics, default_loss, last_axis_of
 from meta_keras.rules.updates import Update
 from meta_keras.scaling import check_task_network
 from meta_keras.tasks.episodes import Episode, ways_of_tasks
@@ -106,7 +106,8 @@ class UnrolledTraining(TaskModel):
                 f"A training run has the mean loss of each minibatch; {loss.name!r} has reduction={loss.reduction!r}. "
                 "Leave reduction out."
             )
-        self._known_curves, self.runs.has_metrics = {}, bool(kwargs.get("metrics"))
+        kwargs["metrics"] = as_metrics(kwargs.get("metrics"), activation, loss=loss, width=last_axis_of(self.network))
+        self._known_curves, self.runs.has_metrics = {}, bool(kwargs["metrics"])
         super().compile(optimizer=optimizer, loss=loss, jit_compile=checked_jit(self.network, jit_compile), **kwargs)
 
     def call(self, inputs: Inputs, training: bool = False) -> tf.Tensor:

@@ -115,3 +115,30 @@ def test_labels_are_not_broadcast_by_a_metric(fits, metric):
 def test_labels_are_not_broadcast_by_a_loss(loss):
     with pytest.raises(ValueError, match="The loss '.*' takes numbers.*sparse_categorical_crossentropy"):
         adaptation_fits(loss=loss)
+
+
+def test_targets_are_not_broadcast_whatever_their_type():
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, name="features"), keras.layers.Dense(4)])
+    for targets in (np.ones(4, "float32"), np.ones(4, bool), np.ones((4, 1), bool)):
+        model = DomainAdaptation(network, layer="features", method=None)
+        model.compile("sgd", loss="mse")
+        with pytest.raises(ValueError, match="The loss 'mean_squared_error' takes"):
+            model.evaluate(np.ones((4, 2), "float32"), targets, verbose=0)
+        model.evaluate(np.ones((4, 2), "float32"), np.ones((4, 4), "float32"), verbose=0)
+
+
+def test_words_for_metrics_may_be_capitalized_and_losses_listed():
+    assert adaptation_fits(metrics=["Accuracy"]).history
+    model = Rotation(encoder())
+    model.compile("sgd", loss=[keras.losses.SparseCategoricalCrossentropy(from_logits=True)])
+    model.fit(images(), verbose=0)
+
+
+def test_one_hot_rows_of_unknown_width_are_accepted():
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, name="features"), keras.layers.Dense(4)])
+    model = DomainAdaptation(network, layer="features", method=None)
+    model.compile("sgd", loss="categorical_crossentropy")
+    spec = (tf.TensorSpec((None, 2)), tf.TensorSpec((None, None), tf.int32))
+    rows = [(np.ones((4, 2)), np.eye(4))]
+    data = tf.data.Dataset.from_generator(lambda: iter(rows), output_signature=spec)
+    assert np.isfinite(model.evaluate(data, verbose=0))

@@ -463,54 +463,54 @@ def test_other_metrics_stay_as_they_are_and_those_that_contradict_the_answers_ar
         as_metrics(["ce"], None)
 
 
+LOGITS = keras.losses.BinaryCrossentropy(from_logits=True)
 THRESHOLDS = [
-    *(
-        keras.metrics.Precision(),
-        keras.metrics.Recall(),
-        keras.metrics.F1Score(threshold=0.5),
-        keras.metrics.BinaryIoU(),
-    ),
-    *(keras.metrics.TruePositives(), keras.metrics.FalseNegatives(), keras.metrics.RecallAtPrecision(0.5)),
+    (keras.metrics.Precision(), r"Precision\(thresholds=0.0\)"),
+    (keras.metrics.Recall(), r"Recall\(thresholds=0.0\)"),
+    (keras.metrics.TruePositives(), r"TruePositives\(thresholds=0.0\)"),
+    (keras.metrics.BinaryIoU(), r"BinaryIoU\(threshold=0.0\)"),
+    (keras.metrics.BinaryAccuracy(), r"BinaryAccuracy\(threshold=0.0\)"),
+    (keras.metrics.AUC(), r"AUC\(from_logits=True\)"),
+    (keras.metrics.F1Score(threshold=0.5), "End the network in a sigmoid"),
+    (keras.metrics.RecallAtPrecision(0.5), "End the network in a sigmoid"),
+    ("Precision", r"Precision\(thresholds=0.0\)"),
+    (keras.metrics.Recall, r"Recall\(thresholds=0.0\)"),
 ]
 
 
-@pytest.mark.parametrize("metric", THRESHOLDS, ids=lambda metric: metric.name)
-def test_metrics_with_thresholds_of_probabilities_are_refused_for_logits(metric):
-    with pytest.raises(ValueError, match=f"The metric '{metric.name}' has thresholds.*End the network in a sigmoid"):
-        as_metrics([metric], None)
-    assert as_metrics([metric], "sigmoid") == as_metrics([metric], "other") == [metric]
+@pytest.mark.parametrize(("metric", "fix"), THRESHOLDS, ids=range(len(THRESHOLDS)))
+def test_metrics_with_thresholds_of_probabilities_are_refused_for_binary_logits(metric, fix):
+    with pytest.raises(ValueError, match=f"has thresholds between 0 and 1.*judging by the loss.*{fix}"):
+        as_metrics([metric], None, loss=LOGITS)
+    for loss in (keras.losses.BinaryCrossentropy(), keras.losses.MeanSquaredError(), None):
+        assert as_metrics([metric], None, loss=loss, width=1) == [metric]
 
 
-@pytest.mark.parametrize("given", ["Precision", keras.metrics.Recall])
-def test_they_are_also_refused_as_names_and_classes(given):
-    with pytest.raises(ValueError, match="has thresholds of probabilities"):
-        as_metrics([given], None)
+def test_metrics_that_take_logits_are_kept():
+    kept = [keras.metrics.F1Score(), keras.metrics.Precision(top_k=2), keras.metrics.Recall(thresholds=0)]
+    kept += [keras.metrics.AUC(from_logits=True), keras.metrics.BinaryIoU(threshold=0.0), "binary_crossentropy", "mae"]
+    found = as_metrics(kept, None, loss=LOGITS, width=1)
+    assert found[:5] == kept[:5] and found[6] == "mae" and found[5].get_config()["from_logits"]
 
 
-def test_metrics_without_thresholds_are_kept():
-    kept = [keras.metrics.F1Score(), keras.metrics.Precision(top_k=2), keras.metrics.BinaryAccuracy(threshold=2.0)]
-    kept += [keras.metrics.AUC(from_logits=True), keras.metrics.OneHotIoU(2, [0])]
-    assert as_metrics(kept, None) == kept
+GIVEN = ["binary_accuracy", "BinaryAccuracy", keras.metrics.binary_accuracy, keras.metrics.BinaryAccuracy]
 
 
-@pytest.mark.parametrize("given", ["binary_accuracy", "BinaryAccuracy", keras.metrics.binary_accuracy])
+@pytest.mark.parametrize("given", GIVEN, ids=range(4))
 def test_binary_accuracy_of_logits_compares_them_with_zero(given):
-    thresholds = {activation: as_metrics([given], activation)[0] for activation in (None, "sigmoid")}
-    assert thresholds[None].threshold == 0 and thresholds["sigmoid"] == given
-    with pytest.raises(ValueError, match=r"'binary_accuracy' has thresholds.*Pass threshold=0\.0, or its name"):
-        as_metrics([keras.metrics.BinaryAccuracy()], None)
-
-
-def test_an_area_under_the_curve_is_that_of_logits():
-    assert as_metrics(["AUC"], None)[0].get_config()["from_logits"] and as_metrics(["AUC"], "sigmoid") == ["AUC"]
-    with pytest.raises(ValueError, match=r"'auc\w*' has thresholds.*Pass from_logits=True, or its name"):
-        as_metrics([keras.metrics.AUC()], None)
+    labels, answers = np.float32([[1], [0], [1]]), np.float32([[0.3], [-0.3], [-2.0]])
+    for width in (1, 3):
+        (found,) = as_metrics([given], None, loss=LOGITS, width=width)
+        assert found.__name__ == "binary_accuracy"
+        np.testing.assert_array_equal(np.ravel(found(labels, answers)), [1, 1, 0])
+    assert as_metrics([given], "sigmoid", loss=keras.losses.BinaryCrossentropy(), width=1) == [given]
 
 
 def test_the_accuracy_of_one_logit_compares_it_with_zero():
     """Logits of 0.3 and -0.3 are right for the labels 1 and 0; the threshold of Keras is 0.5."""
     x, y = np.float32([[0.3], [-0.3]]), np.float32([[1], [0]])
-    for metric, key in (("accuracy", "accuracy"), ("binary_accuracy", "binary_accuracy")):
+    words = {"accuracy": "accuracy", "Accuracy": "accuracy", "acc": "acc", "binary_accuracy": "binary_accuracy"}
+    for metric, key in words.items():
         network = keras.Sequential([keras.Input((1,)), layers.Dense(1, kernel_initializer="ones")])
         options = {"loss": "binary_crossentropy", "metrics": [metric]}
         tuned = fine_tune(network, (x, y), learning_rate=1e-9, **options, train=None, verbose=0)
@@ -533,11 +533,26 @@ def sequential_of_one():
 
 
 def test_the_accuracy_of_several_logits_is_that_of_keras():
-    assert as_metrics(["accuracy"], None, loss=keras.losses.BinaryCrossentropy(from_logits=True), width=3) == [
-        "accuracy"
-    ]
+    assert as_metrics(["accuracy"], None, loss=LOGITS, width=3) == ["accuracy"]
     assert as_metrics(["accuracy"], None, loss=keras.losses.MeanSquaredError(), width=1) == ["accuracy"]
     assert as_metrics(["accuracy"], "sigmoid", loss=keras.losses.BinaryCrossentropy(), width=1) == ["accuracy"]
+
+
+def test_the_accuracy_of_logits_is_saved_and_can_be_watched(tmp_path):
+    model = DomainAdaptation(sequential_of_one(), layer="features", method=None)
+    model.compile("sgd", loss="binary_crossentropy", metrics=["accuracy"], weighted_metrics=["binary_accuracy"])
+    x, y = np.float32([[0.3], [-0.3]]), np.float32([[1], [0]])
+    found = model.evaluate(x, y, verbose=0, return_dict=True)
+    model.save(tmp_path / "model.keras")
+    assert keras.saving.load_model(tmp_path / "model.keras").evaluate(x, y, verbose=0, return_dict=True) == found
+    assert found["accuracy"] == found["binary_accuracy"] == 1
+
+
+def test_the_accuracy_of_logits_can_be_compiled_within_a_strategy():
+    strategy = tf.distribute.MirroredStrategy(["cpu:0"])
+    with strategy.scope():
+        learner = MetaLearner(network=sequential_of_one(), rule=GradientDescent(learning_rate=0.1))
+        learner.compile(loss="binary_crossentropy", metrics=["accuracy"])
 
 
 def test_a_metric_of_the_loss_is_the_loss():

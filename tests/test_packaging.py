@@ -52,7 +52,7 @@ LAYERS = {
     "copies": {"checks", "functional", "internals"},
     "networks": {"checks"},
     "tasks": {"checks", "embedded", "inputs", "internals", "tasks"},
-    "models": {"internals", "tasks"},
+    "models": {"internals", "targets", "tasks"},
     "rules": {"checks", "copies", "embedded", "functional", "internals", "outputs", "traces", "rules"},
     "per_task": {"functional", "outputs", "traces", "rules"},
     "predictors": {"inputs", "internals", "per_task", "rules", "tasks"},

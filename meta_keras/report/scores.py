@@ -103,7 +103,8 @@ def evaluate(
     checks.one_of((0, 1, 2, False, True), verbose=verbose)
     check_episodes(tasks)
     if isinstance(learner, MetaLearner) and isinstance(metric, keras.Metric):
-        as_metrics(metric, learner.rule.answer_activation(learner.pure))  # an error if it does not fit the answers
+        loss = learner.loss if learner.compiled else None
+        as_metrics(metric, learner.rule.answer_activation(learner.pure), loss=loss)  # an error if it does not fit
     name, measure = _metric_for(tasks, metric)
     progress = keras.utils.Progbar(episodes, verbose=verbose, unit_name="task")
     values: list[float] = []

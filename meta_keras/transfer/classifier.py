@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from meta_keras.models import ExampleModel
-from meta_keras.outputs import as_loss, as_metrics, default_loss, width_of
+from meta_keras.outputs import as_loss, as_metrics, default_loss, last_axis_of
 from meta_keras.traces import final_activation
 
 
@@ -26,5 +26,6 @@ class Classifier(ExampleModel):
             loss, metrics = default_loss(activation, tf.int32), ["accuracy"] if metrics is None else metrics
         else:
             loss = as_loss(loss, activation, keras.config.floatx())
-        metrics = as_metrics(metrics, activation, loss=loss, width=width_of(network))
-        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        for name, given in (("metrics", metrics), ("weighted_metrics", kwargs.get("weighted_metrics"))):
+            kwargs[name] = as_metrics(given, activation, loss=loss, width=last_axis_of(network))
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)

@@ -98,8 +98,9 @@ class Distiller(ExampleModel):
         if kwargs.get("loss") is not None:
             raise ValueError("A distiller has its own loss: leave loss out, and set soft and temperature instead.")
         checks.one_device(self)
-        metrics = as_metrics(metrics, final_activation(self.student))
-        super().compile(optimizer=optimizer, metrics=metrics, **kwargs)
+        for name, given in (("metrics", metrics), ("weighted_metrics", kwargs.get("weighted_metrics"))):
+            kwargs[name] = as_metrics(given, final_activation(self.student))
+        super().compile(optimizer=optimizer, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from meta_keras import checks
 from meta_keras.internals import exclude_as
-from meta_keras.outputs import LOGITS, as_metrics, completed_loss, default_loss, number_of_outputs, width_of
+from meta_keras.outputs import LOGITS, as_metrics, completed_loss, default_loss, last_axis_of, number_of_outputs
 from meta_keras.scaling import check_scaled
 from meta_keras.targets import check_not_broadcast, targets_by_name
 from meta_keras.traces import final_activation
@@ -57,14 +57,18 @@ def fine_tune(
     if isinstance(validation, tuple | list) and validation:
         check_scaled(model, validation[0], "validation_data")
     fresh = _fresh_optimizer(optimizer, learning_rate)
+    one_output = number_of_outputs(model) == 1
+    activation = final_activation(model) if one_output else "other"
     if loss is None:
         targets = tf.convert_to_tensor(targets)
         _check_targets(model, targets)
         loss = default_loss(final_activation(model), targets.dtype)
         metrics = ["accuracy"] if metrics is None and targets.dtype.is_integer else metrics
-    elif number_of_outputs(model) == 1 and final_activation(model) in LOGITS:
+    elif activation in LOGITS:
         loss = _of_each(loss, lambda one: completed_loss(one, None, keras.config.floatx()))
-        metrics = as_metrics(metrics, None, loss=loss, width=width_of(model))
+    if activation in LOGITS:
+        (first, *_) = keras.tree.flatten(loss)
+        metrics = as_metrics(metrics, None, loss=first, width=last_axis_of(model))
     _check_compared(model, targets, loss, metrics)
     if train is not None:
         freeze(model, train)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from meta_keras import checks
 from meta_keras.inputs import as_inputs
 from meta_keras.models import ExampleModel
+from meta_keras.outputs import as_metrics
 from meta_keras.unsupervised.base import Unlabeled
 
 TURNS = 4
@@ -54,7 +55,7 @@ class Rotation(Unlabeled):
         if kwargs.get("loss") is None:
             kwargs["loss"] = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             kwargs["metrics"] = ["accuracy"] if kwargs.get("metrics") is None else kwargs["metrics"]
-        ExampleModel.compile(self, optimizer, **kwargs)
+        ExampleModel.compile(self, optimizer, **kwargs | {"metrics": as_metrics(kwargs.get("metrics"), None)})
 
     def pretext(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """All rotations of the images, counterclockwise, and by how many quarter turns each was rotated."""
@@ -65,8 +66,8 @@ class Rotation(Unlabeled):
 def rotation_similarity(images: np.ndarray) -> np.ndarray:
     """(rows,) how similar each image is to itself after a rotation, at most 1; no labels are needed.
 
-    It is the largest correlation of the blurred image with its rotation by 90, 180 or 270 degrees. Where it is high,
-    as for X, S or O, the rotation cannot be predicted.
+    It is the largest correlation of the blurred image with its rotation by 90, 180 or 270 degrees. Where it is near 1,
+    as for X, S or O, the rotation cannot be predicted. It is also high for small drawings in the middle of an image.
 
     >>> rotation_similarity(np.ones((1, 28, 28, 1)) * np.eye(28)[:, :, None]).round(3)
     array([1.], dtype=float32)
