@@ -128,7 +128,7 @@ LAYERS = {
         "transfer",
     },
     "unsupervised": {
-        *("checks", "inputs", "internals", "learner", "models", "report", "rules", "scaling", "tasks"),
+        *("checks", "inputs", "internals", "learner", "models", "outputs", "report", "rules", "scaling", "tasks"),
         "unsupervised",
     },
 }
