@@ -1,8 +1,7 @@
-"""Features that were learned without labels, on unseen alphabets, and the accuracy of predicted rotations.
+"""Features that were learned without labels, on unseen alphabets.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py            (about 35 minutes on one core)
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py features   (one part: baselines, features, rotations)
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py omniglot --data-dir FOLDER               (about 6 minutes)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py            (about 25 minutes on one core)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07.py features   (one part: baselines or features)
 
 baselines: raw pixels, aligned and blurred pixels (chapter 01), principal components of both, and random features. This
 and `features` use one protocol: 600 tasks of the six test alphabets for each of three seeds, the same for every method.
@@ -15,22 +14,11 @@ images, or 256 images. All images are augmented as the views are. Settings were 
 another seed: the learning rate of every method, which images are rotated, the temperature of contrastive learning, and
 the latent dimensions of the autoencoder.
 
-rotations: how often the number of quarter turns is predicted correctly: for letters during training, on new drawings of
-the training letters (by six of twenty writers) and on letters of the validation and the test alphabets, with one run
-for each of three learning rates, none of which is selected; for clothes on new images; and for unseen letters with
-reference drawings. A baseline without a network gives an image the rotation of the nearest training image, by aligned
-pixels.
-
-omniglot: the same during training on real handwriting: one run on the 30 background alphabets of Omniglot, at a
-learning rate that was not selected, evaluated on training images and on the 20 other alphabets. Omniglot does not come
-with the project: tensorflow-datasets must have prepared it in FOLDER, or else in its own folder.
-
 Results are kept in data/results/chapter_07.json; a run that is stopped continues where it was.
 """
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -42,7 +30,6 @@ from record import Record, measure_parts
 
 import meta_keras as mk
 from meta_keras.unsupervised import VAE, Contrastive, Rotation, few_shot_score, rotation_similarity
-from meta_keras.unsupervised.distances import squared_distances
 
 STEPS, SELECTION_STEPS, INPUTS = 300, 300, 256
 SEEDS, SELECTION_SEED, SELECTION_TASKS, TASKS = (0, 1, 2), 100, 300, 600
@@ -137,14 +124,14 @@ def asymmetric(images: np.ndarray, similarity: float) -> np.ndarray:
     return images[rotation_similarity(images) <= similarity]
 
 
-def pretrained(method: str, settings: Settings, seed: int, steps: int = STEPS) -> tuple[keras.Model, Encode]:
-    """The model, and the function that encodes images."""
+def pretrained(method: str, settings: Settings, seed: int, steps: int = STEPS) -> Encode:
+    """The function that encodes images."""
     keras.utils.set_random_seed(seed)
     model, size, images = METHODS[method](settings)
     model.compile(adam(settings["rate"], steps))
     data = batches(images, size=size, seed=seed, augmented=settings["augmented"])
     model.fit(data, steps_per_epoch=steps, verbose=0)
-    return model, functools.partial(model.encode, batch_size=1024)
+    return functools.partial(model.encode, batch_size=1024)
 
 
 def plain(network: keras.Model) -> Encode:
@@ -189,7 +176,7 @@ def selected(record: Record, method: str) -> Settings:
     def trial(settings: Settings) -> dict[str, float]:
         shown = ", ".join(f"{name} {value:g}" for name, value in settings.items())
         key = f"validation: {method}, {shown}"
-        return record.measure(key, lambda: validated(pretrained(method, settings, SELECTION_SEED, SELECTION_STEPS)[1]))
+        return record.measure(key, lambda: validated(pretrained(method, settings, SELECTION_SEED, SELECTION_STEPS)))
 
     best = dict(START[method])
     for name in [*list(best)[1:], "rate"]:
@@ -210,16 +197,8 @@ def features_part(record: Record) -> None:
         settings = dict(selected(record, method))
         kind = settings.pop("features")
         for seed in SEEDS:
-
-            def of_seed(method: str = method, settings: Settings = settings, kind: str = kind, seed: int = seed) -> Any:
-                model, encode = pretrained(method, settings, seed)
-                result: dict[str, Any] = tested(encode, kind, seed)
-                if method == "rotation":
-                    result |= {"test letters": turned_correctly(model, asymmetric_letters("test"))}
-                    result |= {"with a reference": with_reference(encode, kind, seed)}
-                return result
-
-            record.measure(f"test: {method}, seed {seed}", of_seed)
+            key = f"test: {method}, seed {seed}"
+            record.measure(key, lambda: tested(pretrained(method, settings, seed), kind, seed))  # noqa: B023
 
 
 # Baselines
@@ -268,11 +247,6 @@ def baselines_part(record: Record) -> None:
     )
     record.measure("selected: number of principal components", lambda: int(components))
     random = {seed: encoder_of(seed) for seed in (SELECTION_SEED, *SEEDS)}
-    for seed in SEEDS:
-        record.measure(
-            f"rotations: with a reference, aligned pixels, seed {seed}",
-            lambda seed=seed: with_reference(aligned_pixels, "plain", seed),
-        )
     encodes: dict[str, Callable[[int], Encode]] = {
         "raw pixels": lambda seed: raw_pixels,
         "aligned pixels": lambda seed: aligned_pixels,
@@ -296,183 +270,11 @@ def encoder_of(seed: int) -> keras.Model:
     return encoder()
 
 
-# Rotations
-
-LETTERS, CHECKPOINTS, LETTER_RATES = 0.6, (50, 100, 200, 400, 800, 1600), (0.003, 0.009, 0.027)
-WRITERS, HELD_OUT = 20, 6
-FASHION_STEPS, FASHION_RATES = 200, (0.001, 0.003, 0.009)
-
-
-def asymmetric_letters(split: str) -> np.ndarray:
-    return asymmetric(glyphs(split).arrays(scaled=True)[0], LETTERS)
-
-
-def turned_correctly(model: keras.Model, images: np.ndarray) -> float:
-    """How often the number of quarter turns is predicted correctly."""
-    return round(float(model.evaluate(images, batch_size=256, verbose=0, return_dict=True)["accuracy"]), 4)
-
-
-def with_reference(encode: Encode, kind: str, seed: int) -> dict[str, float]:
-    """Which of four quarter turns shows an unseen letter? The support set has drawings of it in each of the four."""
-    images, labels = glyphs("test").arrays(scaled=True)
-    keep = rotation_similarity(images) <= LETTERS
-    images, labels = images[keep], labels[keep]
-    rotated, turns = turned(images)
-    classes = 4 * np.tile(labels, 4) + turns
-    letter = [str(number // 4) for number in np.unique(classes)]
-    pool = mk.ClassPool.from_arrays(rotated, classes, groupings={"letter": letter}).with_at_least(7)
-    center = pretraining_images()[::4] if kind == "centered" else None
-    encode = once(encode)
-    return {
-        f"{shots} drawings": round(
-            few_shot_score(
-                encode, pool, ways=4, shots=shots, queries=2, within="letter", seed=seed, episodes=TASKS, center=center
-            ).mean,
-            4,
-        )
-        for shots in SHOTS
-    }
-
-
-@functools.cache
-def letters() -> dict[str, np.ndarray]:
-    """Images for training, new drawings of the same letters by other writers, and letters of other alphabets."""
-    images = pretraining_images()
-    held_out = np.arange(len(images)) % WRITERS < HELD_OUT
-    return {
-        "training images": asymmetric(images[~held_out], LETTERS),
-        "new drawings": asymmetric(images[held_out], LETTERS),
-        "validation letters": asymmetric_letters("validation"),
-        "test letters": asymmetric_letters("test"),
-    }
-
-
-def letters_during_training(rate: float, seed: int) -> dict[str, list[float]]:
-    """The accuracy of the rotation for each part of the images, after each number of steps."""
-    training = letters()["training images"]
-    parts = letters() | {"training images": training[::3]}
-    return during_training(training, parts, CHECKPOINTS, rate, seed)[1]
-
-
-def during_training(
-    training: np.ndarray, parts: dict[str, np.ndarray], checkpoints: tuple[int, ...], rate: float, seed: int
-) -> tuple[Rotation, dict[str, list[float]]]:
-    """The trained model, and the accuracy of the rotation for each of these parts, after each number of steps."""
-    keras.utils.set_random_seed(seed)
-    model = Rotation(encoder())
-    model.compile(adam(rate, checkpoints[-1]))
-    stream = iter(batches(training, size=64, seed=seed, augmented=False))
-    curves: dict[str, list[float]] = {name: [] for name in parts}
-    for steps in np.diff(checkpoints, prepend=0):
-        for _ in range(steps):
-            model.train_on_batch(next(stream))
-        for name, part in parts.items():
-            curves[name].append(turned_correctly(model, part))
-    return model, curves
-
-
-def by_nearest_neighbor() -> dict[str, float]:
-    """How often the nearest training image, by the leading components of aligned pixels, has the same rotation."""
-    encode = principal_components(aligned_pixels, CLUSTERED)
-    images, turns = turned(letters()["training images"])
-    known = encode(images)
-
-    def accuracy(part: str) -> float:
-        images, answers = turned(letters()[part])
-        nearest = [squared_distances(rows, known).argmin(axis=1) for rows in np.array_split(encode(images), 20)]
-        return round(float(np.mean(turns[np.concatenate(nearest)] == answers)), 4)
-
-    return {part: accuracy(part) for part in ("new drawings", "test letters")}
-
-
-def turned(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All images in four rotations, and their numbers of quarter turns."""
-    rotated = [np.rot90(images, turns, axes=(1, 2)) for turns in range(4)]
-    return np.concatenate(rotated), np.repeat(np.arange(4), len(images))
-
-
-@functools.cache
-def clothes(split: str) -> tuple[np.ndarray, np.ndarray]:
-    return mk.load("fashion").split(split).arrays(scaled=True)
-
-
-def rotation_of_clothes(x: np.ndarray, rate: float, seed: int) -> Rotation:
-    keras.utils.set_random_seed(seed)
-    model = Rotation(encoder())
-    model.compile(adam(rate, FASHION_STEPS))
-    model.fit(batches(x, size=64, seed=seed, augmented=False), steps_per_epoch=FASHION_STEPS, verbose=0)
-    return model
-
-
-def clothes_accuracy(rate: float) -> float:
-    """Trained on four of five training images, and evaluated on the fifth."""
-    x, _ = clothes("train")
-    held_out = np.arange(len(x)) % 5 == 0
-    return turned_correctly(rotation_of_clothes(x[~held_out], rate, SELECTION_SEED), x[held_out])
-
-
-def rotations_part(record: Record) -> None:
-    record.measure("rotations: nearest neighbor", by_nearest_neighbor)
-    for rate in LETTER_RATES:
-        record.measure(
-            f"rotations: letters, rate {rate:g}", lambda rate=rate: letters_during_training(rate, SELECTION_SEED)
-        )
-    rate = best_inside(
-        lambda rate: record.measure(f"validation: clothes, rate {rate:g}", lambda: clothes_accuracy(rate)),
-        FASHION_RATES,
-    )
-    record.measure("selected: clothes", lambda: {"rate": rate})
-    for seed in SEEDS:
-        record.measure(
-            f"rotations: clothes, seed {seed}",
-            lambda seed=seed: turned_correctly(
-                rotation_of_clothes(clothes("train")[0], rate, seed), clothes("test")[0]
-            ),
-        )
-
-
-# Rotations of real handwriting
-
-OMNIGLOT_CHECKPOINTS, OMNIGLOT_RATE, OMNIGLOT_SEED = (100, 200, 400, 800, 1000, 2000, 3000, 4000), 0.003, 0
-
-
-def omniglot_images(split: str, data_dir: str | None) -> np.ndarray:
-    """The drawings of Omniglot with bright ink, 28x28 pixels by area averaging; split: "train" or "test"."""
-    import tensorflow_datasets as tfds  # two seconds to import, and only needed here
-
-    builder = tfds.builder("omniglot", data_dir=data_dir)
-    if not (Path(builder.data_dir) / "dataset_info.json").is_file():
-        raise SystemExit(
-            f"Omniglot is not in {builder.data_dir}. Prepare it with tensorflow-datasets, for example by "
-            'meta_keras.load("omniglot"), and name the folder that holds it with --data-dir.'
-        )
-
-    def shrink(row: dict[str, tf.Tensor]) -> tf.Tensor:
-        ink = 1 - tf.cast(row["image"][..., :1], tf.float32) / 255
-        return tf.image.resize(ink, (28, 28), method="area")
-
-    rows = builder.as_dataset(split=split, shuffle_files=False).map(shrink).batch(512)
-    return np.concatenate(list(rows.as_numpy_iterator()))
-
-
-def omniglot_during_training(data_dir: str | None) -> dict[str, list[float]]:
-    """The accuracy of the rotation, after each number of steps, on every eighth and fourth image."""
-    training, unseen = (asymmetric(omniglot_images(split, data_dir), LETTERS) for split in ("train", "test"))
-    parts = {"training images": training[::8], "unseen alphabets": unseen[::4]}
-    return during_training(training, parts, OMNIGLOT_CHECKPOINTS, OMNIGLOT_RATE, OMNIGLOT_SEED)[1]
-
-
-def omniglot_part(record: Record) -> None:
-    record.measure("rotations: Omniglot", lambda: omniglot_during_training(record.data_dir))
-
-
 PARTS = {
     "baselines": baselines_part,
     "features": features_part,
-    "rotations": rotations_part,
-    "omniglot": omniglot_part,
 }
 
 
 if __name__ == "__main__":
-    measure_parts("chapter_07", PARTS, __doc__, prepared_data=True)
+    measure_parts("chapter_07", PARTS, __doc__)
