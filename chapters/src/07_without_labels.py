@@ -189,7 +189,7 @@ plt.text(30, 0.2, "chance")
 plt.xscale("log")
 plt.xticks(counts := [30, 100, 300, 1000, 2903], counts)
 plt.gca().set(xlabel="training characters", ylabel="accuracy for unseen characters", ylim=(0, 1))
-plt.legend()
+plt.legend(loc="lower right", ncols=2)
 plt.show()
 
 # %%
