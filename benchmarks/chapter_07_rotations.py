@@ -14,7 +14,7 @@ new. Three seeds.
 
 counts: 800 steps on 30, 100, 300, ... characters of the training split of `hanzi`, or of `glyphs`, with three images of
 each; the rate is selected for every number of characters on the validation split. Three seeds, each with other
-training characters. The test: all images of the test split of `hanzi`, and those of `glyphs` that are no more similar
+training characters (unless it is all of them). The test: all images of the test split of `hanzi`, and those of `glyphs` that are no more similar
 than 0.6 to themselves after a rotation. The networks of all characters of `hanzi` are tested on `glyphs`, too. Nearest
 neighbors see the same images without a network: the majority of the k most similar ones, by the cosine of blurred
 pixels, aligned as in chapter 01 or not. Alignment, blur and k are selected in the same way, one after the other.
@@ -65,7 +65,7 @@ from meta_keras.unsupervised import Rotation, few_shot_score
 
 COUNTS = {"hanzi": (30, 100, 300, 1000, 2903), "glyphs": (30, 100, 300, 851)}
 PER_CHARACTER, STEPS, CHECKPOINTS, SIMILARITY = 3, 800, (100, 200, 400, 800, 1600, 3200), 0.6
-RATES, BLURS, NEIGHBORS, STRENGTHS = (0.001, 0.003, 0.009), (0.5, 1, 2), (3, 9, 27), (1e-5, 1e-4, 1e-3)
+RATES, BLURS, NEIGHBORS, STRENGTHS = (0.001, 0.003, 0.009), (0.5, 1, 2), (3, 9, 27), (1e-3, 1e-2, 1e-1)
 FASHION_STEPS, WAYS, ALPHABETS_FOR_VALIDATION = 200, 20, 5
 
 

@@ -1,4 +1,4 @@
-"""Make data/hanzi.npz: the 3,755 most common Chinese characters in three typefaces, as images with one bit per pixel.
+"""Make data/hanzi.npz: 3,755 common Chinese characters in three typefaces, as images with one bit per pixel.
 
 Run `.venv/bin/python data/make/hanzi.py`, optionally followed by the folder of the fonts.
 

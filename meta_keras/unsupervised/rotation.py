@@ -20,7 +20,8 @@ class Rotation(Unlabeled):
     """Gidaris, Singh and Komodakis, "Unsupervised Representation Learning by Predicting Image Rotations", 2018.
 
     Every image of a batch is rotated by 0, 90, 180 and 270 degrees, and a linear head on the encoder predicts the
-    number of quarter turns (Formula 7.2). Whoever recognizes the orientation of an image has to recognize its content.
+    number of quarter turns (Formula 7.2). To recognize the orientation of an image, it helps to recognize its content;
+    but small patterns may suffice, as chapter 07 shows for Chinese characters.
 
         loss = mean over images x and turns r of cross-entropy(r, head(encoder(rotate(x, r))))
 
