@@ -14,10 +14,11 @@ new. Three seeds.
 
 counts: 800 steps on 30, 100, 300, ... characters of the training split of `hanzi`, or of `glyphs`, with three images of
 each; the rate is selected for every number of characters on the validation split. Three seeds, each with other
-training characters (unless it is all of them). The test: all images of the test split of `hanzi`, and those of `glyphs` that are no more similar
-than 0.6 to themselves after a rotation. The networks of all characters of `hanzi` are tested on `glyphs`, too. Nearest
-neighbors see the same images without a network: the majority of the k most similar ones, by the cosine of blurred
-pixels, aligned as in chapter 01 or not. Alignment, blur and k are selected in the same way, one after the other.
+training characters unless it is all of them. The test: all images of the test split of `hanzi`, and those of `glyphs`
+that are no more similar than 0.6 to themselves after a rotation. The networks of all characters of `hanzi` are tested
+on `glyphs`, too. Nearest neighbors see the same images without a network: the majority of the k most similar ones, by
+the cosine of blurred pixels, aligned as in chapter 01 or not. Alignment, blur and k are selected in the same way, one
+after the other.
 
 patches: ridge regression on how often each of the 512 patterns of 3x3 pixels occurs in an image, wherever it does. The
 strength is selected on the validation split.

@@ -72,7 +72,7 @@ for name, encode in features.items():
 # ## Predicting rotations
 #
 # Gidaris, Singh and Komodakis (2018) rotate every image by 0, 90, 180 and 270 degrees, and train a classifier to
-# predict which of the four it was. To tell that a shoe is upside down, one has to recognize soles and laces.
+# predict which of the four it was. To tell that a shoe is upside down, it helps to recognize soles and laces.
 
 # %% alt="Twelve garments, and below each the same one rotated by the number of quarter turns that is its class"
 fashion = mk.load("fashion")
@@ -154,7 +154,7 @@ rotation.fit(known, batch_size=64, verbose=0)
 score = rotation.evaluate(unseen, batch_size=256, verbose=0, return_dict=True)
 print(f"rotation of unseen characters: accuracy {score['accuracy']:.3f}")
 
-pairs = zip(unseen[:1812:151], turns, strict=True)
+pairs = zip(unseen[:1812:151], turns, strict=True)  # twelve, in all typefaces
 rotated = np.stack([np.rot90(image, turn) for image, turn in pairs])
 predicted = rotation.predict(rotated, verbose=0).argmax(axis=1)
 captions = [
@@ -165,12 +165,12 @@ show({"rotated": rotated}, [captions])
 
 # %% [markdown]
 # The stored experiment varies the number of training characters, with three images of each, and compares `hanzi` with
-# the letters of `glyphs`. The test letters belong to other alphabets than the training letters, and have a similarity
-# of at most 0.6. Networks were trained for 800 steps. Nearest neighbors, with blurred pixels, use no network. Learning
-# rates, blur and $k$ were selected on validation characters; bands are intervals over three seeds, each with other
-# training characters:
+# the letters of `glyphs`. The test letters belong to other alphabets than the training letters, and correlate at most
+# 0.6 with their rotations. Networks were trained for 800 steps; nearest neighbors, by blurred pixels, use no network.
+# Learning rates, blur and $k$ were selected on validation characters. Bands are intervals over three seeds, each with
+# other training characters (unless it is all of them):
 
-# %% alt="Accuracy of the rotation over the number of training characters: for unseen Chinese characters it rises from 0.63 to 0.98 with networks and a little less with nearest neighbors; for letters of unseen alphabets all stay near 0.3"
+# %% alt="Accuracy of the rotation over the number of training characters: for unseen Chinese characters it rises from 0.63 to 0.98 with networks and a little less with nearest neighbors; for letters of unseen alphabets they stay between 0.25 and 0.4, and nearest neighbors are above networks"
 markers = {"hanzi": ("-o", "--o"), "glyphs": ("-s", "--s")}
 for source, counts in {"hanzi": (30, 100, 300, 1000, 2903), "glyphs": (30, 100, 300, 851)}.items():
     keys = [f"{source}, {count} characters" for count in counts]
@@ -184,10 +184,9 @@ for source, counts in {"hanzi": (30, 100, 300, 1000, 2903), "glyphs": (30, 100, 
         mean, half = np.array([mk.report.mean_and_interval(run) for run in runs]).T
         plt.plot(counts, mean, style, label=f"{source}, {name}")
         plt.fill_between(counts, mean - half, mean + half, alpha=0.2)
-plt.axhline(0.25, color="gray", lw=1)
-plt.text(30, 0.2, "chance")
+plt.axhline(0.25, color="gray", lw=1, label="chance")
 plt.xscale("log")
-plt.xticks(counts := [30, 100, 300, 1000, 2903], counts)
+plt.xticks([30, 100, 300, 1000, 2903], ["30", "100", "300", "1,000", "2,903"])
 plt.gca().set(xlabel="training characters", ylabel="accuracy for unseen characters", ylim=(0, 1))
 plt.legend(loc="lower right", ncols=2)
 plt.show()
@@ -197,8 +196,8 @@ tests = [
     ("hanzi", "unseen characters", "hanzi, 2903 characters", "unseen"),
     ("hanzi", "letters of glyphs", "hanzi, 2903 characters", "letters"),
     ("glyphs", "unseen alphabets", "glyphs, 851 characters", "unseen"),
-    ("glyphs, 20 drawings, 3,200 steps", "unseen alphabets", "glyphs, all drawings", "unseen"),
-    ("Omniglot, 20 drawings, 3,200 steps", "unseen alphabets", "Omniglot, all drawings", "unseen"),
+    ("glyphs, more images and steps", "unseen alphabets", "glyphs, all drawings", "unseen"),
+    ("Omniglot, more images and steps", "unseen alphabets", "Omniglot, all drawings", "unseen"),
 ]
 mk.report.Table(
     [
@@ -208,16 +207,18 @@ mk.report.Table(
 )
 
 # %% [markdown]
-# The rotation of unseen Chinese characters is predicted almost always, and in most cases by the nearest neighbors, too.
-# But this does not mean that the characters are recognized. Ridge regression on how often each of the 512 patterns of
-# 3x3 pixels occurs, wherever it does, is right for 90 %: the style of printed strokes gives much of it away. Networks
-# trained on one script are little better than chance on another one, and so are those trained on `glyphs` on unseen
-# alphabets. With real handwriting (Omniglot), they are right for about half of the images, and longer training did not
-# help: from 100 to 3,200 steps, accuracy rose for training images and fell for unseen alphabets.
+# For unseen Chinese characters, networks are right in 98 % of the cases, and nearest neighbors in 95 %. That does not
+# show that the characters are recognized: ridge regression on how often each of the 512 patterns of 3x3 pixels occurs,
+# without their positions, is right in 90 %. (Known and unseen characters are printed in the same typefaces.)
+#
+# For letters of unseen alphabets, networks are right in 33 %, and nearest neighbors are better, with 37 %. The labels
+# of `glyphs` even contradict each other, because some letters are rotations of other ones. For real handwriting
+# (Omniglot), accuracy on unseen alphabets rose to 0.55 within 200 steps and fell to 0.51 after 3,200, while that on
+# training images rose to 0.81.
 
 # %% [markdown]
 # Do the features identify unseen characters? In 20-way 1-shot tasks of `hanzi`, with another typeface for the queries
-# than for the support image, they are far better than those of an untrained network, but worse than pixels:
+# than for the support image, they are far better than those of an untrained network ("random"), but worse than pixels:
 
 # %%
 kinds = ("aligned pixels", "raw pixels", "rotation", "random")
@@ -225,17 +226,16 @@ across = {kind: [turning[f"features: {kind}, seed {seed}"] for seed in range(3)]
 mk.report.Table([{kind: interval(across[kind]) for kind in kinds}])
 
 # %%
-assert score["accuracy"] > 0.9 and min(final("hanzi, 2903 characters", "unseen")) > 0.97
-assert 0.9 < turning["patches: hanzi"] < 0.91 and turning["patches: glyphs"] < 0.32
-for source in ("glyphs", "Omniglot"):
-    for seed in range(3):
-        run = turning[f"{source}, all drawings, seed {seed}"]
-        assert max(run["unseen"]) < 0.56
-omniglot = [turning[f"Omniglot, all drawings, seed {seed}"] for seed in range(3)]
-assert all(run["unseen"][-1] < run["unseen"][0] for run in omniglot)
-assert all(run["training images"][-1] > run["training images"][0] + 0.2 for run in omniglot)
-assert min(across["raw pixels"]) > max(across["rotation"])
-assert min(across["rotation"]) > max(across["random"]) + 0.15
+full = ("hanzi, 2903 characters", "glyphs, 851 characters")
+shown = [np.mean(final(key, "unseen")) for key in full]
+nearest = [[turning[f"nearest neighbors: {key}, seed {seed}"] for seed in range(3)] for key in full]
+shown += [*np.mean(nearest, axis=1), turning["patches: hanzi"]]
+runs = [turning[f"Omniglot, all drawings, seed {seed}"] for seed in range(3)]
+curve, fitted = (np.mean([run[part] for run in runs], axis=0) for part in ("unseen", "training images"))
+assert np.round(shown, 2).tolist() == [0.98, 0.33, 0.95, 0.37, 0.90]
+assert np.round([curve[1], curve[-1], fitted[-1]], 2).tolist() == [0.55, 0.51, 0.81]
+assert curve.argmax() == 1 and score["accuracy"] > 0.9
+assert min(across["raw pixels"]) > max(across["rotation"]) > max(across["random"]) + 0.15
 
 # %% [markdown]
 # > **In the articles.** D4 (4.3) writes the loss as $L(x_n, y_n)$, without a model, and does not say that a rotation is
@@ -762,7 +762,7 @@ for name in ("rotation", "VAE", "contrastive"):
 # ## Summary
 #
 # - A pretext task computes its targets from the images. Rotations of clothes and of unseen Chinese characters were
-#   predicted almost always, those of letters of unseen alphabets were not, and small patterns can suffice.
+#   predicted almost always (the latter in 90 % from patterns of 3x3 pixels), those of unseen alphabets were not.
 # - A VAE maximizes a lower bound on the log-likelihood, a reconstruction term minus a KL divergence. Its latent space
 #   can be interpolated, and a classifier recognizes many of its reconstructions.
 # - Contrastive learning chooses by augmentation what features ignore. Its features were significantly better than
