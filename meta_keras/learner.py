@@ -111,7 +111,8 @@ class MetaLearner(TaskModel):
         fast = gains_from_xla(self.parallel, self.network, self.rule) and not kwargs.get("run_eagerly")
         by_xla = checked_jit(self.network, jit_compile, fast, twice=self.rule.second_order)
         kwargs |= {"jit_compile": by_xla, "steps_per_execution": steps_per_execution}
-        metrics = as_metrics(metrics, answers, loss=loss, width=last_axis_of(self.network))
+        lazily, width = self.replicas is not None, last_axis_of(self.network)
+        metrics = as_metrics(metrics, answers, loss=loss, width=width, lazily=lazily)
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         self.jit_setting = jit_compile  # "auto" may mean something else on the machine that loads a file
         self.predictors, self.per_task.has_metrics = Predictors(self.per_task), bool(metrics)

@@ -1,5 +1,6 @@
 """What Keras models of the library share: files that keep random states, and training on arrays or datasets."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -31,18 +32,22 @@ class SeededModel(keras.Model):
 class ExampleModel(SeededModel):
     """A Keras model that is trained on arrays, or on a dataset that ends or is used for a number of steps."""
 
+    _compared: Mapping[str, str] = {}  # the targets of loss and metrics, as `targets_by_name` returns them
+
     def compile(
         self,
         optimizer: Any = "adam",
         loss: Any = None,
-        *,
+        loss_weights: Any = None,
         metrics: Any = None,
         weighted_metrics: Any = None,
         **kwargs: Any,
     ) -> None:
         """As `keras.Model.compile`."""
-        super().compile(optimizer, loss, metrics=metrics, weighted_metrics=weighted_metrics, **kwargs)
-        losses = loss if isinstance(loss, list | tuple) else [loss]
+        given = {"loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
+        super().compile(optimizer, loss, **given, **kwargs)
+        is_config = isinstance(loss, dict) and "class_name" in loss
+        losses = [loss] if is_config else keras.tree.flatten(loss)
         self._compared = targets_by_name(losses=losses, metrics=[metrics, weighted_metrics])
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:

@@ -94,19 +94,25 @@ def completed_loss(loss: Any, activation: str | None, dtype: str) -> keras.losse
     return found
 
 
-def as_metrics(metrics: Any, activation: str | None, *, loss: Any = None, width: int | None = None) -> Any:
+def as_metrics(
+    metrics: Any, activation: str | None, *, loss: Any = None, width: int | None = None, lazily: bool = False
+) -> Any:
     """Metrics as `compile` takes them; however they are given, they are those of answers that end so.
 
     loss: that of the answers. If it is a binary cross-entropy of logits, "binary_accuracy" compares them with 0, and so
         does "accuracy" if there is one per row; metrics with thresholds of probabilities are refused.
     width: how many answers a row has.
+    lazily: such accuracies are functions, of which Keras makes metrics outside the scope of a strategy.
     """
     of_logits = _takes_binary_logits(loss)
 
     def fitting(metric: Any) -> Any:
         word = metric.lower() if isinstance(metric, str) else metric
-        if of_logits and (word in BINARY_ACCURACIES or (width == 1 and word in ("accuracy", "acc"))):
-            return ACCURACIES_OF_LOGITS["binary_accuracy" if word in BINARY_ACCURACIES else word]
+        is_binary = word in BINARY_ACCURACIES
+        if of_logits and (is_binary or (width == 1 and word in ("accuracy", "acc"))):
+            if lazily:
+                return ACCURACIES_OF_LOGITS["binary_accuracy" if is_binary else word]
+            return keras.metrics.BinaryAccuracy(metric if isinstance(metric, str) else "binary_accuracy", threshold=0.0)
         if of_logits:
             _check_thresholds(metric)
         return _as_metric(metric, activation)
@@ -138,7 +144,7 @@ def _takes_binary_logits(loss: Any) -> bool:
 
 
 def _accuracy_of_logits(name: str) -> Callable[..., tf.Tensor]:
-    """A function of this name, of which Keras makes a metric when and where it needs it."""
+    """A function of this name, of which Keras makes a metric when and where it trains."""
 
     def accuracy(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         return keras.metrics.binary_accuracy(y_true, y_pred, threshold=0.0)
@@ -157,8 +163,10 @@ def _check_thresholds(metric: Any) -> None:
         found = keras.metrics.get(metric)
     except ValueError:
         return
+    if getattr(keras.metrics, type(found).__name__, None) is not type(found):  # those of the user may take logits
+        return
     thresholds = keras.tree.flatten([getattr(found, name, None) for name in ("threshold", "thresholds")])
-    if not isinstance(found, keras.metrics.Metric) or not any(one is not None and 0 < one < 1 for one in thresholds):
+    if not any(one is not None and 0 < one < 1 for one in thresholds):
         return
     settings = found.get_config()
     if settings.get("from_logits"):

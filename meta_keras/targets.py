@@ -104,7 +104,8 @@ def _metric(metric: Any) -> Any:
     """What a metric stands for; None for the words that mean different metrics."""
     try:
         is_word = isinstance(metric, str) and metric.lower() in WORDS
-        return None if is_word else keras.metrics.get(metric)
+        # A class is its own key; an object of it would count among those that Keras numbers in names.
+        return None if is_word else metric if isinstance(metric, type) else keras.metrics.get(metric)
     except ValueError:  # Keras says so in compile
         return None
 

@@ -142,3 +142,13 @@ def test_one_hot_rows_of_unknown_width_are_accepted():
     rows = [(np.ones((4, 2)), np.eye(4))]
     data = tf.data.Dataset.from_generator(lambda: iter(rows), output_signature=spec)
     assert np.isfinite(model.evaluate(data, verbose=0))
+
+
+def test_metrics_as_classes_do_not_count_in_the_names_of_keras():
+    names = [keras.metrics.Precision().name for _ in range(2)]
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, "sigmoid", name="features")])
+    model = DomainAdaptation(network, layer="features", method=None)
+    ExampleModel.compile(model, "sgd", "binary_crossentropy", None, [keras.metrics.Precision])
+    model.evaluate(np.ones((2, 2), "float32"), np.ones((2, 1), "float32"), verbose=0)
+    numbers = [int(name.rpartition("_")[2]) for name in (names[1], *model.get_metrics_result()) if "precision_" in name]
+    assert numbers[1] == numbers[0] + 1

@@ -501,16 +501,19 @@ def test_binary_accuracy_of_logits_compares_them_with_zero(given):
     labels, answers = np.float32([[1], [0], [1]]), np.float32([[0.3], [-0.3], [-2.0]])
     for width in (1, 3):
         (found,) = as_metrics([given], None, loss=LOGITS, width=width)
-        assert found.__name__ == "binary_accuracy"
-        np.testing.assert_array_equal(np.ravel(found(labels, answers)), [1, 1, 0])
+        assert found.name == (given if isinstance(given, str) else "binary_accuracy")
+        assert float(found(labels, answers)) == pytest.approx(2 / 3)
+        (function,) = as_metrics([given], None, loss=LOGITS, width=width, lazily=True)
+        assert function.__name__ == "binary_accuracy"
+        np.testing.assert_array_equal(np.ravel(function(labels, answers)), [1, 1, 0])
     assert as_metrics([given], "sigmoid", loss=keras.losses.BinaryCrossentropy(), width=1) == [given]
 
 
 def test_the_accuracy_of_one_logit_compares_it_with_zero():
     """Logits of 0.3 and -0.3 are right for the labels 1 and 0; the threshold of Keras is 0.5."""
     x, y = np.float32([[0.3], [-0.3]]), np.float32([[1], [0]])
-    words = {"accuracy": "accuracy", "Accuracy": "accuracy", "acc": "acc", "binary_accuracy": "binary_accuracy"}
-    for metric, key in words.items():
+    for metric in ("accuracy", "Accuracy", "acc", "binary_accuracy"):
+        key = metric
         network = keras.Sequential([keras.Input((1,)), layers.Dense(1, kernel_initializer="ones")])
         options = {"loss": "binary_crossentropy", "metrics": [metric]}
         tuned = fine_tune(network, (x, y), learning_rate=1e-9, **options, train=None, verbose=0)
@@ -546,6 +549,43 @@ def test_the_accuracy_of_logits_is_saved_and_can_be_watched(tmp_path):
     model.save(tmp_path / "model.keras")
     assert keras.saving.load_model(tmp_path / "model.keras").evaluate(x, y, verbose=0, return_dict=True) == found
     assert found["accuracy"] == found["binary_accuracy"] == 1
+
+
+class OneLogit(keras.Model):
+    """One logit, 0.3 for the label 1 and -0.3 for 0; its number of outputs is not known before it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = layers.Dense(1, kernel_initializer="ones")
+
+    def call(self, inputs):
+        return self.head(inputs)
+
+
+@pytest.mark.parametrize("labels", [np.float32([[1], [0]]), np.float32([1, 0])])
+def test_the_accuracy_of_a_subclassed_model_with_one_logit_compares_it_with_zero(labels):
+    model = OneLogit()
+    model(np.ones((2, 1), "float32"))
+    options = {"loss": "binary_crossentropy", "metrics": ["accuracy"], "learning_rate": 1e-9}
+    history = fine_tune(model, (np.float32([[0.3], [-0.3]]), labels), train=None, verbose=0, **options)
+    assert history.history["accuracy"] == [1.0]
+
+
+def test_a_fine_tuned_model_needs_only_keras():
+    model = sequential_of_one()
+    x, y = np.float32([[0.3], [-0.3]]), np.float32([[1], [0]])
+    fine_tune(model, (x, y), loss="binary_crossentropy", metrics=["accuracy"], train=None, verbose=0)
+    assert "meta_keras" not in str(model.get_compile_config())
+
+
+class OfLogits(keras.metrics.BinaryAccuracy):
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        return super().update_state(y_true, tf.sigmoid(y_pred), sample_weight)
+
+
+def test_metrics_of_the_users_own_are_kept():
+    kept = [OfLogits()]
+    assert as_metrics(kept, None, loss=LOGITS, width=1) == kept
 
 
 def test_the_accuracy_of_logits_can_be_compiled_within_a_strategy():

@@ -68,7 +68,7 @@ def fine_tune(
         loss = _of_each(loss, lambda one: completed_loss(one, None, keras.config.floatx()))
     if activation in LOGITS:
         (first, *_) = keras.tree.flatten(loss)
-        metrics = as_metrics(metrics, None, loss=first, width=last_axis_of(model))
+        metrics = as_metrics(metrics, None, loss=first, width=last_axis_of(model) or _width_of_targets(targets))
     _check_compared(model, targets, loss, metrics)
     if train is not None:
         freeze(model, train)
@@ -178,6 +178,12 @@ def _check_compared(model: keras.Model, targets: Any, loss: Any, metrics: Any) -
         losses: list[Any] = []
         _of_each(loss, losses.append)
         check_not_broadcast(targets_by_name(losses=losses, metrics=metrics), tf.convert_to_tensor(targets), shape)
+
+
+def _width_of_targets(targets: Any) -> int | None:
+    """The answers per row of a subclassed model, which does not say how many it has."""
+    shape = tuple(getattr(targets, "shape", ()))
+    return shape[-1] if len(shape) > 1 else 1 if len(shape) == 1 else None
 
 
 def _of_each(loss: Any, function: Callable[[Any], Any]) -> Any:
