@@ -1,6 +1,6 @@
 """What chapter 07 reports about predicted rotations: of clothes, of Chinese characters, and of letters.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07_rotations.py            (about 45 minutes on one core)
+    PYTHONPATH=. .venv/bin/python benchmarks/chapter_07_rotations.py            (about an hour on one core)
     PYTHONPATH=. .venv/bin/python benchmarks/chapter_07_rotations.py clothes    (one part: clothes, counts, patches,
                                                                                  features, letters)
     PYTHONPATH=. .venv/bin/python benchmarks/chapter_07_rotations.py letters --data-dir FOLDER
