@@ -216,10 +216,9 @@ def patterns(images: np.ndarray) -> np.ndarray:
 def ridge(source: str, split: str, strength: float) -> float:
     """Least squares from patterns to one output per rotation, of which the largest is the answer."""
     images, turns = turned(training(source, COUNTS[source][-1], SEEDS[0]))
-    x, mean = patterns(images), patterns(images).mean(axis=0)
-    x -= mean
-    scale = np.maximum(x.std(axis=0), 1e-6)
-    x /= scale
+    x = patterns(images)
+    mean, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
+    x = (x - mean) / scale
     penalty = strength * len(x) * np.eye(x.shape[1])
     weights = np.linalg.solve(x.T @ x + penalty, x.T @ (np.eye(4)[turns] - 0.25))
     unknown, answers = turned(unseen(source, split))

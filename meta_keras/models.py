@@ -46,9 +46,7 @@ class ExampleModel(SeededModel):
         """As `keras.Model.compile`."""
         given = {"loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
         super().compile(optimizer, loss, **given, **kwargs)
-        is_config = isinstance(loss, dict) and "class_name" in loss
-        losses = [loss] if is_config else keras.tree.flatten(loss)
-        self._compared = targets_by_name(losses=losses, metrics=[metrics, weighted_metrics])
+        self._compared = targets_by_name(loss=loss, metrics=[metrics, weighted_metrics])
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """As Keras, which would broadcast labels where a loss or metric takes a target for every answer."""

@@ -113,20 +113,20 @@ def as_metrics(
             if lazily:
                 return ACCURACIES_OF_LOGITS["binary_accuracy" if is_binary else word]
             return keras.metrics.BinaryAccuracy(metric if isinstance(metric, str) else "binary_accuracy", threshold=0.0)
-        if of_logits:
-            _check_thresholds(metric)
-        return _as_metric(metric, activation)
+        return _as_metric(metric, activation, of_logits)
 
     return keras.tree.map_structure(fitting, metrics)
 
 
-def _as_metric(metric: Any, activation: str | None) -> Any:
+def _as_metric(metric: Any, activation: str | None, of_logits: bool) -> Any:
     if metric in ("crossentropy", "ce") and activation not in ("softmax", "sigmoid"):
         raise ValueError(f"Say which one is meant, such as 'sparse_categorical_crossentropy'; got {metric!r}.")
     try:
         found = keras.metrics.get(metric)
     except ValueError:  # a word that Keras understands in compile
         return metric
+    if of_logits:
+        _check_thresholds(found)
     kinds = {type(found), *(kind for kind, function in METRICS.items() if function is found)} & METRICS.keys()
     if not kinds:
         return metric
@@ -159,25 +159,21 @@ ACCURACIES_OF_LOGITS = {name: _accuracy_of_logits(name) for name in ("accuracy",
 
 def _check_thresholds(metric: Any) -> None:
     """Raise a ValueError for a metric of Keras that compares answers with thresholds between 0 and 1."""
-    try:
-        found = keras.metrics.get(metric)
-    except ValueError:
+    if getattr(keras.metrics, type(metric).__name__, None) is not type(metric):  # those of the user may take logits
         return
-    if getattr(keras.metrics, type(found).__name__, None) is not type(found):  # those of the user may take logits
-        return
-    thresholds = keras.tree.flatten([getattr(found, name, None) for name in ("threshold", "thresholds")])
+    thresholds = keras.tree.flatten([getattr(metric, name, None) for name in ("threshold", "thresholds")])
     if not any(one is not None and 0 < one < 1 for one in thresholds):
         return
-    settings = found.get_config()
+    settings = metric.get_config()
     if settings.get("from_logits"):
         return
     fitting = {"from_logits": "from_logits=True", "threshold": "threshold=0.0", "thresholds": "thresholds=0.0"}
     given = next((text for name, text in fitting.items() if name in settings), None)
-    if isinstance(found, keras.metrics.FBetaScore):  # which takes thresholds above 0 only
+    if isinstance(metric, keras.metrics.FBetaScore):  # which takes thresholds above 0 only
         given = None
-    otherwise = f"Pass keras.metrics.{type(found).__name__}({given})" if given else "End the network in a sigmoid"
+    otherwise = f"Pass keras.metrics.{type(metric).__name__}({given})" if given else "End the network in a sigmoid"
     raise ValueError(
-        f"The metric {found.name!r} has thresholds between 0 and 1, as for probabilities, but the answers are logits, "
+        f"The metric {metric.name!r} has thresholds between 0 and 1, as for probabilities, but the answers are logits, "
         f"judging by the loss. {otherwise}, or leave it out."
     )
 

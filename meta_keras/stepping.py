@@ -68,7 +68,7 @@ class StepModel(SeededModel):
         jit_compile = jit_compile and self.replicas is None
         super().compile(jit_compile=jit_compile, steps_per_execution=steps, **kwargs)
         self.metrics_made = False
-        self.targets = targets_by_name(losses=[kwargs.get("loss")], metrics=kwargs.get("metrics"))
+        self.targets = targets_by_name(loss=kwargs.get("loss"), metrics=kwargs.get("metrics"))
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """As Keras does when it loads a file."""

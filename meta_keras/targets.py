@@ -4,7 +4,7 @@ Where a target is expected for every answer, labels (rows,) are broadcast to ans
 many rows as classes: Keras then trains on meaningless numbers, or reports them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -90,10 +90,14 @@ def targets_of(compared: Any) -> str | None:
     return next((targets for one, targets in METRIC_TARGETS.items() if one is key), None)
 
 
-def targets_by_name(*, losses: Sequence[Any] = (), metrics: Any = None) -> dict[str, str]:
-    """The targets of losses and of metrics, as far as they are known, by what an error calls them."""
+def targets_by_name(*, loss: Any = None, metrics: Any = None) -> dict[str, str]:
+    """The targets of losses and of metrics, as far as they are known, by what an error calls them.
+
+    loss, metrics: as `compile` takes them, one or several in lists and dictionaries.
+    """
+    is_config = isinstance(loss, dict) and "class_name" in loss
     given = [
-        *(("loss", keras.losses.get(one)) for one in losses),
+        *(("loss", keras.losses.get(one)) for one in ([loss] if is_config else keras.tree.flatten(loss))),
         *(("metric", _metric(one)) for one in keras.tree.flatten(metrics)),
     ]
     named = [(f"{kind} {getattr(one, 'name', None) or getattr(one, '__name__', kind)!r}", one) for kind, one in given]

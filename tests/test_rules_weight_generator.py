@@ -169,9 +169,7 @@ def test_normalization_layers_can_be_generated():
 def test_a_class_without_examples_is_never_the_answer():
     learner = mk.MetaLearner(network=classifier(), rule=WeightGenerator(per_class=True), ways=3)
     (x, _, queries), _ = classification()
-    predictor = learner.predictor(
-        tf.cast(x[0], "float32")[:2], [1, 2]
-    )  # all logits begin equal, and the first would win
+    predictor = learner.predictor(tf.cast(x[0], "float32")[:2], [1, 2])  # logits begin equal: the first would win
     assert predictor.predict(tf.cast(queries[0], "float32")).argmax(axis=-1).min() > 0
 
 

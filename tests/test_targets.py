@@ -164,5 +164,5 @@ def test_tasks_of_one_model_do_not_broadcast_labels():
 
 
 def test_the_names_of_what_is_compared_tell_its_targets():
-    assert targets_by_name(losses=[own, None], metrics=["accuracy", "ce", own, "no metric", None]) == {}
+    assert targets_by_name(loss=[own, None], metrics=["accuracy", "ce", own, "no metric", None]) == {}
     assert targets_by_name(metrics=["sparse_categorical_accuracy"]) == {"metric 'sparse_categorical_accuracy'": CLASSES}

@@ -144,7 +144,7 @@ print(f"rotation of new images, 200 steps: {interval(final('clothes', 'test'))}"
 # The data set `hanzi` has 3,755 Chinese characters (汉字), printed in three typefaces. We train on 2,903 of them for one
 # epoch, and test on 629 others:
 
-# %% alt="Twelve unseen Chinese characters in three typefaces, rotated by quarter turns, each with the predicted number of turns, and the true one where they differ"
+# %% alt="Twelve unseen Chinese characters in three typefaces, rotated by quarter turns, each with the predicted and the true number of turns"
 hanzi = mk.load("hanzi")
 known, unseen = (hanzi.split(part).arrays(scaled=True)[0] for part in ("train", "test"))
 keras.utils.set_random_seed(0)

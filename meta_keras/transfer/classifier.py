@@ -26,6 +26,6 @@ class Classifier(ExampleModel):
             loss, metrics = default_loss(activation, tf.int32), ["accuracy"] if metrics is None else metrics
         else:
             loss = as_loss(loss, activation, keras.config.floatx())
-        for name, given in (("metrics", metrics), ("weighted_metrics", kwargs.get("weighted_metrics"))):
-            kwargs[name] = as_metrics(given, activation, loss=loss, width=last_axis_of(network))
+        given = {"metrics": metrics, "weighted_metrics": kwargs.get("weighted_metrics")}
+        kwargs |= as_metrics(given, activation, loss=loss, width=last_axis_of(network))
         super().compile(optimizer=optimizer, loss=loss, **kwargs)

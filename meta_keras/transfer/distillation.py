@@ -98,8 +98,8 @@ class Distiller(ExampleModel):
         if kwargs.get("loss") is not None:
             raise ValueError("A distiller has its own loss: leave loss out, and set soft and temperature instead.")
         checks.one_device(self)
-        for name, given in (("metrics", metrics), ("weighted_metrics", kwargs.get("weighted_metrics"))):
-            kwargs[name] = as_metrics(given, final_activation(self.student))
+        given = {"metrics": metrics, "weighted_metrics": kwargs.get("weighted_metrics")}
+        kwargs |= as_metrics(given, final_activation(self.student))
         super().compile(optimizer=optimizer, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:

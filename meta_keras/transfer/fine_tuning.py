@@ -175,9 +175,7 @@ def _check_compared(model: keras.Model, targets: Any, loss: Any, metrics: Any) -
     """Raise a ValueError if labels would be broadcast by a loss or metric of Keras that takes no labels."""
     shape = getattr(model, "output_shape", None)  # unknown for a subclassed model
     if number_of_outputs(model) == 1 and isinstance(shape, tuple) and hasattr(targets, "shape"):
-        losses: list[Any] = []
-        _of_each(loss, losses.append)
-        check_not_broadcast(targets_by_name(losses=losses, metrics=metrics), tf.convert_to_tensor(targets), shape)
+        check_not_broadcast(targets_by_name(loss=loss, metrics=metrics), tf.convert_to_tensor(targets), shape)
 
 
 def _width_of_targets(targets: Any) -> int | None:
