@@ -18,7 +18,7 @@ default or recommends it on such a card, with matrix products and convolutions i
     torch loop      one task after another, torch.autograd.grad(create_graph=True) within
     torch ..., patches   the same with every convolution as patches (unfold) times the kernel
     torch ..., graph     the same step, recorded as a CUDA graph and replayed
-    jax vmap        jit of the gradient of the mean over vmap over tasks
+    jax vmap        jit of the gradient of the mean over vmap over tasks; x50: 50 steps in one call, by lax.scan
 
 The useful work of a step is counted as 9 K F_S + 3 F_Q: F_S and F_Q are the multiplications and additions of one
 forward pass through convolutions and dense layers for all support and query images, and K is the number of inner steps.
@@ -264,7 +264,8 @@ def measure_xla(
     programs += [Program(folder, name, exact=True) for name in names if name in EXACT and "exact" in more]
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     compiling = {program: pool.submit(program.compile) for program in programs}
-    jobs = {name: pool.submit(jax_step, name, folder) for name in peers if "peers" in more}
+    wanted = [(name, 1) for name in peers] + [(name, TOGETHER) for name in peers if name == "S"]
+    jobs = {job: pool.submit(jax_step, *job, folder) for job in wanted if "peers" in more}
     concurrent.futures.wait([*compiling.values(), *jobs.values()], timeout=patience)
 
     for program, future in compiling.items():
@@ -286,20 +287,20 @@ def measure_xla(
 
         record.attempt("ours without TF32" if program.exact else "ours", program.name, checked)
         program.arguments = []
-    for name, future in jobs.items():
+    for (name, together), future in jobs.items():
 
-        def peer(name: str = name, future: Any = future) -> dict[str, Any]:
+        def peer(name: str = name, together: int = together, future: Any = future) -> dict[str, Any]:
             step, about = future.result(timeout=1)
-            times = timed(step, jax.block_until_ready)
+            times = timed(step, jax.block_until_ready, together)
             return {"workload": name} | about | times | reached(times, WORKLOADS[name], rate)
 
-        record.attempt("peers", f"{name} jax vmap", peer)
+        record.attempt("peers", f"{name} jax vmap{f' x{together}' * (together > 1)}", peer)
     sys.stdout.flush()
     os._exit(0)  # a program that still compiles would be waited for
 
 
-def jax_step(name: str, folder: Path) -> tuple[Step, dict[str, Any]]:
-    """The compiled step, its errors in the first call, and its memory."""
+def jax_step(name: str, together: int, folder: Path) -> tuple[Step, dict[str, Any]]:
+    """A compiled step, or `together` of them in one program; with its memory, and a single step's errors at first."""
     import jax
     import jax.numpy as jnp
 
@@ -347,7 +348,13 @@ def jax_step(name: str, folder: Path) -> tuple[Step, dict[str, Any]]:
 
     weights, mean, square = (list(map(jax.device_put, ws)) for ws in (start, *2 * [list(map(np.zeros_like, start))]))
     state, tasks = (weights, mean, square, jnp.zeros((), "float32")), list(map(jax.device_put, episodes(work)))
-    compiled = jax.jit(update, donate_argnums=0).lower(state, tasks).compile()
+    if together > 1:
+        tasks = [jnp.tile(part, (together, *[1] * part.ndim)) for part in tasks]
+
+    def updates(state: Any, batches: Any) -> Any:
+        return jax.lax.scan(update, state, batches)
+
+    compiled = jax.jit(update if together == 1 else updates, donate_argnums=0).lower(state, tasks).compile()
     memory = compiled.memory_analysis()
     total = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
 
@@ -356,6 +363,8 @@ def jax_step(name: str, folder: Path) -> tuple[Step, dict[str, Any]]:
         state, value = compiled(state, tasks)
         return value
 
+    if together > 1:
+        return step, {"megabytes": (total + memory.temp_size_in_bytes) / 2**20}
     value = float(step())
     errors = relative_errors(value, [np.asarray(m, "float64") * 10 for m in state[1]], wanted, wanted_gradients)
     return step, {"relative errors": errors, "megabytes": (total + memory.temp_size_in_bytes) / 2**20}

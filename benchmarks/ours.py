@@ -79,13 +79,18 @@ def timed(job: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     automatic = job["together"] == "auto"
     learner.fit(tasks, steps_per_epoch=job["epoch"] if automatic else job["together"], verbose=0)
-    first, clock = time.perf_counter() - began, Clock(job["limit"])
+    first = time.perf_counter() - began
+    if job.get("waits"):  # until it is this program's turn
+        print("ready", flush=True)
+        sys.stdin.readline()
+    clock = Clock(job["limit"])
     with watching_gpu() if job.get("gpu") else contextlib.nullcontext({}) as gpu:
         learner.fit(tasks, steps_per_epoch=job["epoch"], epochs=job["iterations"], callbacks=[clock], verbose=0)
     return gpu | {
         "seconds": [(end - start) / job["epoch"] for start, end in zip(clock.ends, clock.ends[1:], strict=False)],
         "first": first,
         "parallel": learner.parallel,
+        "together": learner.steps_per_execution,
         "weights": learner.network.count_params(),
         "megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }

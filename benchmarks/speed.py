@@ -27,6 +27,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -46,27 +48,40 @@ WORKLOADS = {
     "C": CONV | {"network": "pool", "queries": 75, "tasks": 4, "steps": 5},
 }
 QUICK = {"flags": "--xla_gpu_enable_triton_gemm=false --xla_gpu_autotune_level=2"}  # how XLA compiles quickly
-MAP = {"way": "map"}  # one task after another
-GPU_RUNS = (  # of fit on a GPU, the most informative ones first, since time on such machines is limited
-    ("C", "map, compiled by XLA", MAP | {"jit": True} | QUICK),
-    ("C28", "map, compiled by XLA", MAP | {"jit": True} | QUICK),
-    ("C", "map", MAP | QUICK),
-    ("C28", "map", MAP | QUICK),
-    ("S", "auto", QUICK),
-    ("O", "auto", QUICK),
-    ("S", "one step per call", {"together": 1} | QUICK),
-    ("O", "one step per call", {"together": 1} | QUICK),
-    ("O", "map, compiled by XLA", MAP | {"jit": True} | QUICK),
-    ("S", "XLA's default flags", {}),
-    ("O", "XLA's default flags", {}),
-    ("C", "map, compiled by XLA, default flags", MAP | {"jit": True}),
-    ("C28", "vectorized", {"way": "vectorized"} | QUICK),
+ALL, EACH = {"way": "vectorized"}, {"way": "map"}  # all tasks at once, and one after another
+LOOPS = {  # in CUDA graphs
+    "flags": "--xla_gpu_graph_min_graph_size=1 --xla_gpu_enable_command_buffer="
+    "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONDITIONAL,WHILE,DYNAMIC_SLICE_FUSION"
+}
+GPU_RUNS = (  # of fit on a GPU, in rounds: the programs of a round are compiled side by side
+    (
+        ("S", "auto", {}),
+        ("S", "1000 steps per call", {"together": 1000}),
+        ("S", "50 steps per call", {"together": 50}),
+        ("S", "one step per call", {"together": 1}),
+        ("S", "auto, loops in CUDA graphs", LOOPS),
+        ("O", "auto", {}),
+        ("O", "one step per call", {"together": 1}),
+        ("C28", "auto, quick compiler", QUICK),
+        ("C", "map, quick compiler", EACH | QUICK),
+        ("C", "map, quick compiler, 9 steps per call", EACH | QUICK | {"together": 9}),
+        ("C", "vectorized, quick compiler", ALL | QUICK),
+        ("C", "vectorized, quick compiler, 9 steps per call", ALL | QUICK | {"together": 9}),
+    ),
+    (
+        ("S", "auto, quick compiler", QUICK),
+        ("O", "auto, quick compiler", QUICK),
+        ("O", "map, quick compiler", EACH | QUICK),
+        ("C28", "auto", {}),
+        ("C", "map", EACH),
+        ("C", "vectorized", ALL),
+    ),
 )
 GPU_KEYS = ("gpu", "gpu megabytes", "gpu percent")
-GPU_PATIENCE = 100.0  # seconds for one run, with starting TensorFlow and compiling
+GPU_PATIENCE = 240.0  # seconds for compiling the programs of a round
 PARTS = (*WORKLOADS, "ways", "memory", "dense", "scaling S", "scaling C")
 SLOW = 2.0  # a peer that needs more seconds per iteration is not the best one and is measured in one round only
-TOGETHER = 50  # steps per call, where a step is so short that the call matters
+TOGETHER = 250  # steps per call where a step is so short that the call matters: what "auto" chooses for S and S5
 JOB = {"way": "auto", "jit": "auto", "threads": None, "together": 1, "iterations": 10, "limit": 6.0, "epoch": 1}
 META_BATCHES, INNER_STEPS = (1, 2, 4, 8, 16, 32), (1, 2, 3, 5, 8)
 WIDTHS, DENSE_TASKS, WAYS, PATIENCE = (64, 128, 256, 512, 1024), 16, ("vectorized", "map", "unrolled"), 45.0
@@ -159,16 +174,19 @@ def measure_on_gpu(run: "Runner", folder: Path) -> None:
     """`fit` on a GPU with each of the settings, stored as soon as it is measured."""
     record = {"script": "benchmarks/speed.py", "commit": commit_now(), "XLA_FLAGS": os.environ.get("XLA_FLAGS")}
     record |= identity(run) | {"fit": {}}
-    for name, setting, changed in GPU_RUNS:
-        epoch = 1000 if name == "S" else 48
-        job = {"work": GPU_WORKLOADS[name], "together": "auto", "epoch": epoch, "limit": 4.0, "gpu": True} | changed
-        answers = run([job], patience=GPU_PATIENCE)
-        found: Any = f"no answer: it failed, or took more than {GPU_PATIENCE:.0f} s"
-        if answers:
-            found = summary(answers) | {key: answers[0][key] for key in GPU_KEYS}
-        say(f"{name}, {setting}", found)
-        record["fit"].setdefault(name, {})[setting] = found
-        (folder / "gpu_fit.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    for number, settings in enumerate(GPU_RUNS):
+        jobs = {}
+        for name, setting, changed in settings:
+            steps = {"together": "auto", "iterations": 1000, "epoch": {"S": 1000, "O": 200}.get(name, 54), "limit": 4.0}
+            jobs[name, setting] = {"work": GPU_WORKLOADS[name], "gpu": True, "waits": True} | steps | changed
+        for (name, setting), answer in run.in_turns(jobs, GPU_PATIENCE):
+            found: Any = f"no answer: it failed, or had not compiled after {GPU_PATIENCE:.0f} s"
+            if answer:
+                found = summary([answer]) | {key: answer[key] for key in GPU_KEYS}
+                found |= {"round": number, "steps per call": answer["together"]}
+            say(f"{name}, {setting}", found)
+            record["fit"].setdefault(name, {})[setting] = found
+            (folder / "gpu_fit.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 class Runner:
@@ -182,21 +200,12 @@ class Runner:
 
     def __call__(self, jobs: list[dict[str, Any]], patience: float | None = None) -> list[dict[str, Any]]:
         """One answer per job; none if it takes longer than `patience`."""
-        jobs = [JOB | job for job in jobs]
-        if self.quick:
-            short = {"iterations": 2, "limit": 1.0}
-            steps = [2 if job["together"] == "auto" else job["together"] for job in jobs]
-            jobs = [
-                job | short | {"epoch": n, "work": job["work"] | {"tasks": 2}}
-                for job, n in zip(jobs, steps, strict=True)
-            ]
+        jobs = self._completed(jobs)
         theirs = jobs[0]["way"].startswith(("torch", "jax"))
         command = [self.peers, str(PEERS)] if theirs else [sys.executable, str(OURS)]
         threads = {}
         if jobs[0]["threads"] == 1:  # PyTorch reads it from the job
             threads = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"} if theirs else {"TF_NUM_INTRAOP_THREADS": "1"}
-        if flags := jobs[0].get("flags"):
-            threads["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), flags]).strip()
         try:
             done = subprocess.run(
                 [*command, json.dumps(jobs)],
@@ -208,12 +217,44 @@ class Runner:
             )
         except subprocess.TimeoutExpired:
             return []
-        except subprocess.CalledProcessError as error:
-            if not jobs[0].get("gpu"):
-                raise
-            print(f"  failed: {error}", flush=True)  # such as too little memory; the other settings are measured
-            return []
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+    def in_turns(self, jobs: dict[Any, dict[str, Any]], patience: float) -> Iterator[tuple[Any, dict[str, Any] | None]]:
+        """The answer to each of our jobs; None if it failed. They compile side by side and then measure one by one.
+
+        patience: seconds after which those that still compile are given up.
+        """
+        children, end = {}, time.perf_counter() + patience
+        for key, job in jobs.items():
+            flags = " ".join([os.environ.get("XLA_FLAGS", ""), job.get("flags", "")]).strip()
+            children[key] = subprocess.Popen(
+                [sys.executable, str(OURS), json.dumps(self._completed([job]))],
+                env=os.environ | {"XLA_FLAGS": flags, "TF_FORCE_GPU_ALLOW_GROWTH": "true"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            lines = {key: pool.submit(child.stdout.readline) for key, child in children.items()}
+            wait(lines.values(), timeout=end - time.perf_counter())
+            ready = {key for key, line in lines.items() if line.done() and line.result()}
+            for key in children.keys() - ready:
+                children[key].kill()
+        for key, child in children.items():
+            output = child.communicate("go\n" if key in ready else None)[0]
+            answers = [line for line in output.splitlines() if line.startswith("{")]
+            yield key, json.loads(answers[0]) if answers else None
+
+    def _completed(self, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """With the defaults, and smaller if this is only a trial."""
+        jobs = [JOB | job for job in jobs]
+        if not self.quick:
+            return jobs
+        short = {"iterations": 2, "limit": 1.0}
+        steps = [2 if job["together"] == "auto" else job["together"] for job in jobs]
+        return [
+            job | short | {"epoch": n, "work": job["work"] | {"tasks": 2}} for job, n in zip(jobs, steps, strict=True)
+        ]
 
 
 def identity(run: Runner) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Several training steps in one compiled program, and how many of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -8,24 +9,30 @@ import tensorflow as tf
 
 TrainFunction = Callable[[Iterator[Any]], dict[str, Any]]
 
-# More steps per call gain little: a call takes about 1 ms, and a step of a small network about 0.5 ms.
+# A call takes 1 to 3 ms longer than its steps, so it should have many; but progress is reported only after each call.
 MOST_STEPS = 50
+MOST_SHORT_STEPS = 250  # if a step takes a fraction of a millisecond, as one with few weights and little data does
+SHORT = 8_000_000  # weights times bytes of a batch: with 7 million, a step takes 0.2 ms on two cores
 MOST_BYTES = 2**26  # of the batches of one call; those of the next call are in memory, too
 FREQUENCIES = ("save_freq", "update_freq")  # of Keras' callbacks, which may be numbers of batches
 PER_BATCH = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 
 
-def best_steps(spec: Any, callbacks: Sequence[keras.callbacks.Callback], multiple_of: int | None = None) -> int:
+def best_steps(
+    spec: Any, callbacks: Sequence[keras.callbacks.Callback], weights: int, multiple_of: int | None = None
+) -> int:
     """How many steps to run per call: as many as are useful, if batches have one shape and no callback needs every one.
 
     Keras' own callbacks know that a call may be several steps, unless they count batches.
 
+    weights: how many the model has.
     multiple_of: a number of steps that has to be a multiple of those in a call, see `counts_exactly`.
     """
     if not can_be_stacked(spec) or any(map(_asks_for_every_batch, callbacks)):
         return 1
     size = sum(part.shape.num_elements() * part.dtype.size for part in tf.nest.flatten(spec))
-    most = max(1, min(MOST_STEPS, MOST_BYTES // max(size, 1)))
+    useful = MOST_SHORT_STEPS if weights * size <= SHORT else MOST_STEPS
+    most = max(1, min(useful, MOST_BYTES // max(size, 1)))
     return most if multiple_of is None else max(n for n in range(1, most + 1) if multiple_of % n == 0)
 
 
@@ -75,12 +82,17 @@ class Steps(keras.callbacks.CallbackList):
 
 
 class Stacks:
-    """The batches of a training run, several in one tensor, which tf.data prepares while the ones before are used."""
+    """The batches of a training run, several in one tensor.
 
-    def __init__(self, batches: tf.data.Dataset, most: int, steps: int | None, epochs: int) -> None:
+    While those of one call are used, a thread draws those of the next one and copies them to the device. On a GPU this
+    would otherwise take longer than a step of a small network.
+    """
+
+    def __init__(self, batches: tf.data.Dataset, most: int, steps: int | None, epochs: int, device: str = "") -> None:
         """most: how many rows the tensors have. They are filled up with zeros, so that XLA compiles once.
 
         steps: the number of batches in an epoch, if it is not a run through all of them.
+        device: where the batches are used.
         """
 
         def filled_up(*batch: Any) -> tuple[tf.Tensor, Any]:
@@ -94,8 +106,9 @@ class Stacks:
 
         if steps is not None:  # what comes later is not drawn
             batches = batches.take(steps * epochs)
-        self.most, self._run, self._ended = most, None, False
-        self._stacks = batches.batch(min(most, steps or most)).map(filled_up).prefetch(1)
+        self.most, self._device, self._run, self._ended = most, device, None, False
+        self._stacks = batches.batch(min(most, steps or most)).map(filled_up)
+        self._thread = ThreadPoolExecutor(max_workers=1)
 
     def take(self, run: Any, wanted: int, *, begins_epoch: bool = False) -> Iterator[tuple[int, int, Any]]:
         """The next `wanted` batches, or those that are left: parts of stacks, each with its first and last row.
@@ -104,22 +117,29 @@ class Stacks:
             one that ended with the data, of which Keras learns only if it asks for more.
         """
         if run is not self._run or (begins_epoch and self._ended):
-            self._run, self._iterator, self._begin, self._end, self._ended = run, iter(self._stacks), 0, 0, False
+            self._run, self._begin, self._end, self._ended = run, 0, 0, False
+            self._iterator = iter(self._stacks)
+            self._next = self._thread.submit(self._drawn, self._iterator)
         first = True
         while wanted > 0:
             if self._begin == self._end:
                 try:
-                    count, self._stack = self._iterator.get_next()
+                    self._end, self._stack = self._next.result()
                 except tf.errors.OutOfRangeError:
                     if first:  # this tells Keras that the data have ended
                         raise
                     self._ended = True
                     return
-                self._begin, self._end = 0, int(count)
+                self._begin, self._next = 0, self._thread.submit(self._drawn, self._iterator)
             begin, first = self._begin, False
             self._begin = min(begin + wanted, self._end)
             wanted -= self._begin - begin
             yield begin, self._begin, self._stack
+
+    def _drawn(self, iterator: Iterator[Any]) -> tuple[int, Any]:
+        count, stack = iterator.get_next()
+        with tf.device(self._device):
+            return int(count), tf.nest.map_structure(tf.identity, stack)
 
 
 def in_one_program(

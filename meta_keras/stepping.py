@@ -1,6 +1,7 @@
 """Training steps of a `MetaLearner`: how many run per call, how they are counted, and which are not applied."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -123,9 +124,10 @@ class StepModel(SeededModel):
         if self.replicas is not None:
             callbacks, verbose = self.replicas.callbacks(callbacks), verbose if self.replicas.is_chief else 0
         if self.auto_steps and self.compiled:
-            best = best_steps(spec, callbacks) if self._can_be_joined() else 1
+            weights = sum(math.prod(variable.shape) for variable in self.variables)
+            best = best_steps(spec, callbacks, weights) if self._can_be_joined() else 1
             if not counts_exactly(best, steps, epochs, known):
-                best = best_steps(spec, callbacks, multiple_of=steps)
+                best = best_steps(spec, callbacks, weights, multiple_of=steps)
             if best != self.steps_per_execution:
                 self.steps_per_execution = best
                 self.train_function = self.test_function = self.predict_function = None
@@ -141,7 +143,7 @@ class StepModel(SeededModel):
                 f"There are {known} batches, which end within a later epoch. Then steps_per_epoch={steps} must be a "
                 f"multiple of steps_per_execution={most}; or leave one of them out, or repeat() the tasks."
             )
-        self._stacks = Stacks(batches, most, steps, epochs) if most > 1 else None
+        self._stacks = Stacks(batches, most, steps, epochs, self.fault.device) if most > 1 else None
         self._steps = Steps(
             [*callbacks, StopAtFault()],
             add_history=True,

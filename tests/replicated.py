@@ -119,6 +119,18 @@ def on_devices(folder):
     say("compiled by XLA", difference=difference(compiled, known["prototypes"]))
     of_a_file(folder, strategy, known["prototypes"])
     with_a_fault(strategy)
+    in_one_program_elsewhere()
+
+
+def in_one_program_elsewhere():
+    """A learner on the second device, to which a thread copies the batches of several steps."""
+    devices = []
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: devices.append(learner._stacks._stack[1].device))
+    with tf.device("CPU:1"):
+        learner = mk.MetaLearner(network=mk.networks.mlp(1, hidden=(2,)))
+        learner.compile("sgd", "mse")
+        learner.fit(mk.Sinusoids(), steps_per_epoch=2, verbose=0, callbacks=[note])
+    say("several steps on another device", difference=float(devices != [learner.fault.device]), devices=devices)
 
 
 def of_a_file(folder, strategy, known):

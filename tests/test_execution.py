@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import time
 
 import keras
 import numpy as np
@@ -123,7 +124,10 @@ def steps_per_call(learner, tasks, **arguments):
 
 @pytest.mark.parametrize(
     ("batches", "steps", "epochs", "per_call"),
-    [(101, None, 1, 50), (101, 101, 1, 50), (1000, 97, 1, 50), (1000, 97, 10, 50), (300, 97, 9, 1), (300, 96, 9, 48)],
+    [
+        *((101, None, 1, 250), (101, 101, 1, 250), (1000, 97, 1, 250), (9000, 97, 10, 250)),
+        *((1000, 97, 10, 97), (900, 257, 9, 1), (900, 256, 9, 128)),
+    ],
 )
 def test_steps_per_call_divide_those_of_an_epoch_only_where_the_data_end_within_one(batches, steps, epochs, per_call):
     learner = learner_of("auto")
@@ -167,7 +171,7 @@ def test_a_callback_may_train_on_a_batch_of_its_own():
 def test_callbacks_that_save_every_few_batches_count_batches(frequency, steps, tmp_path):
     path = str(tmp_path / "{batch}.weights.h5")
     save = keras.callbacks.ModelCheckpoint(path, save_freq=frequency, save_weights_only=True)
-    assert best_steps(curves().element_spec, [save]) == steps
+    assert best_steps(curves().element_spec, [save], weights=10**6) == steps
 
 
 def test_batches_of_varying_shapes_are_taken_one_by_one():
@@ -223,6 +227,28 @@ def test_stacks_give_every_batch_once_in_calls_of_any_size():
         [11, 12, 13],
     ]
     assert drawn == list(range(14))  # and none that was not asked for
+
+
+def test_the_next_stack_is_drawn_while_one_is_used():
+    data, drawn = numbered()
+    stacks = Stacks(data, most=4, steps=None, epochs=1)
+    for _ in stacks.take("run", 4):
+        end = time.monotonic() + 20
+        while len(drawn) < 8 and time.monotonic() < end:
+            time.sleep(0.01)
+    assert drawn == list(range(8))
+    assert numbers(stacks.take("run", 4)) == [4, 5, 6, 7]
+
+
+def test_an_error_while_the_next_stack_is_drawn_is_raised_where_it_is_asked_for():
+    def below_four(n):
+        with tf.control_dependencies([tf.debugging.assert_less(n, tf.constant(4, tf.int64))]):
+            return n, 10 * n
+
+    stacks = Stacks(tf.data.Dataset.range(9).map(below_four), most=2, steps=None, epochs=1)
+    assert [numbers(stacks.take("run", 2)) for _ in range(2)] == [[0, 1], [2, 3]]
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        numbers(stacks.take("run", 2))
 
 
 def test_stacks_end_with_the_data_and_begin_again_with_the_next_run():

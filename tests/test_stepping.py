@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 from meta_keras import ClassPool, FewShot, MetaLearner, Sinusoids, networks
-from meta_keras.execution import MOST_STEPS, Steps, best_steps
+from meta_keras.execution import MOST_SHORT_STEPS, MOST_STEPS, Steps, best_steps
 from meta_keras.rules import GradientDescent, Prototypes
 
 
@@ -164,9 +164,9 @@ def test_by_default_an_epoch_has_exactly_as_many_steps_as_asked_for():
     fast = learner_of(metrics=["mae"])
     slow = learner_of(metrics=["mae"], steps_per_execution=1, jit_compile=False)
     before = 0
-    for steps in (1, 50, 53):
+    for steps in (1, 50, 253):
         histories = [each.fit(curves(), steps_per_epoch=steps, epochs=2, verbose=0).history for each in (fast, slow)]
-        assert fast.steps_per_execution == MOST_STEPS and slow.steps_per_execution == 1
+        assert fast.steps_per_execution == MOST_SHORT_STEPS and slow.steps_per_execution == 1
         before += 2 * steps
         assert int(fast.batches_seen) == int(fast.optimizer.iterations) == before
         assert histories[0].keys() == histories[1].keys()
@@ -180,7 +180,7 @@ def test_a_callback_that_asks_for_every_batch_gets_every_batch():
     learner.fit(curves(), steps_per_epoch=4, verbose=0, callbacks=[watch])
     assert watch.ends == [0, 1, 2, 3] and learner.steps_per_execution == 1
     learner.fit(curves(), steps_per_epoch=4, verbose=0, callbacks=[Count()])
-    assert learner.steps_per_execution == MOST_STEPS and int(learner.batches_seen) == 8
+    assert learner.steps_per_execution == MOST_SHORT_STEPS and int(learner.batches_seen) == 8
 
 
 def test_the_last_batch_of_an_epoch_has_its_true_number():
@@ -192,9 +192,9 @@ def test_the_last_batch_of_an_epoch_has_its_true_number():
 
 
 def test_the_progress_bar_ends_at_the_number_of_steps(capsys):
-    learner_of().fit(curves(), steps_per_epoch=53, verbose=1)
+    learner_of().fit(curves(), steps_per_epoch=253, verbose=1)
     printed = capsys.readouterr().out
-    assert "53/53" in printed and "50/53" in printed
+    assert "253/253" in printed and "250/253" in printed
 
 
 def test_convolutions_and_dropout_run_one_step_per_call():
@@ -218,9 +218,14 @@ def test_validation_and_evaluation_use_as_many_batches_as_asked_for():
 
 def test_large_batches_run_fewer_steps_per_call():
     spec = tf.TensorSpec([32, 100, 1000], tf.float32)  # 12.8 MB
-    assert best_steps(spec, []) == 5
-    assert best_steps(tf.TensorSpec([2, 2], tf.float32), []) == MOST_STEPS
-    assert best_steps(tf.TensorSpec([None, 2], tf.float32), []) == 1
+    assert best_steps(spec, [], 1) == 5
+    assert best_steps(tf.TensorSpec([2, 2], tf.float32), [], 1) == MOST_SHORT_STEPS
+    assert best_steps(tf.TensorSpec([None, 2], tf.float32), [], 1) == 1
+
+
+@pytest.mark.parametrize(("weights", "most"), [(500_000, MOST_SHORT_STEPS), (500_001, MOST_STEPS)])
+def test_calls_have_more_steps_where_few_weights_meet_little_data(weights, most):
+    assert best_steps((tf.TensorSpec([2, 1], tf.float32), tf.TensorSpec([1], tf.int64)), [], weights) == most
 
 
 def test_callbacks_of_keras_know_that_a_call_may_be_several_steps(tmp_path):
@@ -230,7 +235,7 @@ def test_callbacks_of_keras_know_that_a_call_may_be_several_steps(tmp_path):
         keras.callbacks.TerminateOnNaN(),
         keras.callbacks.CSVLogger(tmp_path / "log.csv"),
     ]
-    assert best_steps(tf.TensorSpec([2], tf.float32), callbacks) == MOST_STEPS
+    assert best_steps(tf.TensorSpec([2], tf.float32), callbacks, 10**9) == MOST_STEPS
     assert isinstance(Steps(), keras.callbacks.CallbackList)
 
 
@@ -246,7 +251,7 @@ def test_auto_is_remembered_in_a_file(tmp_path):
     loaded = keras.models.load_model(tmp_path / "a.keras")
     assert loaded.auto_steps
     loaded.fit(curves(), steps_per_epoch=2, verbose=0)
-    assert loaded.steps_per_execution == MOST_STEPS
+    assert loaded.steps_per_execution == MOST_SHORT_STEPS
 
 
 def test_what_auto_means_is_decided_where_a_file_is_loaded(tmp_path, monkeypatch):
@@ -273,7 +278,7 @@ def test_prototypes_run_several_steps_per_call_too():
     learner = MetaLearner(network=networks.mlp(4, input_shape=(3,)), rule=Prototypes())
     learner.compile("sgd")
     learner.fit(FewShot(pool, 5, 1, 2), steps_per_epoch=60, verbose=0)
-    assert learner.parallel == "vectorized" and learner.steps_per_execution == MOST_STEPS
+    assert learner.parallel == "vectorized" and learner.steps_per_execution == MOST_SHORT_STEPS
     assert int(learner.batches_seen) == 60
 
 
