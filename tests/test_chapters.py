@@ -173,16 +173,34 @@ def test_the_readmes_times_of_training_are_those_of_the_record():
     parts = json.loads((ROOT / "benchmarks" / "results" / "speed.json").read_text("utf-8"))["parts"]
     text = (ROOT / "README.md").read_text("utf-8")
     text = text[text.index("### Speed") : text.index("On a GPU")]
-    lines = [line for line in text.splitlines() if re.match(r"\|.* inner steps? \|", line)]
-    rows = [re.findall(r"\| ([\d.,]+)(?= )", line) for line in lines]
-    assert len(rows) == 4
-    for name, row in zip(("S", "S5", "O", "C"), rows, strict=True):
+    for name, row in zip(("S", "S5", "O", "C"), rows_of_times(text), strict=True):
         best = [least(parts[name], kind) for kind in ("ours", "jax", "torch vmap", "torch loop")]
-        for median, printed in zip(best, row, strict=True):
-            digits = len(printed.partition(".")[2])
-            assert float(printed.replace(",", "")) == round(median, digits or None)
+        assert_rounded(row, best)
     for megabytes in parts["memory"].values():
         assert f"{megabytes:,} " in text or f"{megabytes:,})" in text
+
+
+def test_the_readmes_times_on_a_gpu_are_those_of_the_record():
+    record = json.loads((ROOT / "benchmarks" / "results" / "gpu_fit.json").read_text("utf-8"))
+    torch, again = record["PyTorch"]["peers"], record["JAX"]["S and O once more, alone"]
+    jax = record["JAX"]["peers"] | {f"{name}, again": times for name, times in again.items()}
+    text = (ROOT / "README.md").read_text("utf-8")
+    text = text[text.index("On a GPU") : text.index("TF32 is TensorFlow's default")]
+    for name, row in zip(("S", "O", "C28", "C"), rows_of_times(text), strict=True):
+        ours = record["fit"][name]["map" if name == "C" else "auto"]
+        peers = [least(jax, f"{name} "), least(torch, f"{name} ")]
+        assert_rounded(row, [ours["median"], *peers, ours["gpu megabytes"], ours["gpu percent"]])
+
+
+def rows_of_times(text):
+    """The numbers of each row of a table of workloads."""
+    lines = [line for line in text.splitlines() if re.match(r"\|.* inner steps? \|", line)]
+    return [re.findall(r"\| ([\d.,]+)(?= )", line) for line in lines]
+
+
+def assert_rounded(printed, numbers):
+    for text, number in zip(printed, numbers, strict=True):
+        assert float(text.replace(",", "")) == round(number, len(text.partition(".")[2]) or None)
 
 
 def least(times, kind):
