@@ -142,11 +142,12 @@ class PureModel:
         return tuple(values[id(variable)] for variable in self.running)
 
     def fork(self, weights: Weights, task: tf.Tensor | int) -> Weights:
-        """The same weights for task number `task` of a batch, with random draws of its own."""
+        """The same weights for task number `task` of a batch, with random draws of its own and copies of vectors."""
         check_weights(weights)
         if not tf.is_tensor(task) or task.shape.rank:
             integer(task=task)
-        return weights._replace(state=forked(self.state, weights.state, task))
+        parameters = tuple(copied(value, task) if is_vector(value) else value for value in weights.parameters)
+        return Weights(parameters, forked(self.state, weights.state, task))
 
     def carry_on(self, values: Sequence[tf.Tensor]) -> None:
         """Assign the `running_values` of many tasks, stacked along the first axis."""
@@ -187,6 +188,20 @@ def carrying(mapping: Sequence[tuple[keras.Variable, tf.Tensor]]) -> Iterator[ke
                 "self.seed_generator = keras.random.SeedGenerator() in its __init__, and pass seed=self.seed_generator "
                 "to the functions of keras.random."
             )
+
+
+def is_vector(value: tf.Tensor) -> bool:
+    """Whether at most one axis is longer than 1."""
+    return sum(side > 1 for side in value.shape) <= 1
+
+
+def copied(value: tf.Tensor, task: tf.Tensor | int) -> tf.Tensor:
+    """The same value, computed from the number of the task, so that tasks side by side have one copy each.
+
+    Gradients of a bias are then sums over the examples of each task, which are added up. On a CPU, XLA computes them
+    about ten times as fast as sums over all examples of all tasks. (For kernels, one large product is faster.)
+    """
+    return value + tf.cast(0 * task, value.dtype)
 
 
 def forked(variables: Sequence[keras.Variable], values: Sequence[tf.Tensor], task: tf.Tensor | int) -> tuple:

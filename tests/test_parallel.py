@@ -1,5 +1,7 @@
 """The methods of processing the tasks of a batch differ only in speed."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from keras import layers
 from proofs import classification, in_float64, learner_of, regression
 
 import meta_keras.parallel
-from meta_keras import ClassPool, FewShot, networks
+from meta_keras import ClassPool, FewShot, MetaLearner, Sinusoids, networks
 from meta_keras.parallel import SMALL, best_for, gains_from_xla, over_tasks
 from meta_keras.rules import GradientDescent, ImplicitGradient, LearnedRates, Reptile
 
@@ -257,3 +259,16 @@ def test_a_rule_with_dropout_or_convolutions_of_its_own_is_mapped():
 def test_other_ways_are_refused():
     with pytest.raises(ValueError, match="parallel must be one of .*'vectorized', 'map', 'unrolled'; got 'fast'"):
         learner_of(mlp(), GradientDescent(0.1), parallel="fast")
+
+
+def test_gradients_of_biases_are_summed_within_each_task_first():
+    # XLA computes sums over all examples of all tasks much more slowly on a CPU.
+    learner = MetaLearner(network=networks.mlp(1, hidden=(7, 11)), rule=GradientDescent(0.1), parallel="vectorized")
+    learner.compile("sgd", "mse")
+    *inputs, query_y = next(iter(Sinusoids(meta_batch=4)))
+    function = tf.function(
+        lambda *inputs: learner.meta_gradients(inputs, query_y)[2], jit_compile=True, autograph=False
+    )
+    program = function.experimental_get_compiler_ir(*inputs)(stage="hlo")
+    summed = re.findall(r"f32\[(?:7|11)\]\S* reduce\(.*dimensions=\{([\d,]*)\}", program)
+    assert len(summed) >= 4 and set(summed) == {"0"}
