@@ -1,7 +1,8 @@
 """Several training steps in one compiled program, and how many of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
+from threading import Thread
 from typing import Any
 
 import keras
@@ -11,27 +12,27 @@ TrainFunction = Callable[[Iterator[Any]], dict[str, Any]]
 
 # A call takes 1 to 3 ms longer than its steps, so it should have many; but progress is reported only after each call.
 MOST_STEPS = 50
-MOST_SHORT_STEPS = 250  # if a step takes a fraction of a millisecond, as one with few weights and little data does
-SHORT = 8_000_000  # weights times bytes of a batch: with 7 million, a step takes 0.2 ms on two cores
-MOST_BYTES = 2**26  # of the batches of one call; those of the next call are in memory, too
+MOST_SHORT_STEPS = 250  # of less than about a millisecond, as those of a small network with little data
+SHORT = 40_000_000  # weights times bytes of a batch times inner steps: a step with 35 million takes 0.6 ms on two cores
+MOST_BYTES = 2**26  # of the batches of one call; those of the next call are in memory, too, and on a GPU in its memory
 FREQUENCIES = ("save_freq", "update_freq")  # of Keras' callbacks, which may be numbers of batches
 PER_BATCH = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 
 
 def best_steps(
-    spec: Any, callbacks: Sequence[keras.callbacks.Callback], weights: int, multiple_of: int | None = None
+    spec: Any, callbacks: Sequence[keras.callbacks.Callback], work: int, multiple_of: int | None = None
 ) -> int:
     """How many steps to run per call: as many as are useful, if batches have one shape and no callback needs every one.
 
     Keras' own callbacks know that a call may be several steps, unless they count batches.
 
-    weights: how many the model has.
+    work: how many weights a step computes with, in all inner steps together.
     multiple_of: a number of steps that has to be a multiple of those in a call, see `counts_exactly`.
     """
     if not can_be_stacked(spec) or any(map(_asks_for_every_batch, callbacks)):
         return 1
     size = sum(part.shape.num_elements() * part.dtype.size for part in tf.nest.flatten(spec))
-    useful = MOST_SHORT_STEPS if weights * size <= SHORT else MOST_STEPS
+    useful = MOST_SHORT_STEPS if work * size <= SHORT else MOST_STEPS
     most = max(1, min(useful, MOST_BYTES // max(size, 1)))
     return most if multiple_of is None else max(n for n in range(1, most + 1) if multiple_of % n == 0)
 
@@ -81,18 +82,48 @@ class Steps(keras.callbacks.CallbackList):
         super().on_train_batch_end(batch if steps is None else min(batch, steps - 1), logs)
 
 
-class Stacks:
-    """The batches of a training run, several in one tensor.
+class Ahead:
+    """An iterator whose next element a thread draws and copies to a device while the one before is used.
 
-    While those of one call are used, a thread draws those of the next one and copies them to the device. On a GPU this
-    would otherwise take longer than a step of a small network.
+    tf.data draws ahead, too, but on the CPU. Copying what it has drawn takes a GPU longer than some training steps.
     """
 
-    def __init__(self, batches: tf.data.Dataset, most: int, steps: int | None, epochs: int, device: str = "") -> None:
+    def __init__(self, iterator: Iterator[Any], device: str) -> None:
+        self._iterator, self._device = iterator, device
+        self._begin()
+
+    def get_next(self) -> Any:
+        element = self._next.result()
+        self._begin()
+        return element
+
+    def close(self) -> None:
+        """Wait for the thread. Afterwards nothing is drawn anymore."""
+        wait([self._next])
+
+    def _begin(self) -> None:
+        self._next: Future[Any] = Future()
+        Thread(target=self._draw, args=(self._next,), daemon=True).start()
+
+    def _draw(self, drawn: Future[Any]) -> None:
+        try:
+            element = self._iterator.get_next()
+            with tf.device(self._device):
+                drawn.set_result(tf.nest.map_structure(tf.identity, element))
+        except Exception as error:  # is raised where the element is asked for
+            drawn.set_exception(error)
+
+
+class Stacks:
+    """The batches of a training run, several in one tensor, which are prepared while the ones before are used."""
+
+    def __init__(
+        self, batches: tf.data.Dataset, most: int, steps: int | None, epochs: int, device: str | None = None
+    ) -> None:
         """most: how many rows the tensors have. They are filled up with zeros, so that XLA compiles once.
 
         steps: the number of batches in an epoch, if it is not a run through all of them.
-        device: where the batches are used.
+        device: where the batches are copied to. Without one they stay where tf.data has them.
         """
 
         def filled_up(*batch: Any) -> tuple[tf.Tensor, Any]:
@@ -107,8 +138,9 @@ class Stacks:
         if steps is not None:  # what comes later is not drawn
             batches = batches.take(steps * epochs)
         self.most, self._device, self._run, self._ended = most, device, None, False
-        self._stacks = batches.batch(min(most, steps or most)).map(filled_up)
-        self._thread = ThreadPoolExecutor(max_workers=1)
+        stacks = batches.batch(min(most, steps or most)).map(filled_up)
+        self._stacks = stacks if device else stacks.prefetch(1)
+        self._iterator: Any = None
 
     def take(self, run: Any, wanted: int, *, begins_epoch: bool = False) -> Iterator[tuple[int, int, Any]]:
         """The next `wanted` batches, or those that are left: parts of stacks, each with its first and last row.
@@ -117,29 +149,31 @@ class Stacks:
             one that ended with the data, of which Keras learns only if it asks for more.
         """
         if run is not self._run or (begins_epoch and self._ended):
+            self.close()
+            iterator = iter(self._stacks)
+            self._iterator = Ahead(iterator, self._device) if self._device else iterator
             self._run, self._begin, self._end, self._ended = run, 0, 0, False
-            self._iterator = iter(self._stacks)
-            self._next = self._thread.submit(self._drawn, self._iterator)
         first = True
         while wanted > 0:
             if self._begin == self._end:
                 try:
-                    self._end, self._stack = self._next.result()
+                    count, self._stack = self._iterator.get_next()
                 except tf.errors.OutOfRangeError:
                     if first:  # this tells Keras that the data have ended
                         raise
                     self._ended = True
                     return
-                self._begin, self._next = 0, self._thread.submit(self._drawn, self._iterator)
+                self._begin, self._end = 0, int(count)
             begin, first = self._begin, False
             self._begin = min(begin + wanted, self._end)
             wanted -= self._begin - begin
             yield begin, self._begin, self._stack
 
-    def _drawn(self, iterator: Iterator[Any]) -> tuple[int, Any]:
-        count, stack = iterator.get_next()
-        with tf.device(self._device):
-            return int(count), tf.nest.map_structure(tf.identity, stack)
+    def close(self) -> None:
+        """Draw no more batches. On a device, this waits for the stack that is being drawn."""
+        if isinstance(self._iterator, Ahead):
+            self._iterator.close()
+        self._iterator = None
 
 
 def in_one_program(

@@ -142,12 +142,11 @@ class PureModel:
         return tuple(values[id(variable)] for variable in self.running)
 
     def fork(self, weights: Weights, task: tf.Tensor | int) -> Weights:
-        """The same weights for task number `task` of a batch, with random draws of its own and copies of vectors."""
+        """The same weights for task number `task` of a batch, with random draws of its own."""
         check_weights(weights)
         if not tf.is_tensor(task) or task.shape.rank:
             integer(task=task)
-        parameters = tuple(copied(value, task) if is_vector(value) else value for value in weights.parameters)
-        return Weights(parameters, forked(self.state, weights.state, task))
+        return weights._replace(state=forked(self.state, weights.state, task))
 
     def carry_on(self, values: Sequence[tf.Tensor]) -> None:
         """Assign the `running_values` of many tasks, stacked along the first axis."""
@@ -190,20 +189,6 @@ def carrying(mapping: Sequence[tuple[keras.Variable, tf.Tensor]]) -> Iterator[ke
             )
 
 
-def is_vector(value: tf.Tensor) -> bool:
-    """Whether at most one axis is longer than 1."""
-    return sum(side > 1 for side in value.shape) <= 1
-
-
-def copied(value: tf.Tensor, task: tf.Tensor | int) -> tf.Tensor:
-    """The same value, computed from the number of the task, so that tasks side by side have one copy each.
-
-    Gradients of a bias are then sums over the examples of each task, which are added up. On a CPU, XLA computes them
-    about ten times as fast as sums over all examples of all tasks. (For kernels, one large product is faster.)
-    """
-    return value + tf.cast(0 * task, value.dtype)
-
-
 def forked(variables: Sequence[keras.Variable], values: Sequence[tf.Tensor], task: tf.Tensor | int) -> tuple:
     """State for task number `task` of a batch: the same values, and random draws of its own.
 
@@ -214,6 +199,20 @@ def forked(variables: Sequence[keras.Variable], values: Sequence[tf.Tensor], tas
         value + tf.cast(ahead, value.dtype) if is_seed(variable) else value
         for variable, value in zip(variables, values, strict=True)
     )
+
+
+def with_own_vectors(weights: Sequence[tf.Tensor], task: tf.Tensor | int) -> tuple[tf.Tensor, ...]:
+    """The same weights for a task; biases and other vectors are copies, one for each of the tasks side by side.
+
+    Their gradients are then sums over the examples of each task, which are added up. On a CPU, XLA computes them about
+    ten times as fast as sums over all examples of all tasks. (For matrices, one large product is faster.)
+    """
+
+    def is_vector(value: tf.Tensor) -> bool:
+        return value.shape.rank <= 2 and sum(side > 1 for side in value.shape) <= 1
+
+    # It has to be computed from the number of the task.
+    return tuple(value + tf.cast(0 * task, value.dtype) if is_vector(value) else value for value in weights)
 
 
 def carry_on(variables: Sequence[keras.Variable], states: Sequence[tf.Tensor]) -> None:

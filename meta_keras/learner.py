@@ -88,6 +88,10 @@ class MetaLearner(TaskModel):
 
     trainable_weights = trainable_variables
 
+    @property
+    def inner_steps(self) -> int:
+        return max(1, getattr(self.rule, "steps", 1))
+
     def compile(
         self,
         optimizer: str | keras.optimizers.Optimizer = "adam",
@@ -99,10 +103,10 @@ class MetaLearner(TaskModel):
     ) -> None:
         """As `keras.Model.compile`; without a loss, the cross-entropy that fits the rule's answers, and accuracy.
 
-        steps_per_execution: "auto" runs up to 50 steps per call, and up to 250 of a very small network, where XLA
-            compiles them and no callback asks for every batch. Logs, steps and batches stay the same, but batches of
-            several calls are drawn ahead. If tasks read a `tf.Variable` that a callback changes, as in a curriculum,
-            pass 1: then only a few batches are.
+        steps_per_execution: "auto" runs up to 50 steps per call, or 250 short ones, where XLA compiles them, no
+            callback asks for every batch, and their data fit into 64 MB. Logs, steps and batches stay the same, but
+            batches of several calls are drawn ahead. If tasks read a `tf.Variable` that a callback changes, as in a
+            curriculum, pass 1: then only a few batches are.
         """
         answers = self.rule.answer_activation(self.pure)
         if loss is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from meta_keras.functional import PureModel, Weights, carry_on, carrying, forked, running_state
+from meta_keras.functional import PureModel, Weights, carry_on, carrying, forked, running_state, with_own_vectors
 from meta_keras.outputs import check_unmasked
 from meta_keras.rules.base import Adaptation, Context, Rule, total
 
@@ -46,6 +46,7 @@ class PerTask:
         number = first + number
         with self._own_state(number) as scope:
             start = self.network.fork(weights, number)
+            start = start._replace(parameters=with_own_vectors(start.parameters, number))
             adapted = self.rule.adapt(self.network, start, support_x, support_y, context)
             if query_y is None:
                 answer = self.rule.predict(self.network, adapted, query_x, context)

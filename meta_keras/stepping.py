@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from meta_keras import checks
+from meta_keras.convolutions import on_gpu
 from meta_keras.execution import Stacks, Steps, best_steps, can_be_stacked, counts_exactly, in_one_program
 from meta_keras.faults import StopAtFault, check_callbacks
 from meta_keras.internals import belong_to
@@ -48,6 +49,11 @@ class StepModel(SeededModel):
     def carry_on(self, states: Any) -> None:
         """Assign the states of network and rule after the tasks of a batch."""
         raise NotImplementedError
+
+    @property
+    def inner_steps(self) -> int:
+        """How many updates of the inner loop a training step contains."""
+        return 1
 
     def compile(self, *, jit_compile: bool, steps_per_execution: str | int = "auto", **kwargs: Any) -> None:
         """As `keras.Model.compile`; "auto" decides in `fit` how many steps run per call."""
@@ -124,10 +130,10 @@ class StepModel(SeededModel):
         if self.replicas is not None:
             callbacks, verbose = self.replicas.callbacks(callbacks), verbose if self.replicas.is_chief else 0
         if self.auto_steps and self.compiled:
-            weights = sum(math.prod(variable.shape) for variable in self.variables)
-            best = best_steps(spec, callbacks, weights) if self._can_be_joined() else 1
+            work = self.inner_steps * sum(math.prod(variable.shape) for variable in self.variables)
+            best = best_steps(spec, callbacks, work) if self._can_be_joined() else 1
             if not counts_exactly(best, steps, epochs, known):
-                best = best_steps(spec, callbacks, weights, multiple_of=steps)
+                best = best_steps(spec, callbacks, work, multiple_of=steps)
             if best != self.steps_per_execution:
                 self.steps_per_execution = best
                 self.train_function = self.test_function = self.predict_function = None
@@ -143,7 +149,8 @@ class StepModel(SeededModel):
                 f"There are {known} batches, which end within a later epoch. Then steps_per_epoch={steps} must be a "
                 f"multiple of steps_per_execution={most}; or leave one of them out, or repeat() the tasks."
             )
-        self._stacks = Stacks(batches, most, steps, epochs, self.fault.device) if most > 1 else None
+        device = self.fault.device if on_gpu() else None
+        self._stacks = Stacks(batches, most, steps, epochs, device) if most > 1 else None
         self._steps = Steps(
             [*callbacks, StopAtFault()],
             add_history=True,
@@ -154,6 +161,12 @@ class StepModel(SeededModel):
             steps=steps or (known if known > 0 else None),
         )
         return self._steps
+
+    def _end_steps(self) -> None:
+        """After a training run: nothing of its data stays in memory."""
+        if self._stacks is not None:
+            self._stacks.close()
+        self._stacks = None
 
     def make_train_function(self, force: bool = False) -> None:
         """As Keras does, and where XLA compiles the steps, all steps of a call in one program."""

@@ -78,7 +78,7 @@ class TaskModel(StepModel):
             training = self._inspected(x, kwargs.get("steps_per_epoch"), "steps_per_epoch", "train")
             stack.enter_context(training.reporting())
             kwargs["callbacks"] = self._prepare_steps(training.batches, kwargs)
-            stack.callback(setattr, self, "_stacks", None)
+            stack.callback(self._end_steps)
             kwargs.setdefault("shuffle", False)  # episodes are drawn at random already
             return super().fit(training.batches, **kwargs)
 

@@ -87,6 +87,10 @@ class UnrolledTraining(TaskModel):
 
     trainable_weights = trainable_variables
 
+    @property
+    def inner_steps(self) -> int:
+        return self.steps
+
     def compile(
         self,
         optimizer: str | keras.optimizers.Optimizer = "adam",

@@ -22,6 +22,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, optimizers
 
+from meta_keras import stepping
+
 STEPS, TASKS = 20, 3  # of which one replica has one task, and the other one two
 FIRST = "gradient descent"
 rules = mk.rules
@@ -123,8 +125,8 @@ def on_devices(folder):
 
 
 def in_one_program_elsewhere():
-    """A learner on the second device, to which a thread copies the batches of several steps."""
-    devices = []
+    """A learner on the second device, as if that were a GPU: a thread copies the batches of several steps to it."""
+    stepping.on_gpu, devices = lambda: True, []
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: devices.append(learner._stacks._stack[1].device))
     with tf.device("CPU:1"):
         learner = mk.MetaLearner(network=mk.networks.mlp(1, hidden=(2,)))

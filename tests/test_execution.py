@@ -171,7 +171,7 @@ def test_a_callback_may_train_on_a_batch_of_its_own():
 def test_callbacks_that_save_every_few_batches_count_batches(frequency, steps, tmp_path):
     path = str(tmp_path / "{batch}.weights.h5")
     save = keras.callbacks.ModelCheckpoint(path, save_freq=frequency, save_weights_only=True)
-    assert best_steps(curves().element_spec, [save], weights=10**6) == steps
+    assert best_steps(curves().element_spec, [save], work=10**6) == steps
 
 
 def test_batches_of_varying_shapes_are_taken_one_by_one():
@@ -229,26 +229,64 @@ def test_stacks_give_every_batch_once_in_calls_of_any_size():
     assert drawn == list(range(14))  # and none that was not asked for
 
 
-def test_the_next_stack_is_drawn_while_one_is_used():
+on_both = pytest.mark.parametrize("device", [None, "CPU:0"])  # drawn ahead by tf.data, and by a thread that copies
+
+
+@on_both
+def test_the_next_stack_is_drawn_while_one_is_used(device):
     data, drawn = numbered()
-    stacks = Stacks(data, most=4, steps=None, epochs=1)
+    stacks = Stacks(data, most=4, steps=None, epochs=1, device=device)
     for _ in stacks.take("run", 4):
         end = time.monotonic() + 20
         while len(drawn) < 8 and time.monotonic() < end:
             time.sleep(0.01)
-    assert drawn == list(range(8))
+    assert drawn[:8] == list(range(8))
     assert numbers(stacks.take("run", 4)) == [4, 5, 6, 7]
 
 
-def test_an_error_while_the_next_stack_is_drawn_is_raised_where_it_is_asked_for():
+@on_both
+def test_an_error_while_the_next_stack_is_drawn_is_raised_where_it_is_asked_for(device):
     def below_four(n):
         with tf.control_dependencies([tf.debugging.assert_less(n, tf.constant(4, tf.int64))]):
             return n, 10 * n
 
-    stacks = Stacks(tf.data.Dataset.range(9).map(below_four), most=2, steps=None, epochs=1)
+    stacks = Stacks(tf.data.Dataset.range(9).map(below_four), most=2, steps=None, epochs=1, device=device)
     assert [numbers(stacks.take("run", 2)) for _ in range(2)] == [[0, 1], [2, 3]]
     with pytest.raises(tf.errors.InvalidArgumentError):
         numbers(stacks.take("run", 2))
+
+
+@on_both
+def test_nothing_is_drawn_after_the_end(device):
+    data, drawn = numbered()
+    slow = data.map(lambda *parts: tf.py_function(lambda *p: time.sleep(0.03) or p, parts, [tf.int64] * 2))
+    slow = slow.map(lambda *parts: tuple(tf.ensure_shape(part, ()) for part in parts))
+    stacks = Stacks(slow, most=20, steps=None, epochs=1, device=device)
+    assert len(numbers(stacks.take("run", 20))) == 20
+    stacks.close()
+    time.sleep(0.1)
+    before = len(drawn)
+    time.sleep(0.3)
+    assert len(drawn) == before
+
+
+@on_both
+def test_a_generator_can_be_used_again_after_a_training_that_ended_early(device, monkeypatch):
+    def slowly():
+        for episode in curves().as_numpy_iterator():
+            time.sleep(0.02)
+            yield tuple(episode)
+
+    source = slowly()
+    spec = curves().element_spec
+    tasks = tf.data.Dataset.from_generator(lambda: source, output_signature=tuple(spec))
+    tasks = tasks.map(lambda *parts: type(spec)(*parts))
+    monkeypatch.setattr("meta_keras.stepping.on_gpu", lambda: device is not None)
+    learner = learner_of(3)
+    stop = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: setattr(learner, "stop_training", True))
+    for _ in range(2):
+        learner.fit(tasks, steps_per_epoch=3, epochs=9, verbose=0, callbacks=[stop])
+    assert int(learner.batches_seen.numpy()) == 6
 
 
 def test_stacks_end_with_the_data_and_begin_again_with_the_next_run():
