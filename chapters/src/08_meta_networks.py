@@ -328,15 +328,15 @@ plt.show()
 # %% [markdown]
 # Relative to the variance, both errors are several times as large at amplitude 12 as at amplitude 4 (one training run
 # each; intervals over tasks). At amplitude 1, inside the training range, they are also larger than at 4, so unfamiliar
-# tasks are not the only ones with a high relative error. MAML's error increases by a smaller factor, but at every
-# amplitude, this MAML's error is still higher than the generator's.
+# tasks are not the only ones with a high relative error. MAML's error increases by a smaller factor. Up to amplitude 8,
+# this MAML's error is still higher than the generator's; at 12 they are close.
 
 # %%
 growth = {name: found[-1][0] / found[2][0] for name, found in curves.items()}
 for name, factor in growth.items():
     print(f"{name}: {factor:.0f} times the relative error at amplitude 12 as at 4")
 assert growth["generator"] > growth["MAML, 10 steps"] > 3
-for (ours, width), (theirs, other) in zip(*curves.values(), strict=True):
+for (ours, width), (theirs, other) in list(zip(*curves.values(), strict=True))[:-1]:
     assert ours + width < theirs - other
 assert all(found[0][0] - found[0][1] > found[2][0] + found[2][1] for found in curves.values())
 ten = {k: chapter_10[f"after more steps: MAML, {k}"]["10"]["seeds"] for k in ("1 step", "5 steps")}
