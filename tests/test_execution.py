@@ -270,6 +270,20 @@ def test_nothing_is_drawn_after_the_end(device):
     assert len(drawn) == before
 
 
+def test_a_run_begins_after_what_was_being_drawn_for_the_one_before():
+    def slowly():
+        for n in range(99):
+            time.sleep(0.03)
+            yield n, 10 * n
+
+    source = slowly()
+    spec = (tf.TensorSpec((), tf.int64),) * 2
+    data = tf.data.Dataset.from_generator(lambda: source, output_signature=spec)
+    stacks = Stacks(data, most=3, steps=None, epochs=1, device="CPU:0")
+    first, second = (numbers(stacks.take(run, 3)) for run in ("first", "second"))
+    assert first == [0, 1, 2] and second[0] > 5 and second == list(range(second[0], second[0] + 3))
+
+
 @on_both
 def test_a_generator_can_be_used_again_after_a_training_that_ended_early(device, monkeypatch):
     def slowly():
