@@ -328,8 +328,8 @@ plt.show()
 # %% [markdown]
 # Relative to the variance, both errors are several times as large at amplitude 12 as at amplitude 4 (one training run
 # each; intervals over tasks). At amplitude 1, inside the training range, they are also larger than at 4, so unfamiliar
-# tasks are not the only ones with a high relative error. MAML's error increases by a smaller factor. Up to amplitude 8,
-# this MAML's error is still higher than the generator's; at 12 they are close.
+# tasks are not the only ones with a high relative error. MAML's error increases by a smaller factor, but up to amplitude
+# 8, this MAML's error is still higher than the generator's.
 
 # %%
 growth = {name: found[-1][0] / found[2][0] for name, found in curves.items()}
