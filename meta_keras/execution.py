@@ -1,7 +1,7 @@
 """Several training steps in one compiled program, and how many of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from threading import Thread
 from typing import Any
 
@@ -99,11 +99,12 @@ class Ahead:
 
     def close(self) -> None:
         """Wait for the thread. Afterwards nothing is drawn anymore."""
-        wait([self._next])
+        self._thread.join()
 
     def _begin(self) -> None:
         self._next: Future[Any] = Future()
-        Thread(target=self._draw, args=(self._next,), daemon=True).start()
+        self._thread = Thread(target=self._draw, args=(self._next,), daemon=True)
+        self._thread.start()
 
     def _draw(self, drawn: Future[Any]) -> None:
         try:

@@ -204,14 +204,14 @@ def forked(variables: Sequence[keras.Variable], values: Sequence[tf.Tensor], tas
 def with_own_vectors(weights: Sequence[tf.Tensor], task: tf.Tensor | int) -> tuple[tf.Tensor, ...]:
     """The same weights for a task; biases and other vectors are copies, one for each of the tasks side by side.
 
-    Their gradients are then sums over the examples of each task, which are added up. On a CPU, XLA computes them about
-    ten times as fast as sums over all examples of all tasks. (For matrices, one large product is faster.)
+    Their gradients are then sums over the examples of each task, which are added up. On a CPU, XLA computes these
+    several times as fast as sums over all examples of all tasks. (For matrices, one large product is faster.)
     """
 
     def is_vector(value: tf.Tensor) -> bool:
         return value.shape.rank <= 2 and sum(side > 1 for side in value.shape) <= 1
 
-    # It has to be computed from the number of the task.
+    # What is computed from the number of a task exists once for each of them.
     return tuple(value + tf.cast(0 * task, value.dtype) if is_vector(value) else value for value in weights)
 
 

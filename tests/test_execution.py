@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from meta_keras import MetaLearner, Sinusoids, networks
-from meta_keras.execution import MOST_STEPS, Stacks, best_steps, counts_exactly
+from meta_keras.execution import MOST_SHORT_STEPS, MOST_STEPS, Stacks, best_steps, counts_exactly
 from meta_keras.rules import GradientDescent
 
 
@@ -133,6 +133,14 @@ def test_steps_per_call_divide_those_of_an_epoch_only_where_the_data_end_within_
     learner = learner_of("auto")
     learner.compile("adam", "mse", jit_compile=True)
     assert steps_per_call(learner, curves(batches), steps_per_epoch=steps, epochs=epochs) == per_call
+
+
+@pytest.mark.parametrize(("inner", "per_call"), [(5, MOST_SHORT_STEPS), (500, MOST_STEPS)])
+def test_many_inner_steps_make_steps_long(inner, per_call):
+    rule = GradientDescent(0.01, steps=inner)
+    learner = MetaLearner(network=networks.mlp(1), rule=rule, parallel="vectorized")
+    learner.compile("sgd", "mse", jit_compile=True)
+    assert steps_per_call(learner, curves(), steps_per_epoch=1000) == per_call
 
 
 class Logged(MetaLearner):

@@ -228,23 +228,6 @@ def test_calls_have_more_steps_where_few_weights_meet_little_data(work, most):
     assert best_steps((tf.TensorSpec([2, 1], tf.float32), tf.TensorSpec([1], tf.int64)), [], work) == most
 
 
-@pytest.mark.parametrize(("steps", "most"), [(5, MOST_SHORT_STEPS), (500, MOST_STEPS)])
-def test_many_inner_steps_make_steps_long(steps, most):
-    learner = MetaLearner(network=networks.mlp(1), rule=GradientDescent(0.01, steps=steps), parallel="vectorized")
-    learner.compile("sgd", "mse", jit_compile=True)
-
-    class DecidedError(Exception):
-        pass
-
-    def stop(logs):
-        raise DecidedError
-
-    with pytest.raises(DecidedError):
-        stopping = keras.callbacks.LambdaCallback(on_train_begin=stop)
-        learner.fit(curves(), steps_per_epoch=1000, verbose=0, callbacks=[stopping])
-    assert learner.steps_per_execution == most
-
-
 def test_callbacks_of_keras_know_that_a_call_may_be_several_steps(tmp_path):
     callbacks = [
         keras.callbacks.EarlyStopping("loss"),
